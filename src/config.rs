@@ -1,0 +1,271 @@
+//! The configuration as meant: typed, validated as a whole, every fault reported together with its key.
+//! How it is written down (files, environment, defaults) is `config/raw.rs`; what makes it wrong is `config/validate.rs`.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use chrono::{DateTime, Utc};
+use secrecy::SecretString;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::model::{Ident, Mode, RetentionPeriod, TableName};
+
+/// Everything the daemon was told, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Delete or only report. Has no default.
+    pub mode: Mode,
+    /// The main database.
+    pub database: Database,
+    /// How often the source is looked at.
+    pub poll: Poll,
+    /// How purges are carried out.
+    pub executor: Executor,
+    /// How purged subjects are looked at again.
+    pub verifier: Verifier,
+    /// The limits that stop a mass deletion.
+    pub guard: Guard,
+    /// Listeners.
+    pub http: Http,
+    /// Log format and level.
+    pub log: Log,
+    /// The only regions whose accounts this daemon may touch; `None` is all.
+    pub regions: Option<Vec<String>>,
+    /// Where periods start.
+    pub starting_points: Vec<StartingPoint>,
+    /// What is purged. Customer media cannot be in here: it has no targets to name.
+    pub data_classes: Vec<DataClass>,
+    /// Places under the customer's control. Nothing here can ever be a target (I4).
+    pub customer_places: Vec<CustomerPlace>,
+    /// Stores by name.
+    pub stores: BTreeMap<String, Store>,
+    /// What is legal but unwise; `check` says so.
+    pub warnings: Vec<String>,
+}
+
+/// The main database.
+#[derive(Debug, Clone)]
+pub struct Database {
+    /// Address with credentials; never printed.
+    pub url: SecretString,
+    /// Connections kept at most.
+    pub max_connections: u32,
+    /// Prepared statements kept per connection; 0 behind a transaction-mode pooler.
+    pub statement_cache: usize,
+}
+
+/// How often the source is looked at.
+#[derive(Debug, Clone)]
+pub struct Poll {
+    /// Between cheap looks for starting points dated now.
+    pub interval: Duration,
+    /// Between full comparisons.
+    pub resync_interval: Duration,
+    /// How far a cheap look reaches back, so that late commits and skewed clocks are seen before the next full comparison.
+    pub overlap: Duration,
+}
+
+/// How purges are carried out.
+#[derive(Debug, Clone)]
+pub struct Executor {
+    /// Purging workers; each holds one connection while a batch runs.
+    pub concurrency: usize,
+    /// Records deleted in one transaction at most.
+    pub max_rows_per_batch: u32,
+    /// How long a claimed job is ours without a sign of life.
+    pub lease: Duration,
+    /// The longest pause between attempts (R45).
+    pub max_backoff: Duration,
+}
+
+/// How purged subjects are looked at again.
+#[derive(Debug, Clone)]
+pub struct Verifier {
+    /// The longest pause between looks.
+    pub interval: Duration,
+}
+
+/// The limits that stop a mass deletion (I12).
+#[derive(Debug, Clone)]
+pub struct Guard {
+    /// The sliding window that the limits count in.
+    pub window: Duration,
+    /// Accounts whose purge may begin in one window; `None` is unlimited.
+    pub max_accounts: Option<u64>,
+    /// Share of the known accounts, 0 to 1.
+    pub max_share: f64,
+    /// The share counts from this many known accounts on.
+    pub share_floor: u64,
+    /// Share of the accounts that may vanish from the source, 0 to 1.
+    pub max_shrink: f64,
+}
+
+/// Listeners.
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// API and pages.
+    pub listen: SocketAddr,
+    /// Health and metrics; carries no account data.
+    pub ops_listen: SocketAddr,
+}
+
+/// Log format and level.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// How lines are written.
+    pub format: LogFormat,
+    /// A `tracing` filter, like `info` or `retentiond=debug`.
+    pub level: String,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// JSON, unless the stream is a terminal.
+    Auto,
+    /// One flat JSON object per line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// A nullable timestamp column: not null means in force since then.
+#[derive(Debug, Clone)]
+pub struct StartingPoint {
+    /// The name that classes, jobs and logs use.
+    pub name: String,
+    /// The table that holds it.
+    pub table: TableName,
+    /// The column that names the account.
+    pub account_column: Ident,
+    /// The column that names the feature; without one the point counts for every feature (R3).
+    pub feature_column: Option<Ident>,
+    /// The nullable `timestamptz`.
+    pub since_column: Ident,
+    /// The column that names the account's region; only at account level.
+    pub region_column: Option<Ident>,
+}
+
+/// A cluster of personal data with one rule.
+#[derive(Debug, Clone)]
+pub struct DataClass {
+    /// The feature it belongs to.
+    pub feature: String,
+    /// Its name within the feature.
+    pub name: String,
+    /// Indices into [`Config::starting_points`], in the order of the configuration.
+    pub starting_points: Vec<usize>,
+    /// How long it is kept after the earliest starting point.
+    pub retain_for: RetentionPeriod,
+    /// What `delete_by` is counted from.
+    pub delete_by: DeleteBy,
+    /// Every place in the stores that holds it.
+    pub targets: Vec<Target>,
+}
+
+/// What `delete_by` is counted from (R12).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum DeleteBy {
+    /// `delete_within`: from `retain_until`.
+    Within(RetentionPeriod),
+    /// `delete_by_after`: from the starting point.
+    AfterStart(RetentionPeriod),
+}
+
+impl DataClass {
+    /// `retain_until` and `delete_by` for a period that starts at `start`. `None` past the end of the calendar.
+    #[must_use]
+    pub fn dates(&self, start: DateTime<Utc>) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
+        let retain_until = self.retain_for.after(start)?;
+        let delete_by = match self.delete_by {
+            DeleteBy::Within(period) => period.after(retain_until)?,
+            DeleteBy::AfterStart(period) => period.after(start)?,
+        };
+        Some((retain_until, delete_by))
+    }
+
+    /// Fingerprint of everything that decides what is deleted and when; jobs record it (R11).
+    #[must_use]
+    pub fn policy(&self, points: &[StartingPoint]) -> String {
+        let points: Vec<_> =
+            self.starting_points.iter().filter_map(|&i| points.get(i)).map(point_parts).collect();
+        fingerprint(&(
+            &self.feature,
+            &self.name,
+            points,
+            self.retain_for,
+            self.delete_by,
+            self.places(),
+        ))
+    }
+
+    /// Fingerprint of the places alone: what a done-mark vouches for (R23). An added target opens the class again.
+    #[must_use]
+    pub fn places_fingerprint(&self) -> String {
+        fingerprint(&self.places())
+    }
+
+    fn places(&self) -> Vec<(&str, String, &str, Option<&str>)> {
+        let mut places: Vec<_> = self
+            .targets
+            .iter()
+            .map(|t| {
+                let feature = t.feature_column.as_ref().map(Ident::as_str);
+                (t.store.as_str(), t.table.quoted(), t.account_column.as_str(), feature)
+            })
+            .collect();
+        places.sort_unstable();
+        places
+    }
+}
+
+fn point_parts(p: &StartingPoint) -> (&str, String, &str, Option<&str>, &str) {
+    let feature = p.feature_column.as_ref().map(Ident::as_str);
+    (&p.name, p.table.quoted(), p.account_column.as_str(), feature, p.since_column.as_str())
+}
+
+fn fingerprint(value: &impl Serialize) -> String {
+    // The parts are strings, numbers and enums of them, which serde_json always writes.
+    let text = serde_json::to_string(value).unwrap_or_default();
+    hex::encode(Sha256::digest(text.as_bytes()))
+}
+
+/// One place that holds records of a data class.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// `store/table` as spelt in the configuration (R29).
+    pub name: String,
+    /// The store's name.
+    pub store: String,
+    /// The table.
+    pub table: TableName,
+    /// The column that names the account.
+    pub account_column: Ident,
+    /// The column that names the feature, where classes share a table.
+    pub feature_column: Option<Ident>,
+}
+
+/// A place that a customer-controlled class names (R13).
+#[derive(Debug, Clone)]
+pub struct CustomerPlace {
+    /// The class that names it, as `feature/name`.
+    pub class: String,
+    /// The store; `None` is every store.
+    pub store: Option<String>,
+    /// Table, collection, prefix or queue, as spelt.
+    pub place: String,
+}
+
+/// A place that records live in.
+#[derive(Debug, Clone)]
+pub enum Store {
+    /// The main database itself.
+    MainPostgres,
+}
+
+/// Where a configuration came from.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    /// Files, in the order they are merged.
+    pub files: Vec<PathBuf>,
+}

@@ -1,0 +1,5 @@
+//! `retentiond` keeps the promise "we delete your configuration 30 days after you leave, your queue data after 7".
+
+// Vocabulary: imported by all, imports nothing further down.
+pub mod model;
+pub mod config;
