@@ -3,3 +3,18 @@
 // Vocabulary: imported by all, imports nothing further down.
 pub mod model;
 pub mod config;
+pub mod sql;
+
+// Gateways: one outside thing each.
+pub mod database;
+pub mod catalog;
+pub mod source;
+pub mod retention;
+pub mod safeguards;
+pub mod jobs;
+pub mod stores;
+pub mod policy;
+
+// Passes: the only code that joins gateways.
+pub mod planner;
+pub mod executor;

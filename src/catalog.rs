@@ -1,0 +1,467 @@
+//! What the database's catalogue says about the configured tables: key types, indexes, privileges, and whether a DELETE stays where it belongs.
+//! It looks at definitions only, never at records.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use sqlx::{FromRow, PgConnection};
+
+use crate::{
+    config::{Config, DataClass, Store},
+    database::DatabaseError,
+    model::{Ident, Mode, TableName},
+};
+
+/// The type of an account column (R7). Account ids are bound in this type so that its index serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyType {
+    /// `text` or `varchar`, with a deterministic collation.
+    Text,
+    /// `uuid`
+    Uuid,
+    /// `integer`
+    Integer,
+    /// `bigint`
+    Bigint,
+}
+
+impl KeyType {
+    /// The SQL type that account ids are cast to.
+    #[must_use]
+    pub fn sql(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Uuid => "uuid",
+            Self::Integer => "integer",
+            Self::Bigint => "bigint",
+        }
+    }
+
+    /// Whether this type can hold the id so that its canonical text is the id again, byte for byte.
+    #[must_use]
+    pub fn holds(self, id: &str) -> bool {
+        match self {
+            Self::Text => !id.contains('\0'),
+            Self::Integer => id.parse::<i32>().is_ok_and(|n| n.to_string() == id),
+            Self::Bigint => id.parse::<i64>().is_ok_and(|n| n.to_string() == id),
+            Self::Uuid => {
+                id.len() == 36
+                    && id.bytes().enumerate().all(|(i, b)| match i {
+                        8 | 13 | 18 | 23 => b == b'-',
+                        _ => b.is_ascii_digit() || (b'a'..=b'f').contains(&b),
+                    })
+            }
+        }
+    }
+
+    /// `column = id`, in the column's own type for the index, and byte for byte beside it (R7). `id` is a text expression.
+    #[must_use]
+    pub fn equals(self, column: &str, id: &str) -> String {
+        match self {
+            Self::Text => format!("{column} = {id} and {column} = {id} collate \"C\""),
+            Self::Uuid | Self::Integer | Self::Bigint => format!("{column} = {id}::{}", self.sql()),
+        }
+    }
+}
+
+/// A configured table as the catalogue knows it.
+#[derive(Debug, Clone)]
+pub struct Table {
+    /// Quoted and schema-qualified.
+    pub sql: String,
+    /// Pinned at start: another table under the same name is not this one (R16).
+    pub oid: i64,
+    /// The account column's type.
+    pub key: KeyType,
+    /// A usable index leads with the account column.
+    pub indexed: bool,
+    /// At most one row for each account (and feature): a plain unique index says so.
+    pub unique: bool,
+}
+
+/// The catalogue's answer for one configuration: a table for each starting point and each target, in the order of the configuration.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// By starting point.
+    pub points: Vec<Table>,
+    /// By data class, then target.
+    pub targets: Vec<Vec<Table>>,
+}
+
+impl Layout {
+    /// Every table with the oid it had when the layout was made.
+    #[must_use]
+    pub fn pinned(&self) -> BTreeMap<&str, i64> {
+        self.points.iter().chain(self.targets.iter().flatten()).map(|t| (t.sql.as_str(), t.oid)).collect()
+    }
+}
+
+/// How bad a finding is, which is also its exit code (R34).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The daemon works, less well or less safely than it could.
+    Warning,
+    /// Something else is wrong.
+    Error,
+    /// A privilege is missing.
+    Grants,
+    /// A table, column or type is not what the configuration says.
+    Schema,
+}
+
+impl Severity {
+    /// The exit code of `check` when this is its worst finding.
+    #[must_use]
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Warning => 0,
+            Self::Error => 3,
+            Self::Grants => 12,
+            Self::Schema => 10,
+        }
+    }
+}
+
+/// Something that somebody should know or mend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// The key, table or column it is about.
+    pub subject: String,
+    /// What is wrong.
+    pub problem: String,
+    /// The statement that would mend it.
+    pub remedy: Option<String>,
+}
+
+/// Looks at every configured table. The layout is there only when no finding is worse than a warning.
+///
+/// # Errors
+/// Those of the database.
+pub async fn inspect(conn: &mut PgConnection, config: &Config) -> Result<(Option<Layout>, Vec<Finding>), DatabaseError> {
+    let mut inspection = Inspection { findings: Vec::new(), role: current_role(conn).await? };
+    let mut points = Vec::new();
+    for point in &config.starting_points {
+        let subject = format!("starting point {}", point.name);
+        let Some(relation) = inspection.relation(conn, &subject, &point.table).await? else { continue };
+        inspection.ordinary(&subject, &point.table, &relation);
+        inspection.column(conn, &subject, &point.table, &relation, &point.since_column, "timestamptz").await?;
+        for text in point.feature_column.iter().chain(&point.region_column) {
+            inspection.column(conn, &subject, &point.table, &relation, text, "text").await?;
+        }
+        let needs = if config.mode == Mode::Enforce { Needs::Lock } else { Needs::Read };
+        inspection.privileges(&subject, &point.table, &relation, &point.account_column, needs);
+        let key = inspection.key(conn, &subject, &point.table, &relation, &point.account_column).await?;
+        if !relation.leads_index(&point.since_column, true) {
+            inspection.warn_index(&subject, &point.table, &point.since_column, true);
+        }
+        if !relation.leads_index(&point.account_column, false) {
+            inspection.warn_index(&subject, &point.table, &point.account_column, false);
+        }
+        let columns: Vec<&str> = [Some(&point.account_column), point.feature_column.as_ref()].into_iter().flatten().map(Ident::as_str).collect();
+        if let Some(key) = key {
+            points.push(relation.table(&point.table, key, relation.is_unique_within(&columns), &point.account_column));
+        }
+    }
+    let mut targets = Vec::new();
+    for class in &config.data_classes {
+        targets.push(inspection.class(conn, config, class).await?);
+    }
+    let worst = inspection.findings.iter().map(|f| f.severity).max();
+    let sound = worst.is_none_or(|s| s == Severity::Warning);
+    Ok((sound.then_some(Layout { points, targets }), inspection.findings))
+}
+
+async fn current_role(conn: &mut PgConnection) -> Result<String, DatabaseError> {
+    Ok(sqlx::query_scalar("select quote_ident(current_user)").fetch_one(conn).await?)
+}
+
+/// What the daemon does with a table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Read,
+    /// Row locks need UPDATE on one column (R14).
+    Lock,
+    Delete,
+}
+
+struct Inspection {
+    findings: Vec<Finding>,
+    role: String,
+}
+
+#[derive(FromRow)]
+struct Relation {
+    oid: i64,
+    kind: String,
+    row_security: bool,
+    may_select: bool,
+    may_delete: bool,
+    may_update: bool,
+    triggers: Vec<String>,
+    cascades: Vec<String>,
+    /// The oids of this table's partition ancestors, parents and descendants, itself included.
+    family: Vec<i64>,
+    #[sqlx(skip)]
+    indexes: Vec<Index>,
+}
+
+#[derive(FromRow)]
+struct Index {
+    columns: Vec<String>,
+    is_unique: bool,
+    predicate: Option<String>,
+}
+
+const RELATION: &str = "
+    select c.oid::int8 as oid, c.relkind::text as kind, row_security_active(c.oid) as row_security,
+           has_table_privilege(c.oid, 'select') as may_select, has_table_privilege(c.oid, 'delete') as may_delete,
+           has_any_column_privilege(c.oid, 'update') as may_update,
+           array(select t.tgname::text from pg_trigger t where t.tgrelid = c.oid and not t.tgisinternal and (t.tgtype & 8) <> 0 and t.tgenabled <> 'D') as triggers,
+           array(select f.conrelid::regclass::text from pg_constraint f
+                 where f.confrelid = c.oid and f.contype = 'f' and f.confdeltype in ('c', 'n', 'd')) as cascades,
+           array(with recursive up(oid) as (select c.oid union select i.inhparent from up join pg_inherits i on i.inhrelid = up.oid),
+                      down(oid) as (select c.oid union select i.inhrelid from down join pg_inherits i on i.inhparent = down.oid)
+                 select oid::int8 from up union select oid::int8 from down) as family
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = $1 and c.relname = $2";
+
+const INDEXES: &str = "
+    select array(select coalesce(a.attname::text, '') from unnest(i.indkey[0:i.indnkeyatts - 1]) with ordinality k(attnum, at)
+                 left join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum order by k.at) as columns,
+           i.indisunique as is_unique, pg_get_expr(i.indpred, i.indrelid) as predicate
+    from pg_index i join pg_class x on x.oid = i.indexrelid join pg_am m on m.oid = x.relam
+    where i.indrelid = $1::oid and i.indisvalid and i.indisready and m.amname in ('btree', 'hash')";
+
+impl Relation {
+    /// A usable index leads with the column; for a nullable instant a partial index on its not-null rows serves too.
+    fn leads_index(&self, column: &Ident, not_null_serves: bool) -> bool {
+        self.indexes.iter().any(|i| {
+            i.columns.first().is_some_and(|c| c == column.as_str())
+                && match &i.predicate {
+                    None => true,
+                    Some(p) => not_null_serves && p.ends_with("IS NOT NULL)") && p.contains(column.as_str()),
+                }
+        })
+    }
+
+    fn is_unique_within(&self, columns: &[&str]) -> bool {
+        self.indexes.iter().any(|i| i.is_unique && i.predicate.is_none() && i.columns.iter().all(|c| columns.contains(&c.as_str())))
+    }
+
+    fn table(&self, name: &TableName, key: KeyType, unique: bool, account: &Ident) -> Table {
+        Table { sql: name.quoted(), oid: self.oid, key, indexed: self.leads_index(account, false), unique }
+    }
+}
+
+#[derive(FromRow)]
+struct Column {
+    type_name: String,
+    collation_is_deterministic: bool,
+}
+
+impl Inspection {
+    fn find(&mut self, severity: Severity, subject: &str, problem: String, remedy: Option<String>) {
+        self.findings.push(Finding { severity, subject: subject.to_owned(), problem, remedy });
+    }
+
+    async fn relation(&mut self, conn: &mut PgConnection, subject: &str, name: &TableName) -> Result<Option<Relation>, DatabaseError> {
+        let found: Option<Relation> = sqlx::query_as(RELATION).bind(name.schema()).bind(name.table()).fetch_optional(&mut *conn).await?;
+        let Some(mut relation) = found else {
+            let problem = format!("table {} does not exist", name.spelt());
+            self.find(Severity::Schema, subject, problem, None);
+            return Ok(None);
+        };
+        relation.indexes = sqlx::query_as(INDEXES).bind(relation.oid).fetch_all(conn).await?;
+        Ok(Some(relation))
+    }
+
+    /// Only ordinary and partitioned tables hold records of their own.
+    fn ordinary(&mut self, subject: &str, name: &TableName, relation: &Relation) {
+        let what = match relation.kind.as_str() {
+            "r" | "p" => return,
+            "v" => "a view",
+            "m" => "a materialized view",
+            "f" => "a foreign table",
+            _ => "not a table",
+        };
+        self.find(Severity::Schema, subject, format!("{} is {what}: name the table that holds the records", name.spelt()), None);
+    }
+
+    async fn column(
+        &mut self,
+        conn: &mut PgConnection,
+        subject: &str,
+        name: &TableName,
+        relation: &Relation,
+        column: &Ident,
+        wanted: &str,
+    ) -> Result<(), DatabaseError> {
+        let Some(found) = self.look_up(conn, subject, name, relation, column).await? else { return Ok(()) };
+        let fits = match wanted {
+            "timestamptz" => found.type_name == "timestamp with time zone",
+            _ => matches!(found.type_name.as_str(), "text" | "character varying") && found.collation_is_deterministic,
+        };
+        if !fits {
+            let problem = format!("column {} of {} is {}, not {wanted}", column.as_str(), name.spelt(), found.type_name);
+            self.find(Severity::Schema, subject, problem, None);
+        }
+        Ok(())
+    }
+
+    async fn look_up(
+        &mut self,
+        conn: &mut PgConnection,
+        subject: &str,
+        name: &TableName,
+        relation: &Relation,
+        column: &Ident,
+    ) -> Result<Option<Column>, DatabaseError> {
+        let found: Option<Column> = sqlx::query_as(
+            "select format_type(a.atttypid, null) as type_name, coalesce(l.collisdeterministic, true) as collation_is_deterministic
+             from pg_attribute a left join pg_collation l on l.oid = a.attcollation
+             where a.attrelid = $1::oid and a.attname = $2 and a.attnum > 0 and not a.attisdropped",
+        )
+        .bind(relation.oid)
+        .bind(column.as_str())
+        .fetch_optional(conn)
+        .await?;
+        if found.is_none() {
+            self.find(Severity::Schema, subject, format!("{} has no column {}", name.spelt(), column.as_str()), None);
+        }
+        Ok(found)
+    }
+
+    async fn key(
+        &mut self,
+        conn: &mut PgConnection,
+        subject: &str,
+        name: &TableName,
+        relation: &Relation,
+        column: &Ident,
+    ) -> Result<Option<KeyType>, DatabaseError> {
+        let Some(found) = self.look_up(conn, subject, name, relation, column).await? else { return Ok(None) };
+        let key = match found.type_name.as_str() {
+            "text" | "character varying" if found.collation_is_deterministic => Some(KeyType::Text),
+            "uuid" => Some(KeyType::Uuid),
+            "integer" => Some(KeyType::Integer),
+            "bigint" => Some(KeyType::Bigint),
+            _ => None,
+        };
+        if key.is_none() {
+            let why = if found.collation_is_deterministic { found.type_name } else { format!("{} with a nondeterministic collation", found.type_name) };
+            let problem = format!(
+                "account column {} of {} is {why}; account ids are compared byte for byte in text, varchar, uuid, integer or bigint",
+                column.as_str(),
+                name.spelt()
+            );
+            self.find(Severity::Schema, subject, problem, None);
+        }
+        Ok(key)
+    }
+
+    fn privileges(&mut self, subject: &str, name: &TableName, relation: &Relation, account: &Ident, needs: Needs) {
+        let table = name.quoted();
+        let mut grant = |have: bool, privilege: String| {
+            if !have {
+                let problem = format!("{} may not {} {}", self.role, privilege.to_lowercase(), name.spelt());
+                let remedy = format!("GRANT {privilege} ON {table} TO {}", self.role);
+                self.findings.push(Finding { severity: Severity::Grants, subject: subject.to_owned(), problem, remedy: Some(remedy) });
+            }
+        };
+        grant(relation.may_select, "SELECT".to_owned());
+        if needs != Needs::Read {
+            // Locking a row is a kind of update; one column is enough, and the daemon never writes it.
+            grant(relation.may_update, format!("UPDATE ({})", account.quoted()));
+        }
+        if needs == Needs::Delete {
+            grant(relation.may_delete, "DELETE".to_owned());
+        }
+        if relation.row_security {
+            let problem = format!("row security on {} would hide records from {}; what is hidden cannot be shown to be gone", name.spelt(), self.role);
+            let remedy = format!("ALTER ROLE {} BYPASSRLS", self.role);
+            self.find(Severity::Error, subject, problem, Some(remedy));
+        }
+    }
+
+    fn warn_index(&mut self, subject: &str, name: &TableName, column: &Ident, partial: bool) {
+        let predicate = if partial { format!(" WHERE {} IS NOT NULL", column.quoted()) } else { String::new() };
+        let remedy = format!("CREATE INDEX CONCURRENTLY ON {} ({}){predicate}", name.quoted(), column.quoted());
+        let problem = format!("no index of {} leads with {}: each look reads the whole table", name.spelt(), column.as_str());
+        self.find(Severity::Warning, subject, problem, Some(remedy));
+    }
+
+    async fn class(&mut self, conn: &mut PgConnection, config: &Config, class: &DataClass) -> Result<Vec<Table>, DatabaseError> {
+        let media = self.media(conn, config).await?;
+        let listed: Vec<i64> = self.listed(conn, class).await?;
+        let mut tables = Vec::new();
+        for target in &class.targets {
+            let subject = format!("target {}", target.name);
+            let Some(relation) = self.relation(conn, &subject, &target.table).await? else { continue };
+            self.ordinary(&subject, &target.table, &relation);
+            if let Some(place) = media.iter().find(|(_, oid)| relation.family.contains(oid)).map(|(place, _)| place) {
+                let problem = format!("{} is the customer's {place}, or a part of it: it is never purged", target.table.spelt());
+                self.find(Severity::Schema, &subject, problem, None);
+            }
+            for child in &relation.cascades {
+                let known: Option<i64> = sqlx::query_scalar("select to_regclass($1)::oid::int8").bind(child).fetch_one(&mut *conn).await?;
+                if known.is_none_or(|oid| !listed.contains(&oid)) {
+                    let problem = format!("deleting from {} would reach into {child}, which class {}/{} does not list", target.table.spelt(), class.feature, class.name);
+                    self.find(Severity::Schema, &subject, problem, None);
+                }
+            }
+            for trigger in &relation.triggers {
+                let problem = format!("trigger {trigger} on {} runs when records are deleted", target.table.spelt());
+                self.find(Severity::Warning, &subject, problem, None);
+            }
+            if let Some(feature) = &target.feature_column {
+                self.column(conn, &subject, &target.table, &relation, feature, "text").await?;
+            }
+            let needs = if config.mode == Mode::Enforce { Needs::Delete } else { Needs::Read };
+            self.privileges(&subject, &target.table, &relation, &target.account_column, needs);
+            if !relation.leads_index(&target.account_column, false) {
+                self.warn_index(&subject, &target.table, &target.account_column, false);
+            }
+            if let Some(key) = self.key(conn, &subject, &target.table, &relation, &target.account_column).await? {
+                tables.push(relation.table(&target.table, key, false, &target.account_column));
+            }
+        }
+        Ok(tables)
+    }
+
+    /// The tables under the customer's control, and the tables behind its views.
+    async fn media(&mut self, conn: &mut PgConnection, config: &Config) -> Result<Vec<(String, i64)>, DatabaseError> {
+        let mut found = Vec::new();
+        for place in &config.customer_places {
+            let here = place.store.as_ref().is_none_or(|s| matches!(config.stores.get(s), Some(Store::MainPostgres)));
+            let Ok(name) = TableName::parse(&place.place) else { continue };
+            if !here {
+                continue;
+            }
+            let oids: Vec<i64> = sqlx::query_scalar(
+                "with recursive place(oid) as (
+                     select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2
+                     union
+                     select d.refobjid from place join pg_rewrite r on r.ev_class = place.oid
+                       join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid and d.refclassid = 'pg_class'::regclass and d.refobjid <> place.oid)
+                 select oid::int8 from place",
+            )
+            .bind(name.schema())
+            .bind(name.table())
+            .fetch_all(&mut *conn)
+            .await?;
+            found.extend(oids.into_iter().map(|oid| (place.place.clone(), oid)));
+        }
+        Ok(found)
+    }
+
+    async fn listed(&mut self, conn: &mut PgConnection, class: &DataClass) -> Result<Vec<i64>, DatabaseError> {
+        let names: Vec<String> = class.targets.iter().map(|t| t.table.quoted()).collect();
+        Ok(sqlx::query_scalar("select to_regclass(n)::oid::int8 from unnest($1::text[]) n where to_regclass(n) is not null")
+            .bind(names)
+            .fetch_all(conn)
+            .await?)
+    }
+}

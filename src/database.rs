@@ -1,0 +1,189 @@
+//! The way to the main Postgres: one pool, transactions that all say the same things about themselves (R16), errors by what to do next.
+//! It knows no table of ours and none of the platform's.
+
+use std::{str::FromStr, time::Duration};
+
+use secrecy::ExposeSecret;
+use sqlx::{
+    AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, Transaction,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use crate::config;
+
+/// A transaction that owns its connection.
+pub type Tx = Transaction<'static, Postgres>;
+
+/// What a transaction is for, which decides how long it may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Short reads that must not write.
+    Read,
+    /// A long read: full comparisons. Holds no lock that the platform could want.
+    Compare,
+    /// Short writes to our own tables, and batches.
+    Write,
+    /// Writes to our own tables alone that may touch very many of them.
+    Bulk,
+}
+
+impl Purpose {
+    /// READ COMMITTED so that each statement sees what has been committed before it; row security off so that a hidden row
+    /// is an error and never an absence; UTC so that a day has 24 hours; no search path that anybody could put a table into.
+    fn begin(self) -> String {
+        let (access, statement) = match self {
+            Self::Read => ("read only", 30_000),
+            Self::Compare => ("read only", 600_000),
+            Self::Write => ("read write", 5_000),
+            Self::Bulk => ("read write", 120_000),
+        };
+        format!(
+            "begin isolation level read committed {access}; set local row_security = off; set local timezone = 'UTC'; \
+             set local search_path = pg_catalog, pg_temp; set local statement_timeout = {statement}; \
+             set local lock_timeout = 2000; set local idle_in_transaction_session_timeout = 5000; \
+             set local standard_conforming_strings = on; set local datestyle = 'ISO, YMD'; set local intervalstyle = 'postgres'"
+        )
+    }
+}
+
+/// A pool of connections to the main database. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Database {
+    pool: PgPool,
+}
+
+impl Database {
+    /// Prepares the pool; opens nothing yet.
+    ///
+    /// # Errors
+    /// When the address cannot be parsed.
+    pub fn new(config: &config::Database) -> Result<Self, DatabaseError> {
+        let options = options(config)?;
+        let pool = PgPoolOptions::new()
+            .max_connections(config.max_connections)
+            .acquire_timeout(Duration::from_secs(5))
+            .idle_timeout(Duration::from_secs(300))
+            .test_before_acquire(false)
+            .before_acquire(|connection, _| {
+                Box::pin(async move {
+                    // Outside a transaction the two are the same instant. A connection that came back with one open is closed (R20).
+                    let idle: Result<bool, _> =
+                        sqlx::query_scalar("select now() = statement_timestamp()").fetch_one(connection).await;
+                    Ok(idle.unwrap_or(false))
+                })
+            })
+            .connect_lazy_with(options);
+        Ok(Self { pool })
+    }
+
+    /// Opens a transaction. Runs in a task of its own: a `begin` that is dropped half-way leaves an open transaction in the pool (R20).
+    ///
+    /// # Errors
+    /// When the database is unreachable, refuses us, or has no connection to spare within five seconds.
+    pub async fn begin(&self, purpose: Purpose) -> Result<Tx, DatabaseError> {
+        let pool = self.pool.clone();
+        owned(async move { pool.begin_with(AssertSqlSafe(purpose.begin())).await }).await
+    }
+
+    /// Commits, in a task of its own so that nobody can drop it half-way.
+    ///
+    /// # Errors
+    /// When the answer does not arrive; the commit may have happened all the same, so read back before acting on it.
+    pub async fn commit(tx: Tx) -> Result<(), DatabaseError> {
+        owned(async move { tx.commit().await }).await
+    }
+
+    /// Closes every connection.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// A single connection outside the pool, for migrations.
+///
+/// # Errors
+/// When the database is unreachable or refuses us.
+pub async fn connect(config: &config::Database) -> Result<PgConnection, DatabaseError> {
+    Ok(PgConnection::connect_with(&options(config)?).await?)
+}
+
+fn options(config: &config::Database) -> Result<PgConnectOptions, DatabaseError> {
+    Ok(PgConnectOptions::from_str(config.url.expose_secret())?
+        .application_name("retentiond")
+        .statement_cache_capacity(config.statement_cache)
+        .extra_float_digits(None))
+}
+
+#[expect(clippy::disallowed_methods, reason = "begin and commit must outlive whoever waits for them; they are bounded by the timeouts they set")]
+async fn owned<T: Send + 'static>(
+    work: impl Future<Output = Result<T, sqlx::Error>> + Send + 'static,
+) -> Result<T, DatabaseError> {
+    match tokio::spawn(work).await {
+        Ok(done) => Ok(done?),
+        Err(lost) => Err(DatabaseError(sqlx::Error::Io(std::io::Error::other(lost)))),
+    }
+}
+
+/// A database error; [`DatabaseError::kind`] says what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", describe(.0))]
+pub struct DatabaseError(#[from] sqlx::Error);
+
+/// What to do about a database error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Try again later.
+    Unreachable,
+    /// Somebody must mend the credentials.
+    Credentials,
+    /// Somebody must grant something.
+    Grants,
+    /// A table, column or type is not what it was.
+    Schema,
+    /// It took too long or waited too long for a lock; a smaller batch may pass.
+    Timeout,
+    /// Lost a race with another transaction; try again.
+    Conflict,
+    /// Anything else.
+    Other,
+}
+
+impl DatabaseError {
+    /// Sorts the error by what to do about it.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the driver's errors are open-ended; what is not the connection is ours")]
+        match &self.0 {
+            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
+                Kind::Unreachable
+            }
+            sqlx::Error::Database(e) => match e.code().as_deref().unwrap_or_default() {
+                "28000" | "28P01" => Kind::Credentials,
+                "42501" => Kind::Grants,
+                "42P01" | "42703" | "42704" | "42883" | "3F000" | "42804" | "42809" => Kind::Schema,
+                "57014" | "55P03" | "25P03" | "25P04" => Kind::Timeout,
+                "40001" | "40P01" => Kind::Conflict,
+                code if ["08", "57P", "53"].iter().any(|class| code.starts_with(class)) || code == "3D000" => Kind::Unreachable,
+                _ => Kind::Other,
+            },
+            _ => Kind::Other,
+        }
+    }
+
+    /// The five-letter SQL state, where the server gave one.
+    #[must_use]
+    pub fn sqlstate(&self) -> Option<String> {
+        self.0.as_database_error().and_then(|e| e.code().map(std::borrow::Cow::into_owned))
+    }
+}
+
+/// The server's own message without its DETAIL, which can quote a record's contents.
+fn describe(error: &sqlx::Error) -> String {
+    match error.as_database_error() {
+        Some(e) => match e.code() {
+            Some(code) => format!("{} (SQLSTATE {code})", e.message()),
+            None => e.message().to_owned(),
+        },
+        None => error.to_string(),
+    }
+}

@@ -1,0 +1,184 @@
+//! The transaction that deletes, as SQL. Its predicates are those of I1, I3, I5 and I7, and they stand in the DELETE itself.
+//!
+//! Order: the stop lock (R15), the source rows `FOR SHARE` (R14), the deletes, a separate look, the record. It waits for nobody while it holds
+//! a lock that the platform could want: whatever is locked is skipped and the job steps aside.
+
+use std::collections::BTreeMap;
+
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use crate::{
+    database::DatabaseError,
+    jobs::Claimed,
+    policy::{Class, Policy},
+    safeguards::{STOP_LOCK, guarded, held, paused},
+    sql::literal,
+    stores::postgres::{self, Target},
+};
+
+/// What the database says about a claimed job at this instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Its starting point stands since exactly that instant, it is due, and nothing is in the way. Its source rows are locked.
+    Stands,
+    /// Why not.
+    Blocked(&'static str),
+}
+
+/// The statements of one data class.
+#[derive(Debug)]
+pub(super) struct Batch {
+    license: String,
+    /// By target.
+    delete: BTreeMap<String, String>,
+    /// Every table has an index on its account column: a nested loop over it is the right plan, whatever the statistics say (R18).
+    indexed: bool,
+}
+
+impl Batch {
+    pub(super) fn new(class: &Class, policy: &Policy) -> Self {
+        let licensed = licensed(class);
+        Self {
+            license: license(class),
+            delete: class.targets.iter().map(|t| (t.name.clone(), t.delete(&licensed))).collect(),
+            indexed: class.source.indexed() && class.targets.iter().all(Target::indexed) && !policy.pinned.is_empty(),
+        }
+    }
+
+    /// Takes the stop lock, fixes the shape of the plans, and refuses when a table is not the one that was checked at start.
+    pub(super) async fn enter(&self, conn: &mut PgConnection, pinned: &BTreeMap<String, i64>) -> Result<(), DatabaseError> {
+        let plans = if self.indexed {
+            ", set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
+        } else {
+            ""
+        };
+        sqlx::query(AssertSqlSafe(format!("select pg_advisory_xact_lock_shared($1){plans}"))).bind(STOP_LOCK).execute(&mut *conn).await?;
+        let (names, oids): (Vec<&String>, Vec<i64>) = pinned.iter().unzip();
+        let moved: Option<String> = sqlx::query_scalar(
+            "select p.name from unnest($1::text[], $2::int8[]) p(name, oid) where to_regclass(p.name)::oid::int8 is distinct from p.oid limit 1",
+        )
+        .bind(names)
+        .bind(oids)
+        .fetch_optional(conn)
+        .await?;
+        match moved {
+            None => Ok(()),
+            Some(table) => Err(refused(format!("table {table} is not the one that was checked at start; restart the daemon to check it anew"))),
+        }
+    }
+
+    /// Locks the jobs and their source rows, and says of each job whether it may be purged. Jobs that are no longer ours are absent.
+    pub(super) async fn license(&self, conn: &mut PgConnection, group: &[Claimed]) -> Result<BTreeMap<i64, Verdict>, DatabaseError> {
+        let rows: Vec<(i64, String)> = sqlx::query_as(AssertSqlSafe(self.license.clone()))
+            .bind(group.iter().map(|j| j.id).collect::<Vec<_>>())
+            .bind(group.iter().map(|j| j.fence).collect::<Vec<_>>())
+            .fetch_all(conn)
+            .await?;
+        let verdict = |word: &str| match word {
+            "stands" => Verdict::Stands,
+            "held" => Verdict::Blocked("held"),
+            "paused" => Verdict::Blocked("paused"),
+            "guarded" => Verdict::Blocked("guarded"),
+            "locked" => Verdict::Blocked("locked"),
+            "missing" => Verdict::Blocked("missing"),
+            _ => Verdict::Blocked("changed"),
+        };
+        Ok(rows.into_iter().map(|(id, word)| (id, verdict(&word))).collect())
+    }
+
+    /// Deletes up to `budget` records of one target. Yields how many of each job.
+    pub(super) async fn delete(
+        &self,
+        conn: &mut PgConnection,
+        target: &Target,
+        jobs: &[&Claimed],
+        budget: i64,
+    ) -> Result<Vec<(i64, i64)>, DatabaseError> {
+        let Some(statement) = self.delete.get(&target.name) else { return Ok(Vec::new()) };
+        Ok(sqlx::query_as(AssertSqlSafe(statement.clone()))
+            .bind(jobs.iter().map(|j| j.id).collect::<Vec<_>>())
+            .bind(jobs.iter().map(|j| j.fence).collect::<Vec<_>>())
+            .bind(budget)
+            .fetch_all(conn)
+            .await?)
+    }
+
+    /// The separate look: which targets still hold records, by job.
+    pub(super) async fn left(&self, conn: &mut PgConnection, class: &Class, jobs: &[&Claimed]) -> Result<BTreeMap<i64, Vec<String>>, DatabaseError> {
+        if jobs.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let jobs: Vec<(i64, &str)> = jobs.iter().map(|j| (j.id, j.account_id.as_str())).collect();
+        postgres::left(conn, &class.targets, &jobs).await
+    }
+}
+
+/// The jobs of the batch that are still ours and due, as a table expression over `$1` (ids) and `$2` (fences).
+fn claimed(class: &Class, lock: &str) -> String {
+    format!(
+        "batch as materialized (select b.id, b.fence from unnest($1::int8[], $2::int8[]) as b(id, fence)),
+         claimed as materialized (
+             select j.id, j.account_id, j.feature, j.data_class, j.starting_point, j.started_at
+             from batch b join retention.jobs j on j.id = b.id where {}{lock})",
+        class.jobs.licensed("j")
+    )
+}
+
+fn license(class: &Class) -> String {
+    let feature = &class.rule.feature;
+    let mut with = vec![claimed(class, " for no key update of j skip locked")];
+    let mut verdicts = Vec::new();
+    for (i, point) in class.source.points().iter().enumerate() {
+        let mine = format!("of_{i}");
+        with.push(format!("{mine} as materialized (select * from claimed where starting_point = {})", literal(&point.name)));
+        with.push(format!("locked_{i} as materialized ({})", point.lock(feature, &mine)));
+        with.push(format!("rows_{i} as materialized ({})", point.count(feature, &mine)));
+        verdicts.push(format!(
+            "select c.id, case when r.n is null then 'missing' when l.n is distinct from r.n then 'locked'
+                               when l.all_set and l.since = c.started_at then 'stands' else 'changed' end as word
+             from {mine} c left join rows_{i} r on r.id = c.id
+                  left join (select id, count(*) as n, bool_and(since is not null) as all_set, max(since) as since from locked_{i} group by id) l on l.id = c.id"
+        ));
+    }
+    format!(
+        "with {}, verdict as (\n{}\n)
+         select c.id, case when {} then 'guarded' when {} then 'paused' when {} then 'held' else coalesce(v.word, 'changed') end
+         from claimed c left join verdict v on v.id = c.id",
+        with.join(",\n"),
+        verdicts.join("\nunion all\n"),
+        guarded(),
+        paused("c"),
+        held("c")
+    )
+}
+
+/// `licensed (id, account_id)`: the jobs that may be purged as this very statement sees them. No predicate is left to an earlier one.
+fn licensed(class: &Class) -> String {
+    let feature = &class.rule.feature;
+    let stands: Vec<String> = class
+        .source
+        .points()
+        .iter()
+        .map(|point| format!("when {} then {}", literal(&point.name), point.stands(feature, "c")))
+        .collect();
+    format!(
+        "{},
+         licensed as materialized (
+             select c.id, c.account_id from claimed c
+             where not ({}) and not {} and not {} and case c.starting_point {} else false end)",
+        claimed(class, ""),
+        guarded(),
+        paused("c"),
+        held("c"),
+        stands.join(" ")
+    )
+}
+
+/// The batch must not stand: its jobs are not ours any more.
+pub(super) fn lost() -> DatabaseError {
+    refused("a job of the batch has another owner; the batch was rolled back".to_owned())
+}
+
+fn refused(why: String) -> DatabaseError {
+    DatabaseError::from(sqlx::Error::Protocol(why))
+}

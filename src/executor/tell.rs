@@ -1,0 +1,86 @@
+//! What the executor says in the log. Every line carries the job, the account and both dates, so that one account can be followed with `grep` or `jq`.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::{
+    jobs::{Claimed, Next, Overdue, Progress},
+    model::rfc3339,
+    policy::Class,
+};
+
+macro_rules! job {
+    ($level:ident, $event:literal, $class:expr, $job:expr, [$($field:tt)*], $msg:literal) => {
+        tracing::$level!(
+            event = $event, job_id = %$job.id, account_id = $job.account_id, feature = $class.jobs.feature, data_class = $class.jobs.name,
+            starting_point = $job.starting_point, retain_until = rfc3339($job.retain_until), delete_by = rfc3339($job.delete_by), $($field)* $msg
+        )
+    };
+}
+
+pub(super) fn started(class: &Class, job: &Claimed) {
+    job!(info, "job.started", class, job, [attempt = job.attempts,], "purge begins");
+}
+
+pub(super) fn batch(class: &Class, job: &Claimed, target: &str, records: i64, took: Duration) {
+    let duration_ms = millis(took);
+    job!(info, "batch.deleted", class, job, [target_name = target, records, duration_ms,], "records deleted");
+}
+
+/// What a batch made of the job. `left` names the targets that still hold records.
+pub(super) fn outcome(class: &Class, job: &Claimed, progress: &Progress, left: Option<&[String]>) {
+    match progress.next {
+        Next::Complete => {
+            let records = serde_json::to_string(&progress.records_deleted).unwrap_or_default();
+            let outcomes = serde_json::to_string(&progress.outcomes).unwrap_or_default();
+            let lateness_seconds = lateness(job.retain_until);
+            job!(
+                info,
+                "job.completed",
+                class,
+                job,
+                [json.records_deleted = records, json.outcomes = outcomes, lateness_seconds, attempt = job.attempts,],
+                "a separate look found nothing left"
+            );
+        }
+        Next::Continue => job!(debug, "job.continued", class, job, [attempt = job.attempts,], "more records than one batch takes"),
+        Next::Wait("residue", pause) => {
+            let (targets, retry_in_ms) = (left.unwrap_or_default().join(", "), millis(pause));
+            job!(error, "residue.found", class, job, [targets, looks = progress.looks, retry_in_ms,], "records remain that no batch could delete");
+        }
+        Next::Wait(reason, pause) => {
+            job!(info, "job.deferred", class, job, [reason, retry_in_ms = millis(pause),], "the job steps aside");
+        }
+        Next::Retry(pause) => {
+            let error = progress.error.as_deref().unwrap_or("the look gave no answer");
+            job!(warn, "job.failed", class, job, [attempt = job.attempts, error, retry_in_ms = millis(pause),], "the attempt failed and will be made again");
+        }
+    }
+}
+
+pub(super) fn overdue(job: &Overdue) {
+    tracing::error!(
+        event = "job.overdue",
+        job_id = %job.id,
+        account_id = job.account_id,
+        feature = job.feature,
+        data_class = job.data_class,
+        starting_point = job.starting_point,
+        retain_until = rfc3339(job.retain_until),
+        delete_by = rfc3339(job.delete_by),
+        last_error = job.last_error,
+        blocked_by = job.blocked_by,
+        "not purged by delete_by"
+    );
+}
+
+fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Seconds from `retain_until` to now, for the log alone: the exact figure is `completed_at - retain_until` in the job.
+#[expect(clippy::disallowed_methods, reason = "a figure for people in the log; no decision rests on it")]
+fn lateness(retain_until: DateTime<Utc>) -> f64 {
+    (Utc::now() - retain_until).as_seconds_f64().max(0.0)
+}

@@ -1,0 +1,675 @@
+//! The job table: what is scheduled, who holds it, what came of it. Every statement that changes a claimed job carries its fence.
+//! It knows neither the source nor the stores.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::{AssertSqlSafe, FromRow, PgConnection, types::Json};
+
+use crate::{
+    database::DatabaseError,
+    model,
+    retention::{Done, Open},
+    safeguards::{held, paused},
+    sql::literal,
+};
+
+/// Records deleted, by target name.
+pub type Counts = BTreeMap<String, i64>;
+
+/// A job as the command line and the API print it.
+#[derive(Debug, Clone, FromRow, Serialize)]
+pub struct Job {
+    /// Identity, printed as a string.
+    pub id: String,
+    /// The account.
+    pub account_id: String,
+    /// The feature.
+    pub feature: String,
+    /// The data class.
+    pub data_class: String,
+    /// scheduled, running, completed or cancelled.
+    pub state: String,
+    /// The starting point that counts.
+    pub starting_point: String,
+    /// Its instant.
+    #[serde(serialize_with = "model::serialize_instant")]
+    pub started_at: DateTime<Utc>,
+    /// Nothing is deleted before.
+    #[serde(serialize_with = "model::serialize_instant")]
+    pub retain_until: DateTime<Utc>,
+    /// Late after this.
+    #[serde(serialize_with = "model::serialize_instant")]
+    pub delete_by: DateTime<Utc>,
+    /// When the first batch ran.
+    #[serde(serialize_with = "model::serialize_optional_instant")]
+    pub purge_began_at: Option<DateTime<Utc>>,
+    /// Attempts begun.
+    pub attempts: i32,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+    /// A hold in force matches.
+    pub held: bool,
+    /// Past `delete_by`, open and not held (R28).
+    pub overdue: bool,
+    /// By target; every target of the class is there (R29).
+    pub records_deleted: Json<Counts>,
+    /// By target (R27).
+    pub outcomes: Json<BTreeMap<String, String>>,
+    /// Whether the counts are exact.
+    pub count_exact: bool,
+    /// Fingerprint of the rule it was made under.
+    pub policy: String,
+    /// Why the last batch left it alone.
+    pub blocked_by: Option<String>,
+    /// When it was scheduled.
+    #[serde(serialize_with = "model::serialize_instant")]
+    pub created_at: DateTime<Utc>,
+    /// When a separate look found nothing left.
+    #[serde(serialize_with = "model::serialize_optional_instant")]
+    pub completed_at: Option<DateTime<Utc>>,
+    /// When it was cancelled.
+    #[serde(serialize_with = "model::serialize_optional_instant")]
+    pub cancelled_at: Option<DateTime<Utc>>,
+    /// Why.
+    pub cancel_reason: Option<String>,
+}
+
+/// What `jobs list` asks for; an empty filter is everything.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only this job.
+    pub id: Option<i64>,
+    /// Only this state.
+    pub state: Option<String>,
+    /// Only this account.
+    pub account: Option<String>,
+    /// Only this data class.
+    pub data_class: Option<String>,
+    /// Only what is overdue.
+    pub overdue: bool,
+    /// So many at most; the newest come first.
+    pub limit: Option<i64>,
+}
+
+/// The jobs that pass the filter, newest first.
+///
+/// # Errors
+/// Those of the database.
+pub async fn list(conn: &mut PgConnection, filter: &Filter) -> Result<Vec<Job>, DatabaseError> {
+    let held = held("j");
+    let overdue = format!("(j.state in ('scheduled', 'running') and j.delete_by < now() and not {held})");
+    let query = format!(
+        "select j.id::text as id, j.account_id, j.feature, j.data_class, j.state, j.starting_point, j.started_at, j.retain_until, j.delete_by,
+                j.purge_began_at, j.attempts, j.last_error, j.state in ('scheduled', 'running') and {held} as held, {overdue} as overdue,
+                j.records_deleted, j.outcomes, j.count_exact, j.policy, j.blocked_by, j.created_at, j.completed_at, j.cancelled_at, j.cancel_reason
+         from retention.jobs j
+         where ($1::int8 is null or j.id = $1) and ($2::text is null or j.state = $2) and ($3::text is null or j.account_id = $3)
+           and ($4::text is null or j.data_class = $4) and (not $5 or {overdue})
+         order by j.id desc limit $6"
+    );
+    Ok(sqlx::query_as(AssertSqlSafe(query))
+        .bind(filter.id)
+        .bind(filter.state.as_deref())
+        .bind(filter.account.as_deref())
+        .bind(filter.data_class.as_deref())
+        .bind(filter.overdue)
+        .bind(filter.limit)
+        .fetch_all(conn)
+        .await?)
+}
+
+/// Jobs counted as `status` shows them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, FromRow, Serialize)]
+pub struct Tally {
+    /// Waiting.
+    pub scheduled: i64,
+    /// Leased.
+    pub running: i64,
+    /// Verified empty.
+    pub completed: i64,
+    /// Voided.
+    pub cancelled: i64,
+    /// Open and past `retain_until`.
+    pub due: i64,
+    /// Open, past `delete_by`, not held.
+    pub overdue: i64,
+    /// Open and held.
+    pub held: i64,
+}
+
+/// Counts the jobs.
+///
+/// # Errors
+/// Those of the database.
+pub async fn tally(conn: &mut PgConnection) -> Result<Tally, DatabaseError> {
+    let held = held("j");
+    Ok(sqlx::query_as(AssertSqlSafe(format!(
+        "select count(*) filter (where state = 'scheduled') as scheduled, count(*) filter (where state = 'running') as running,
+                count(*) filter (where state = 'completed') as completed, count(*) filter (where state = 'cancelled') as cancelled,
+                count(*) filter (where open and retain_until <= now()) as due,
+                count(*) filter (where open and delete_by < now() and not held) as overdue, count(*) filter (where open and held) as held
+         from (select j.state, j.retain_until, j.delete_by, j.state in ('scheduled', 'running') as open,
+                      case when j.state in ('scheduled', 'running') then {held} end as held from retention.jobs j) j"
+    )))
+    .fetch_one(conn)
+    .await?)
+}
+
+/// When the planner last looked.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Looks {
+    /// The last cheap look.
+    pub polled_at: Option<DateTime<Utc>>,
+    /// The last full comparison.
+    pub resynced_at: Option<DateTime<Utc>>,
+}
+
+/// Reads when the planner last looked.
+///
+/// # Errors
+/// Those of the database.
+pub async fn looks(conn: &mut PgConnection) -> Result<Looks, DatabaseError> {
+    let rows: Vec<(String, DateTime<Utc>)> = sqlx::query_as("select kind, succeeded_at from retention.passes").fetch_all(conn).await?;
+    let at = |kind: &str| rows.iter().find(|(k, _)| k == kind).map(|(_, at)| *at);
+    Ok(Looks { polled_at: at("poll"), resynced_at: at("resync") })
+}
+
+/// One data class of the job table, with the fingerprints its rows are compared with.
+#[derive(Debug, Clone)]
+pub struct Class {
+    /// The feature.
+    pub feature: String,
+    /// The data class.
+    pub name: String,
+    /// Fingerprint of the rule.
+    pub policy: String,
+    /// Fingerprint of the places.
+    pub places: String,
+}
+
+impl Class {
+    /// The rows of this class under `alias`, as a condition.
+    #[must_use]
+    pub fn of(&self, alias: &str) -> String {
+        format!("{alias}.feature = {} and {alias}.data_class = {}", literal(&self.feature), literal(&self.name))
+    }
+
+    /// The open jobs of this class under `alias`.
+    #[must_use]
+    pub fn open(&self, alias: &str) -> String {
+        format!("{} and {alias}.state in ('scheduled', 'running')", self.of(alias))
+    }
+
+    /// A claimed job under `alias` may still be purged by whoever holds fence `b.fence`: ours, due by the database's clock, admitted,
+    /// and made under this very rule.
+    #[must_use]
+    pub fn licensed(&self, alias: &str) -> String {
+        format!(
+            "{} and {alias}.fence = b.fence and {alias}.state = 'running' and {alias}.lease_until > now() \
+             and {alias}.retain_until <= now() and {alias}.admitted_at is not null and {alias}.policy = {}",
+            self.of(alias),
+            literal(&self.policy)
+        )
+    }
+}
+
+/// An open job with what a change of it must carry.
+#[derive(Debug, Clone, FromRow)]
+pub struct OpenJob {
+    /// Identity.
+    pub id: i64,
+    /// The account.
+    pub account_id: String,
+    /// The fence it had when it was read.
+    pub fence: i64,
+    /// The starting point it is for.
+    pub starting_point: String,
+    /// Its instant.
+    pub started_at: DateTime<Utc>,
+    /// Nothing is deleted before.
+    pub retain_until: DateTime<Utc>,
+    /// Fingerprint of the rule.
+    pub policy: String,
+    /// A batch has run.
+    pub began: bool,
+}
+
+impl OpenJob {
+    /// The part that the rules look at.
+    #[must_use]
+    pub fn as_open(&self) -> Open {
+        Open {
+            starting_point: self.starting_point.clone(),
+            started_at: self.started_at,
+            retain_until: self.retain_until,
+            policy: self.policy.clone(),
+            began: self.began,
+        }
+    }
+}
+
+/// The open jobs of the accounts. Those that a batch holds at this instant are in the second list, by account: leave them alone.
+///
+/// Locks the rows of the first list until the transaction ends.
+///
+/// # Errors
+/// Those of the database.
+pub async fn lock_open(conn: &mut PgConnection, class: &Class, accounts: &[String]) -> Result<(Vec<OpenJob>, Vec<String>), DatabaseError> {
+    let open = class.open("j");
+    let free: Vec<OpenJob> = sqlx::query_as(AssertSqlSafe(format!(
+        "select j.id, j.account_id, j.fence, j.starting_point, j.started_at, j.retain_until, j.policy, j.purge_began_at is not null as began
+         from retention.jobs j where j.account_id = any($1) and {open} for no key update skip locked"
+    )))
+    .bind(accounts)
+    .fetch_all(&mut *conn)
+    .await?;
+    let ids: Vec<i64> = free.iter().map(|j| j.id).collect();
+    let busy = sqlx::query_scalar(AssertSqlSafe(format!("select j.account_id from retention.jobs j where j.account_id = any($1) and {open} and j.id <> all($2)")))
+        .bind(accounts)
+        .bind(ids)
+        .fetch_all(conn)
+        .await?;
+    Ok((free, busy))
+}
+
+/// The done-marks of the accounts.
+///
+/// # Errors
+/// Those of the database.
+pub async fn done(conn: &mut PgConnection, class: &Class, accounts: &[String]) -> Result<BTreeMap<String, Done>, DatabaseError> {
+    let rows: Vec<(String, String, DateTime<Utc>, String)> = sqlx::query_as(AssertSqlSafe(format!(
+        "select d.account_id, d.starting_point, d.started_at, d.places from retention.done_marks d where d.account_id = any($1) and {}",
+        class.of("d")
+    )))
+    .bind(accounts)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(|(account, starting_point, started_at, places)| (account, Done { starting_point, started_at, places })).collect())
+}
+
+/// A job to be scheduled, or the new plan of an open one.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The account.
+    pub account_id: String,
+    /// The starting point that counts.
+    pub starting_point: String,
+    /// Its instant.
+    pub started_at: DateTime<Utc>,
+    /// Nothing is deleted before.
+    pub retain_until: DateTime<Utc>,
+    /// Late after this.
+    pub delete_by: DateTime<Utc>,
+    /// Targets that hold records now; `None` when nobody could look.
+    pub seen: Option<Vec<String>>,
+}
+
+/// Schedules jobs. Returns the id of each that is new, by account: another replica may have been faster.
+///
+/// # Errors
+/// Those of the database.
+pub async fn schedule(conn: &mut PgConnection, class: &Class, targets: &[String], plans: &[Plan]) -> Result<BTreeMap<String, i64>, DatabaseError> {
+    let zero: Counts = targets.iter().map(|t| (t.clone(), 0)).collect();
+    let rows: Vec<(i64, String)> = sqlx::query_as(AssertSqlSafe(format!(
+        "insert into retention.jobs (account_id, feature, data_class, starting_point, started_at, retain_until, delete_by, ready_at, policy, seen, records_deleted)
+         select p.account_id, {}, {}, p.starting_point, p.started_at, p.retain_until, p.delete_by, p.retain_until, {}, string_to_array(p.seen, chr(31)), $7
+         from unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::timestamptz[], $6::text[])
+              as p(account_id, starting_point, started_at, retain_until, delete_by, seen)
+         on conflict (account_id, feature, data_class) where state in ('scheduled', 'running') do nothing
+         returning id, account_id",
+        literal(&class.feature),
+        literal(&class.name),
+        literal(&class.policy)
+    )))
+    .bind(plans.iter().map(|p| p.account_id.as_str()).collect::<Vec<_>>())
+    .bind(plans.iter().map(|p| p.starting_point.as_str()).collect::<Vec<_>>())
+    .bind(plans.iter().map(|p| p.started_at).collect::<Vec<_>>())
+    .bind(plans.iter().map(|p| p.retain_until).collect::<Vec<_>>())
+    .bind(plans.iter().map(|p| p.delete_by).collect::<Vec<_>>())
+    .bind(plans.iter().map(|p| p.seen.as_ref().map(|s| s.join("\u{1f}"))).collect::<Vec<_>>())
+    .bind(Json(zero))
+    .fetch_all(&mut *conn)
+    .await?;
+    let mut new: BTreeMap<String, i64> = rows.into_iter().map(|(id, account)| (account, id)).collect();
+    // A replica may have completed the same purge after our snapshot and before our insert: this statement sees its done-mark.
+    let ids: Vec<i64> = new.values().copied().collect();
+    let superseded: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
+        "delete from retention.jobs j using retention.done_marks d
+         where j.id = any($1) and d.account_id = j.account_id and d.feature = j.feature and d.data_class = j.data_class
+           and d.started_at = j.started_at and d.places = {} returning j.account_id",
+        literal(&class.places)
+    )))
+    .bind(ids)
+    .fetch_all(conn)
+    .await?;
+    for account in superseded {
+        new.remove(&account);
+    }
+    Ok(new)
+}
+
+/// Gives open jobs another plan. The fence grows, so that a worker which still holds one changes nothing any more.
+///
+/// # Errors
+/// Those of the database.
+pub async fn reschedule(conn: &mut PgConnection, class: &Class, plans: &[(OpenJob, Plan)]) -> Result<Vec<i64>, DatabaseError> {
+    Ok(sqlx::query_scalar(AssertSqlSafe(format!(
+        "update retention.jobs j
+         set state = 'scheduled', fence = j.fence + 1, worker = null, lease_until = null, admitted_at = null, attempts = 0, continues = false, looks = 0,
+             blocked_by = null, last_error = null, overdue_told_at = null, policy = {}, starting_point = p.starting_point, started_at = p.started_at,
+             retain_until = p.retain_until, delete_by = p.delete_by, ready_at = p.retain_until
+         from unnest($1::int8[], $2::int8[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[])
+              as p(id, fence, starting_point, started_at, retain_until, delete_by)
+         where j.id = p.id and j.fence = p.fence and j.state in ('scheduled', 'running') returning j.id",
+        literal(&class.policy)
+    )))
+    .bind(plans.iter().map(|(j, _)| j.id).collect::<Vec<_>>())
+    .bind(plans.iter().map(|(j, _)| j.fence).collect::<Vec<_>>())
+    .bind(plans.iter().map(|(_, p)| p.starting_point.as_str()).collect::<Vec<_>>())
+    .bind(plans.iter().map(|(_, p)| p.started_at).collect::<Vec<_>>())
+    .bind(plans.iter().map(|(_, p)| p.retain_until).collect::<Vec<_>>())
+    .bind(plans.iter().map(|(_, p)| p.delete_by).collect::<Vec<_>>())
+    .fetch_all(conn)
+    .await?)
+}
+
+/// Cancels open jobs and keeps their counts (R22).
+///
+/// # Errors
+/// Those of the database.
+pub async fn cancel(conn: &mut PgConnection, jobs: &[(OpenJob, &'static str)]) -> Result<Vec<i64>, DatabaseError> {
+    Ok(sqlx::query_scalar(
+        "update retention.jobs j
+         set state = 'cancelled', cancelled_at = now(), cancel_reason = c.reason, fence = j.fence + 1, worker = null, lease_until = null, blocked_by = null
+         from unnest($1::int8[], $2::int8[], $3::text[]) as c(id, fence, reason)
+         where j.id = c.id and j.fence = c.fence and j.state in ('scheduled', 'running') returning j.id",
+    )
+    .bind(jobs.iter().map(|(j, _)| j.id).collect::<Vec<_>>())
+    .bind(jobs.iter().map(|(j, _)| j.fence).collect::<Vec<_>>())
+    .bind(jobs.iter().map(|(_, reason)| *reason).collect::<Vec<_>>())
+    .fetch_all(conn)
+    .await?)
+}
+
+/// Drops the done-marks of accounts for which nothing stands any more, so that a later termination starts anew.
+///
+/// # Errors
+/// Those of the database.
+pub async fn forget(conn: &mut PgConnection, class: &Class, accounts: &[String]) -> Result<(), DatabaseError> {
+    sqlx::query(AssertSqlSafe(format!("delete from retention.done_marks d where d.account_id = any($1) and {}", class.of("d"))))
+        .bind(accounts)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// A job that a worker holds.
+#[derive(Debug, Clone, FromRow)]
+pub struct Claimed {
+    /// Identity.
+    pub id: i64,
+    /// The account.
+    pub account_id: String,
+    /// What every change must carry.
+    pub fence: i64,
+    /// The starting point it is for.
+    pub starting_point: String,
+    /// Nothing is deleted before.
+    pub retain_until: DateTime<Utc>,
+    /// Late after this.
+    pub delete_by: DateTime<Utc>,
+    /// Targets that held records when it was scheduled.
+    pub seen: Option<Vec<String>>,
+    /// This attempt's number.
+    pub attempts: i32,
+    /// Looks in a row that found records no batch could delete.
+    pub looks: i32,
+    /// Deleted so far.
+    pub records_deleted: Json<Counts>,
+    /// This claim goes on with an attempt that has begun.
+    pub continued: bool,
+}
+
+/// Claims due jobs of one class, first come first served. Held, paused and unadmitted ones stay where they are.
+///
+/// # Errors
+/// Those of the database.
+pub async fn claim(conn: &mut PgConnection, class: &Class, worker: &str, lease: Duration, at_most: i64) -> Result<Vec<Claimed>, DatabaseError> {
+    Ok(sqlx::query_as(AssertSqlSafe(format!(
+        "with next as materialized (
+             select j.id, j.continues from retention.jobs j
+             where {} and j.state = 'scheduled' and j.ready_at <= now() and j.retain_until <= now() and j.admitted_at is not null
+               and j.policy = {} and not {} and not {}
+             order by j.ready_at limit $3 for no key update skip locked)
+         update retention.jobs j
+         set state = 'running', fence = j.fence + 1, worker = $1, lease_until = now() + make_interval(secs => $2), continues = false,
+             attempts = j.attempts + case when next.continues then 0 else 1 end, blocked_by = null
+         from next where j.id = next.id
+         returning j.id, j.account_id, j.fence, j.starting_point, j.retain_until, j.delete_by, j.seen, j.attempts, j.looks, j.records_deleted, next.continues as continued",
+        class.of("j"),
+        literal(&class.policy),
+        held("j"),
+        paused("j")
+    )))
+    .bind(worker)
+    .bind(lease.as_secs_f64())
+    .bind(at_most)
+    .fetch_all(conn)
+    .await?)
+}
+
+/// What a batch made of one claimed job.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    /// The job.
+    pub id: i64,
+    /// Its fence.
+    pub fence: i64,
+    /// What happens to it now.
+    pub next: Next,
+    /// Deleted so far, by target.
+    pub records_deleted: Counts,
+    /// By target; only when completed.
+    pub outcomes: BTreeMap<String, &'static str>,
+    /// A batch ran for it.
+    pub began: bool,
+    /// Looks in a row that found records no batch could delete.
+    pub looks: i32,
+    /// What went wrong.
+    pub error: Option<String>,
+}
+
+/// What happens to a claimed job after a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// A separate look found nothing left.
+    Complete,
+    /// More records than one batch takes; it queues behind what became due meanwhile.
+    Continue,
+    /// Somebody or something stands in the way; claimed again when it no longer does.
+    Wait(&'static str, Duration),
+    /// It failed; tried again after a pause.
+    Retry(Duration),
+}
+
+/// Records what a batch came to, in the batch's own transaction. Returns how many rows carried the fence; fewer than given means that
+/// somebody else has a job now, and the batch must be rolled back.
+///
+/// # Errors
+/// Those of the database.
+pub async fn record(conn: &mut PgConnection, class: &Class, progress: &[Progress]) -> Result<u64, DatabaseError> {
+    let state = |p: &Progress| match p.next {
+        Next::Complete => "completed",
+        Next::Continue | Next::Wait(..) | Next::Retry(_) => "scheduled",
+    };
+    let blocked_by = |p: &Progress| match p.next {
+        Next::Wait(reason, _) => Some(reason),
+        Next::Complete | Next::Continue | Next::Retry(_) => None,
+    };
+    let pause = |p: &Progress| match p.next {
+        Next::Wait(_, pause) | Next::Retry(pause) => pause.as_secs_f64(),
+        Next::Complete | Next::Continue => 0.0,
+    };
+    let recorded = sqlx::query(
+        "update retention.jobs j
+         set state = p.state, worker = null, lease_until = null, continues = p.continues, blocked_by = p.blocked_by, looks = p.looks,
+             ready_at = now() + make_interval(secs => p.pause), last_error = coalesce(p.error, j.last_error),
+             purge_began_at = coalesce(j.purge_began_at, case when p.began then now() end),
+             records_deleted = p.records_deleted::jsonb, outcomes = p.outcomes::jsonb,
+             completed_at = case when p.state = 'completed' then now() end
+         from unnest($1::int8[], $2::int8[], $3::text[], $4::bool[], $5::text[], $6::int4[], $7::float8[], $8::text[], $9::bool[], $10::text[], $11::text[])
+              as p(id, fence, state, continues, blocked_by, looks, pause, error, began, records_deleted, outcomes)
+         where j.id = p.id and j.fence = p.fence and j.state = 'running'",
+    )
+    .bind(progress.iter().map(|p| p.id).collect::<Vec<_>>())
+    .bind(progress.iter().map(|p| p.fence).collect::<Vec<_>>())
+    .bind(progress.iter().map(state).collect::<Vec<_>>())
+    .bind(progress.iter().map(|p| p.next == Next::Continue).collect::<Vec<_>>())
+    .bind(progress.iter().map(blocked_by).collect::<Vec<_>>())
+    .bind(progress.iter().map(|p| p.looks).collect::<Vec<_>>())
+    .bind(progress.iter().map(pause).collect::<Vec<_>>())
+    .bind(progress.iter().map(|p| p.error.as_deref()).collect::<Vec<_>>())
+    .bind(progress.iter().map(|p| p.began).collect::<Vec<_>>())
+    .bind(progress.iter().map(|p| json(&p.records_deleted)).collect::<Vec<_>>())
+    .bind(progress.iter().map(|p| json(&p.outcomes)).collect::<Vec<_>>())
+    .execute(&mut *conn)
+    .await?
+    .rows_affected();
+    let completed: Vec<i64> = progress.iter().filter(|p| p.next == Next::Complete).map(|p| p.id).collect();
+    sqlx::query(
+        "insert into retention.done_marks (account_id, feature, data_class, starting_point, started_at, places, job_id)
+         select account_id, feature, data_class, starting_point, started_at, $2, id from retention.jobs where id = any($1)
+         on conflict (account_id, feature, data_class) do update
+         set starting_point = excluded.starting_point, started_at = excluded.started_at, places = excluded.places, job_id = excluded.job_id",
+    )
+    .bind(completed)
+    .bind(&class.places)
+    .execute(conn)
+    .await?;
+    Ok(recorded)
+}
+
+/// The text of a map of strings and numbers as JSON, which cannot fail.
+fn json<T: Serialize>(map: &BTreeMap<String, T>) -> String {
+    serde_json::to_string(map).unwrap_or_else(|_| "{}".to_owned())
+}
+
+/// Keeps the lease of jobs that wait in a worker's hands for their batch.
+///
+/// # Errors
+/// Those of the database.
+pub async fn renew(conn: &mut PgConnection, jobs: &[Claimed], lease: Duration) -> Result<(), DatabaseError> {
+    sqlx::query(
+        "update retention.jobs j set lease_until = now() + make_interval(secs => $3)
+         from unnest($1::int8[], $2::int8[]) as c(id, fence) where j.id = c.id and j.fence = c.fence and j.state = 'running'",
+    )
+    .bind(jobs.iter().map(|j| j.id).collect::<Vec<_>>())
+    .bind(jobs.iter().map(|j| j.fence).collect::<Vec<_>>())
+    .bind(lease.as_secs_f64())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Gives claimed jobs back untouched, as on a stop.
+///
+/// # Errors
+/// Those of the database.
+pub async fn give_back(conn: &mut PgConnection, jobs: &[Claimed]) -> Result<(), DatabaseError> {
+    sqlx::query(
+        "update retention.jobs j set state = 'scheduled', worker = null, lease_until = null, continues = true
+         from unnest($1::int8[], $2::int8[]) as c(id, fence) where j.id = c.id and j.fence = c.fence and j.state = 'running'",
+    )
+    .bind(jobs.iter().map(|j| j.id).collect::<Vec<_>>())
+    .bind(jobs.iter().map(|j| j.fence).collect::<Vec<_>>())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Takes back what a worker held that gave no sign of life. Returns how many.
+///
+/// # Errors
+/// Those of the database.
+pub async fn reclaim(conn: &mut PgConnection) -> Result<u64, DatabaseError> {
+    Ok(sqlx::query(
+        "update retention.jobs set state = 'scheduled', fence = fence + 1, worker = null, lease_until = null
+         where id in (select id from retention.jobs where state = 'running' and lease_until <= now() for no key update skip locked)",
+    )
+    .execute(conn)
+    .await?
+    .rows_affected())
+}
+
+/// Ends every back-off of what is due, as `run --once` does (R33).
+///
+/// # Errors
+/// Those of the database.
+pub async fn end_backoff(conn: &mut PgConnection) -> Result<(), DatabaseError> {
+    sqlx::query("update retention.jobs set ready_at = now() where state = 'scheduled' and retain_until <= now() and ready_at > now()")
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// How long until the next job may be claimed; zero when one is ready, `None` when none is open.
+///
+/// # Errors
+/// Those of the database.
+pub async fn next_ready(conn: &mut PgConnection, classes: &[Class]) -> Result<Option<Duration>, DatabaseError> {
+    let mut soonest: Option<f64> = None;
+    for class in classes {
+        let seconds: Option<f64> = sqlx::query_scalar(AssertSqlSafe(format!(
+            "select extract(epoch from min(j.ready_at) - clock_timestamp())::float8 from retention.jobs j where {} and j.state = 'scheduled' and j.ready_at > now()",
+            class.of("j")
+        )))
+        .fetch_one(&mut *conn)
+        .await?;
+        soonest = match (soonest, seconds) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
+    Ok(soonest.map(|s| Duration::try_from_secs_f64(s.max(0.0)).unwrap_or(Duration::ZERO)))
+}
+
+/// A job that has just become overdue.
+#[derive(Debug, Clone, FromRow)]
+pub struct Overdue {
+    /// Identity.
+    pub id: i64,
+    /// The account.
+    pub account_id: String,
+    /// The feature.
+    pub feature: String,
+    /// The data class.
+    pub data_class: String,
+    /// The starting point.
+    pub starting_point: String,
+    /// Nothing is deleted before.
+    pub retain_until: DateTime<Utc>,
+    /// Late after this.
+    pub delete_by: DateTime<Utc>,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+    /// Why the last batch left it alone.
+    pub blocked_by: Option<String>,
+}
+
+/// Marks and returns jobs that became overdue since the last call, a thousand at most, so that each is told once.
+///
+/// # Errors
+/// Those of the database.
+pub async fn newly_overdue(conn: &mut PgConnection) -> Result<Vec<Overdue>, DatabaseError> {
+    Ok(sqlx::query_as(AssertSqlSafe(format!(
+        "update retention.jobs j set overdue_told_at = now()
+         where j.id in (select j.id from retention.jobs j where j.state in ('scheduled', 'running') and j.delete_by < now() and j.overdue_told_at is null and not {}
+                        order by j.delete_by limit 1000 for no key update skip locked)
+         returning j.id, j.account_id, j.feature, j.data_class, j.starting_point, j.retain_until, j.delete_by, j.last_error, j.blocked_by",
+        held("j")
+    )))
+    .fetch_all(conn)
+    .await?)
+}

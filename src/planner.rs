@@ -1,0 +1,401 @@
+//! The pass that keeps the job table in step with the source: what stands is compared with what is scheduled (level-triggered).
+//!
+//! Two looks nominate accounts, one function settles them. The cheap look reads what was dated lately; the full comparison reads everything, and
+//! correctness rests on it. Nothing here deletes a record.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use crate::{
+    catalog::Layout,
+    config::Config,
+    database::{Database, DatabaseError, Kind, Purpose},
+    jobs::{self, OpenJob, Plan},
+    model::rfc3339,
+    policy::{Class, Policy},
+    retention::{self, CancelReason, Decision, PointState, Standing},
+    safeguards, source,
+    sql::literal,
+    stores::postgres,
+};
+
+/// Accounts settled in one transaction.
+const PAGE: i64 = 2_000;
+
+/// Which look it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Look {
+    /// What was dated lately.
+    Poll,
+    /// Everything, whatever was seen before.
+    Resync,
+}
+
+impl Look {
+    /// The word in the log and in `retention.passes`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Poll => "poll",
+            Self::Resync => "resync",
+        }
+    }
+}
+
+/// What a look came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Accounts that were settled.
+    pub settled: u64,
+    /// New jobs.
+    pub scheduled: u64,
+    /// Open jobs with a new plan.
+    pub rescheduled: u64,
+    /// Voided jobs.
+    pub cancelled: u64,
+    /// Records newly quarantined.
+    pub quarantined: u64,
+}
+
+impl Report {
+    fn changed(&self) -> bool {
+        self.scheduled + self.rescheduled + self.cancelled + self.quarantined > 0
+    }
+}
+
+/// The planner.
+#[derive(Debug, Clone)]
+pub struct Planner {
+    database: Database,
+    config: Arc<Config>,
+    layout: Arc<Layout>,
+    policy: Arc<Policy>,
+}
+
+impl Planner {
+    /// A planner for this policy.
+    #[must_use]
+    pub fn new(database: Database, config: Arc<Config>, layout: Arc<Layout>, policy: Arc<Policy>) -> Self {
+        Self { database, config, layout, policy }
+    }
+
+    /// Which look is due: the first after a start and every `resync_interval` is a full comparison.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn due_look(&self) -> Result<Look, DatabaseError> {
+        let mut tx = self.database.begin(Purpose::Read).await?;
+        let fresh: Option<bool> = sqlx::query_scalar(
+            "select succeeded_at + make_interval(secs => $1) > now() and succeeded_at <= now() from retention.passes where kind = 'resync'",
+        )
+        .bind(self.config.poll.resync_interval.as_secs_f64())
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(DatabaseError::from)?;
+        Ok(if fresh == Some(true) { Look::Poll } else { Look::Resync })
+    }
+
+    /// Looks at the source and settles what differs. Idempotent; a look that fails leaves what it has settled, and is taken again.
+    ///
+    /// # Errors
+    /// Those of the database. An account that alone cannot be settled is quarantined instead.
+    pub async fn look(&self, look: Look) -> Result<Report, DatabaseError> {
+        let mut report = Report::default();
+        let mut cursor = self.database.begin(Purpose::Compare).await?;
+        let began: DateTime<Utc> = sqlx::query_scalar("select now()").fetch_one(&mut *cursor).await?;
+        let since: Option<DateTime<Utc>> = sqlx::query_scalar("select max(watermark) - make_interval(secs => $1) from retention.passes")
+            .bind(self.config.poll.overlap.as_secs_f64())
+            .fetch_one(&mut *cursor)
+            .await?;
+        if look == Look::Resync {
+            self.watch_source(&mut cursor).await?;
+        }
+        for class in &self.policy.classes {
+            let nominated = match (look, since) {
+                (Look::Poll, Some(_)) => recent(class),
+                (Look::Poll | Look::Resync, _) => everything(class),
+            };
+            let declare = sqlx::query(AssertSqlSafe(format!("declare nominated no scroll cursor for {nominated}")));
+            let declare = if nominated.contains("$1") { declare.bind(since) } else { declare };
+            declare.execute(&mut *cursor).await?;
+            loop {
+                let page: Vec<String> =
+                    sqlx::query_scalar(AssertSqlSafe(format!("fetch {PAGE} from nominated"))).fetch_all(&mut *cursor).await?;
+                if page.is_empty() {
+                    break;
+                }
+                self.settle_or_isolate(class, page, &mut report).await?;
+            }
+            sqlx::query("close nominated").execute(&mut *cursor).await?;
+            if look == Look::Resync {
+                report.quarantined += self.quarantine(class, began).await?;
+            }
+        }
+        drop(cursor);
+        self.note(look, began).await?;
+        Ok(report)
+    }
+
+    async fn note(&self, look: Look, began: DateTime<Utc>) -> Result<(), DatabaseError> {
+        let mut tx = self.database.begin(Purpose::Write).await?;
+        sqlx::query(
+            "insert into retention.passes (kind, succeeded_at, watermark) values ($1, clock_timestamp(), $2)
+             on conflict (kind) do update set succeeded_at = excluded.succeeded_at, watermark = greatest(passes.watermark, excluded.watermark)",
+        )
+        .bind(look.as_str())
+        .bind(began)
+        .execute(&mut *tx)
+        .await?;
+        Database::commit(tx).await
+    }
+
+    /// The guard's eye on the source itself: a table that lost too many accounts is not believed.
+    async fn watch_source(&self, reader: &mut PgConnection) -> Result<(), DatabaseError> {
+        let Some(known) = source::known_accounts(reader, &self.config, &self.layout).await? else { return Ok(()) };
+        let mut tx = self.database.begin(Purpose::Write).await?;
+        let tripped_before = safeguards::guard(&mut tx).await?.tripped;
+        let tripped = safeguards::watch_source(&mut tx, &self.config.guard, known).await?;
+        Database::commit(tx).await?;
+        if let (false, Some(reason)) = (tripped_before, tripped) {
+            tracing::error!(event = "guard.tripped", reason, "the guard stopped the start of purges");
+        }
+        Ok(())
+    }
+
+    /// Settles a page; when the page as a whole cannot be settled, each account alone, so that one bad record stops only itself (I6).
+    async fn settle_or_isolate(&self, class: &Class, page: Vec<String>, report: &mut Report) -> Result<(), DatabaseError> {
+        report.settled += page.len() as u64;
+        match self.settle(class, &page, report).await {
+            Err(error) if error.kind() == Kind::Other => {}
+            done => return done,
+        }
+        for account in page {
+            match self.settle(class, std::slice::from_ref(&account), report).await {
+                Err(error) if error.kind() == Kind::Other => {
+                    report.quarantined += self.quarantine_one(class, &account, &error.to_string()).await?;
+                }
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides about each account from what stands now and what is scheduled now, in one transaction, and says so in the log once it has committed.
+    async fn settle(&self, class: &Class, accounts: &[String], report: &mut Report) -> Result<(), DatabaseError> {
+        let mut tx = self.database.begin(Purpose::Write).await?;
+        let (open, busy) = jobs::lock_open(&mut tx, &class.jobs, accounts).await?;
+        let mut open: BTreeMap<String, OpenJob> = open.into_iter().map(|j| (j.account_id.clone(), j)).collect();
+        let done = jobs::done(&mut tx, &class.jobs, accounts).await?;
+        let mut states = self.states(&mut tx, class, accounts).await?;
+        let rule = class.as_rule(&self.policy.points);
+        let (mut new, mut moved, mut void, mut forgotten) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for account in accounts.iter().filter(|a| !busy.contains(a)) {
+            let states = states.remove(account).unwrap_or_default();
+            let job = open.remove(account);
+            let as_open = job.as_ref().map(OpenJob::as_open);
+            match (retention::decide(rule, &states, as_open.as_ref(), done.get(account)), job) {
+                (Decision::Schedule(standing), None) => new.extend(self.plan(class, account, standing, None)),
+                (Decision::Reschedule(standing), Some(job)) => {
+                    if let Some(plan) = self.plan(class, account, standing, as_open.as_ref()) {
+                        moved.push((job, plan));
+                    }
+                }
+                (Decision::Cancel(reason), Some(job)) => void.push((job, reason)),
+                (Decision::Forget, None) => forgotten.push(account.clone()),
+                (Decision::Keep | Decision::Forget | Decision::Schedule(_), _) | (Decision::Reschedule(_) | Decision::Cancel(_), None) => {}
+            }
+        }
+        self.note_seen(&mut tx, class, &mut new).await?;
+        let scheduled = if new.is_empty() { BTreeMap::new() } else { jobs::schedule(&mut tx, &class.jobs, &class.target_names(), &new).await? };
+        let rescheduled = if moved.is_empty() { Vec::new() } else { jobs::reschedule(&mut tx, &class.jobs, &moved).await? };
+        let reasons: Vec<_> = void.iter().map(|(job, reason)| (job.clone(), reason.as_str())).collect();
+        let cancelled = if void.is_empty() { Vec::new() } else { jobs::cancel(&mut tx, &reasons).await? };
+        if !forgotten.is_empty() {
+            jobs::forget(&mut tx, &class.jobs, &forgotten).await?;
+        }
+        Database::commit(tx).await?;
+
+        for plan in &new {
+            if let Some(id) = scheduled.get(&plan.account_id) {
+                tell("job.scheduled", "scheduled", class, *id, plan);
+            }
+        }
+        for (job, plan) in moved.iter().filter(|(job, _)| rescheduled.contains(&job.id)) {
+            tell("job.rescheduled", "another starting point counts, or the rule changed", class, job.id, plan);
+        }
+        for (job, reason) in void.iter().filter(|(job, _)| cancelled.contains(&job.id)) {
+            tell_cancelled(class, job, *reason);
+        }
+        report.scheduled += scheduled.len() as u64;
+        report.rescheduled += rescheduled.len() as u64;
+        report.cancelled += cancelled.len() as u64;
+        Ok(())
+    }
+
+    async fn states(&self, conn: &mut PgConnection, class: &Class, accounts: &[String]) -> Result<BTreeMap<String, Vec<(usize, PointState)>>, DatabaseError> {
+        // Every point starts as missing; what the source has a row for is filled in.
+        let missing: Vec<_> = class.source.points().iter().map(|p| (p.index, PointState::Missing)).collect();
+        let mut states: BTreeMap<String, Vec<(usize, PointState)>> = accounts.iter().map(|a| (a.clone(), missing.clone())).collect();
+        for observation in class.source.observe(conn, accounts).await? {
+            let slot = states.get_mut(&observation.account_id).and_then(|s| s.iter_mut().find(|(point, _)| *point == observation.point));
+            if let Some(slot) = slot {
+                slot.1 = observation.state;
+            }
+        }
+        Ok(states)
+    }
+
+    fn plan(&self, class: &Class, account: &str, standing: Standing, open: Option<&retention::Open>) -> Option<Plan> {
+        let (retain_until, delete_by) = retention::dates(class.as_rule(&self.policy.points), standing, open)?;
+        let starting_point = self.policy.points.get(standing.point)?.name.clone();
+        Some(Plan { account_id: account.to_owned(), starting_point, started_at: standing.since, retain_until, delete_by, seen: None })
+    }
+
+    /// Notes which targets hold records now, so that "already gone" and "never existed" can be told apart later (R27).
+    async fn note_seen(&self, conn: &mut PgConnection, class: &Class, plans: &mut [Plan]) -> Result<(), DatabaseError> {
+        if plans.is_empty() {
+            return Ok(());
+        }
+        let accounts: Vec<String> = plans.iter().map(|p| p.account_id.clone()).collect();
+        let mut seen = postgres::seen(conn, &class.targets, &accounts).await?;
+        for plan in plans {
+            plan.seen = seen.remove(&plan.account_id);
+        }
+        Ok(())
+    }
+
+    /// Notes every impossible value, and forgets those that have been mended. Each is logged once.
+    async fn quarantine(&self, class: &Class, began: DateTime<Utc>) -> Result<u64, DatabaseError> {
+        let mut tx = self.database.begin(Purpose::Bulk).await?;
+        let (feature, name) = (literal(&class.jobs.feature), literal(&class.jobs.name));
+        let new: Vec<(String, String, String, bool)> = sqlx::query_as(AssertSqlSafe(format!(
+            "insert into retention.quarantine (account_id, feature, data_class, starting_point, problem)
+             select i.account_id, {feature}, {name}, i.point, i.value || ' is no plausible instant: it lies outside 2000-01-01 to a year from now' from ({}) i
+             on conflict (md5(account_id), feature, data_class, starting_point) do update set last_seen_at = clock_timestamp(), problem = excluded.problem
+             returning account_id, starting_point, problem, xmax = 0",
+            class.source.implausible()
+        )))
+        .fetch_all(&mut *tx)
+        .await?;
+        sqlx::query(AssertSqlSafe(format!("delete from retention.quarantine where feature = {feature} and data_class = {name} and last_seen_at < $1")))
+            .bind(began)
+            .execute(&mut *tx)
+            .await?;
+        Database::commit(tx).await?;
+        let mut count = 0;
+        for (account, point, problem, _) in new.into_iter().filter(|(.., new)| *new) {
+            tell_quarantined(class, &account, &point, &problem);
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    async fn quarantine_one(&self, class: &Class, account: &str, problem: &str) -> Result<u64, DatabaseError> {
+        let mut tx = self.database.begin(Purpose::Write).await?;
+        let new: bool = sqlx::query_scalar(
+            "insert into retention.quarantine (account_id, feature, data_class, starting_point, problem) values ($1, $2, $3, '', $4)
+             on conflict (md5(account_id), feature, data_class, starting_point) do update set last_seen_at = clock_timestamp(), problem = excluded.problem
+             returning xmax = 0",
+        )
+        .bind(account)
+        .bind(&class.jobs.feature)
+        .bind(&class.jobs.name)
+        .bind(problem)
+        .fetch_one(&mut *tx)
+        .await?;
+        Database::commit(tx).await?;
+        if new {
+            tell_quarantined(class, account, "", problem);
+        }
+        Ok(u64::from(new))
+    }
+}
+
+/// Accounts for which what stands and what is scheduled or done differ, in either direction.
+fn everything(class: &Class) -> String {
+    let (jobs, policy, places) = (&class.jobs, literal(&class.jobs.policy), literal(&class.jobs.places));
+    let (open, mark) = (jobs.open("j"), jobs.of("d"));
+    format!(
+        "with standing as materialized ({}), earliest as (select account_id, min(since) as since from standing group by account_id)
+         select e.account_id from earliest e
+         where not exists (select 1 from retention.jobs j where j.account_id = e.account_id and {open} and j.started_at = e.since and j.policy = {policy})
+           and not exists (select 1 from retention.done_marks d where d.account_id = e.account_id and {mark} and d.started_at = e.since and d.places = {places})
+         union
+         select j.account_id from retention.jobs j
+         where {open} and not exists (select 1 from standing s where s.account_id = j.account_id and s.since = j.started_at)
+         union
+         select d.account_id from retention.done_marks d
+         where {mark} and not exists (select 1 from standing s where s.account_id = d.account_id and s.since = d.started_at)",
+        class.source.standing()
+    )
+}
+
+/// Accounts with a starting point dated since `$1` that no job and no done-mark answers, and jobs that a batch found changed.
+fn recent(class: &Class) -> String {
+    let jobs = &class.jobs;
+    format!(
+        "select n.account_id from ({}) n
+         where not exists (select 1 from retention.jobs j where j.account_id = n.account_id and {} and j.started_at = n.since)
+           and not exists (select 1 from retention.done_marks d where d.account_id = n.account_id and {} and d.started_at = n.since)
+         union
+         select j.account_id from retention.jobs j where {} and j.state = 'scheduled' and j.blocked_by in ('changed', 'missing')",
+        class.source.standing_since(),
+        jobs.open("j"),
+        jobs.of("d"),
+        jobs.of("j")
+    )
+}
+
+fn tell(event: &'static str, why: &'static str, class: &Class, id: i64, plan: &Plan) {
+    tracing::info!(
+        event,
+        job_id = %id,
+        account_id = plan.account_id,
+        feature = class.jobs.feature,
+        data_class = class.jobs.name,
+        starting_point = plan.starting_point,
+        started_at = rfc3339(plan.started_at),
+        retain_until = rfc3339(plan.retain_until),
+        delete_by = rfc3339(plan.delete_by),
+        "{why}"
+    );
+}
+
+fn tell_cancelled(class: &Class, job: &OpenJob, reason: CancelReason) {
+    let (id, account_id, cancel_reason) = (job.id, &job.account_id, reason.as_str());
+    let (feature, data_class, starting_point) = (&class.jobs.feature, &class.jobs.name, &job.starting_point);
+    let retain_until = rfc3339(job.retain_until);
+    let delete_by = class.rule.dates(job.started_at).map(|(_, by)| rfc3339(by));
+    if job.began {
+        // Somebody must know: some records were deleted before the customer came back (R22).
+        tracing::error!(
+            event = "job.cancelled", job_id = %id, account_id, feature, data_class, starting_point, retain_until, delete_by, cancel_reason, partial = true,
+            "cancelled in the middle of its purge"
+        );
+    } else {
+        tracing::info!(
+            event = "job.cancelled", job_id = %id, account_id, feature, data_class, starting_point, retain_until, delete_by, cancel_reason, partial = false,
+            "cancelled before its purge"
+        );
+    }
+}
+
+fn tell_quarantined(class: &Class, account_id: &str, starting_point: &str, problem: &str) {
+    let (feature, data_class) = (&class.jobs.feature, &class.jobs.name);
+    tracing::warn!(event = "record.quarantined", account_id, feature, data_class, starting_point, problem, "left alone until somebody mends it");
+}
+
+/// Says in the log how a look went.
+pub fn tell_look(look: Look, report: &Report, took: Duration) {
+    let (kind, duration_ms) = (look.as_str(), u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+    let Report { settled, scheduled, rescheduled, cancelled, quarantined } = *report;
+    if look == Look::Resync || report.changed() {
+        tracing::info!(event = "poll.completed", kind, settled, scheduled, rescheduled, cancelled, quarantined, duration_ms, "looked at the source");
+    } else {
+        tracing::debug!(event = "poll.completed", kind, settled, scheduled, rescheduled, cancelled, quarantined, duration_ms, "looked at the source, nothing new");
+    }
+}

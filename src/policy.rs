@@ -1,0 +1,79 @@
+//! The policy in force: each data class with its rule, its starting points and its targets, ready to be asked. Made once from configuration and catalogue.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    catalog::{KeyType, Layout},
+    config::{Config, StartingPoint},
+    jobs,
+    retention::Rule,
+    source::Source,
+    stores::postgres::Target,
+};
+
+/// Everything the passes need to know about what is deleted and when.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// The classes, in the order of the configuration.
+    pub classes: Vec<Class>,
+    /// Every starting point.
+    pub points: Vec<StartingPoint>,
+    /// Every table the passes touch with the oid it had at start (R16).
+    pub pinned: BTreeMap<String, i64>,
+}
+
+/// One data class, ready to be asked.
+#[derive(Debug, Clone)]
+pub struct Class {
+    /// The rule as configured.
+    pub rule: crate::config::DataClass,
+    /// Its rows in the job table.
+    pub jobs: jobs::Class,
+    /// Its starting points.
+    pub source: Source,
+    /// Its targets.
+    pub targets: Vec<Target>,
+}
+
+impl Policy {
+    /// Joins the configuration with what the catalogue says.
+    #[must_use]
+    pub fn new(config: &Config, layout: &Layout) -> Self {
+        let classes = config.data_classes.iter().zip(&layout.targets).enumerate().map(|(index, (rule, tables))| Class {
+            rule: rule.clone(),
+            jobs: jobs::Class {
+                feature: rule.feature.clone(),
+                name: rule.name.clone(),
+                policy: rule.policy(&config.starting_points),
+                places: rule.places_fingerprint(),
+            },
+            source: Source::new(config, layout, index),
+            targets: rule.targets.iter().zip(tables).map(|(target, table)| Target::new(rule, target, table)).collect(),
+        });
+        Self {
+            classes: classes.collect(),
+            points: config.starting_points.clone(),
+            pinned: layout.pinned().into_iter().map(|(name, oid)| (name.to_owned(), oid)).collect(),
+        }
+    }
+}
+
+impl Class {
+    /// The pure rule, for [`crate::retention::decide`].
+    #[must_use]
+    pub fn as_rule<'a>(&'a self, points: &'a [StartingPoint]) -> Rule<'a> {
+        Rule { class: &self.rule, points, policy: &self.jobs.policy, places: &self.jobs.places }
+    }
+
+    /// The names of its targets.
+    #[must_use]
+    pub fn target_names(&self) -> Vec<String> {
+        self.targets.iter().map(|t| t.name.clone()).collect()
+    }
+
+    /// The first target whose column cannot hold the account's id literally: no predicate there could name it (R8).
+    #[must_use]
+    pub fn cannot_hold(&self, account: &str) -> Option<(&Target, KeyType)> {
+        self.targets.iter().find(|t| !t.key().holds(account)).map(|t| (t, t.key()))
+    }
+}

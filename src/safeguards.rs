@@ -1,0 +1,224 @@
+//! What stands between a due job and its purge: holds, pauses and the guard. Read inside each batch, after the lock that R15 asks for.
+//! It knows the tables of the safeguards and nothing of how records are deleted.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::{FromRow, PgConnection};
+
+use crate::{config, database::DatabaseError, model, sql::literal};
+
+/// Batches take this advisory lock shared, and whoever stops deletion takes it exclusively: once a stop has returned, no batch is under way (R15).
+pub const STOP_LOCK: i64 = 0x7265_7465_6e74_0001;
+/// Held while the guard weighs what is due, so that replicas cannot pass a limit together (R31).
+const GUARD_LOCK: i64 = 0x7265_7465_6e74_0002;
+
+/// Whether a hold in force matches the job under `alias`.
+#[must_use]
+pub fn held(alias: &str) -> String {
+    format!(
+        "exists (select 1 from retention.holds h where h.account_id = {alias}.account_id and h.released_at is null \
+         and (h.until is null or h.until > now()) and (h.feature is null or h.feature = {alias}.feature) \
+         and (h.data_class is null or h.data_class = {alias}.data_class))"
+    )
+}
+
+/// Whether a pause in force matches the job under `alias`.
+#[must_use]
+pub fn paused(alias: &str) -> String {
+    format!(
+        "exists (select 1 from retention.pauses p where p.resumed_at is null \
+         and (p.account_id is null or p.account_id = {alias}.account_id) and (p.data_class is null or p.data_class = {alias}.data_class))"
+    )
+}
+
+/// Whether the guard stands in the way. A guard row that is missing means stopped (I6).
+#[must_use]
+pub fn guarded() -> String {
+    "not exists (select 1 from retention.guard g where g.tripped_at is null)".to_owned()
+}
+
+/// The guard as `status` shows it.
+#[derive(Debug, Clone, FromRow, Serialize)]
+pub struct GuardState {
+    /// Purges are stopped before their start.
+    pub tripped: bool,
+    /// Which limit was exceeded.
+    pub reason: Option<String>,
+    /// Since when.
+    #[serde(serialize_with = "model::serialize_optional_instant")]
+    pub tripped_at: Option<DateTime<Utc>>,
+}
+
+/// Reads the guard.
+///
+/// # Errors
+/// Those of the database.
+pub async fn guard(conn: &mut PgConnection) -> Result<GuardState, DatabaseError> {
+    let found = sqlx::query_as("select tripped_at is not null as tripped, reason, tripped_at from retention.guard").fetch_optional(conn).await?;
+    Ok(found.unwrap_or(GuardState { tripped: true, reason: Some("the guard's state is missing".to_owned()), tripped_at: None }))
+}
+
+/// Whether everything is paused.
+///
+/// # Errors
+/// Those of the database.
+pub async fn paused_globally(conn: &mut PgConnection) -> Result<bool, DatabaseError> {
+    Ok(sqlx::query_scalar("select exists (select 1 from retention.pauses where resumed_at is null and account_id is null and data_class is null)")
+        .fetch_one(conn)
+        .await?)
+}
+
+/// What weighing the due jobs came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admission {
+    /// Nothing waits to be weighed, or the guard stands tripped already.
+    Nothing,
+    /// So many jobs may begin.
+    Admitted(u64),
+    /// A limit was exceeded; none was admitted.
+    Tripped(String),
+}
+
+/// Weighs every due job that has not been admitted yet against the guard's limits, in one transaction, and admits all of them or none (I12, R31).
+///
+/// Takes the guard's advisory lock, and nothing that the platform could want. Run it in a transaction of its own.
+///
+/// # Errors
+/// Those of the database.
+pub async fn admit(conn: &mut PgConnection, limits: &config::Guard) -> Result<Admission, DatabaseError> {
+    sqlx::query("select pg_advisory_xact_lock($1)").bind(GUARD_LOCK).execute(&mut *conn).await?;
+    let state = guard(&mut *conn).await?;
+    let due = format!(
+        "state = 'scheduled' and admitted_at is null and retain_until <= now() and not {} and not {}",
+        held("j"),
+        paused("j")
+    );
+    if state.tripped {
+        return Ok(Admission::Nothing);
+    }
+    let window = window(limits.window);
+    let (waiting, accounts, known): (i64, i64, Option<i64>) = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "with due as materialized (select distinct j.account_id from retention.jobs j where {due})
+         select (select count(*) from due),
+                (select count(*) from (select account_id from due
+                   union select a.account_id from retention.admissions a where a.admitted_at > now() - {window} and not a.released) w),
+                (select known_accounts from retention.guard)"
+    )))
+    .fetch_one(&mut *conn)
+    .await?;
+    if waiting == 0 {
+        return Ok(Admission::Nothing);
+    }
+    let (accounts, known) = (accounts.unsigned_abs(), known.map(i64::unsigned_abs));
+    if let Some(reason) = exceeded(limits, accounts, known) {
+        trip(&mut *conn, &reason).await?;
+        return Ok(Admission::Tripped(reason));
+    }
+    let admitted = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "with due as (update retention.jobs j set admitted_at = now() where {due} returning j.account_id)
+         insert into retention.admissions (account_id, admitted_at) select distinct account_id, now() from due
+         on conflict (account_id) do update set admitted_at = excluded.admitted_at, released = false"
+    )))
+    .execute(&mut *conn)
+    .await?
+    .rows_affected();
+    sqlx::query(sqlx::AssertSqlSafe(format!("delete from retention.admissions where admitted_at < now() - {window}"))).execute(conn).await?;
+    Ok(if admitted == 0 { Admission::Nothing } else { Admission::Admitted(admitted) })
+}
+
+/// Whether anything waits to be weighed; an index look.
+///
+/// # Errors
+/// Those of the database.
+pub async fn unweighed(conn: &mut PgConnection) -> Result<bool, DatabaseError> {
+    Ok(sqlx::query_scalar("select exists (select 1 from retention.jobs where state = 'scheduled' and admitted_at is null and retain_until <= now())")
+        .fetch_one(conn)
+        .await?)
+}
+
+/// Stops the start of purges until somebody with a reason releases it. Waits for the batches under way (R15).
+///
+/// # Errors
+/// Those of the database.
+pub async fn trip(conn: &mut PgConnection, reason: &str) -> Result<(), DatabaseError> {
+    sqlx::query("select pg_advisory_xact_lock($1)").bind(STOP_LOCK).execute(&mut *conn).await?;
+    sqlx::query(
+        "insert into retention.guard (tripped_at, reason) values (now(), $1)
+         on conflict (singleton) do update set tripped_at = coalesce(guard.tripped_at, excluded.tripped_at), reason = coalesce(guard.reason, excluded.reason)",
+    )
+    .bind(reason)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Which limit that many accounts would exceed. Limits trip when exceeded, not when reached (R31).
+#[expect(clippy::cast_precision_loss, reason = "numbers of accounts stay far below the 2^53 that a float counts exactly")]
+fn exceeded(limits: &config::Guard, accounts: u64, known: Option<u64>) -> Option<String> {
+    let window = humantime::format_duration(limits.window);
+    if let Some(max) = limits.max_accounts
+        && accounts > max
+    {
+        return Some(format!("{accounts} accounts would be purged within {window}; guard.max_accounts is {max}"));
+    }
+    let known = known?;
+    if known >= limits.share_floor && accounts as f64 > known as f64 * limits.max_share {
+        let percent = limits.max_share * 100.0;
+        return Some(format!("{accounts} of {known} known accounts would be purged within {window}; guard.max_share is {percent}%"));
+    }
+    None
+}
+
+/// Remembers how many accounts the source knows, and trips when it has lost too many or all of them since the last full comparison.
+///
+/// # Errors
+/// Those of the database.
+#[expect(clippy::cast_precision_loss, reason = "numbers of accounts stay far below the 2^53 that a float counts exactly")]
+pub async fn watch_source(conn: &mut PgConnection, limits: &config::Guard, known: i64) -> Result<Option<String>, DatabaseError> {
+    let before: Option<i64> = sqlx::query_scalar("select known_accounts from retention.guard").fetch_optional(&mut *conn).await?.flatten();
+    let before = before.unwrap_or(0);
+    let lost = (before - known).max(0);
+    let floor = i64::try_from(limits.share_floor).unwrap_or(i64::MAX);
+    let tolerated = limits.max_shrink >= 1.0;
+    let emptied = known == 0 && before > 0;
+    let shrunk = before >= floor && lost as f64 > before as f64 * limits.max_shrink;
+    if !tolerated && (emptied || shrunk) {
+        let percent = limits.max_shrink * 100.0;
+        let reason = format!("the source had {before} accounts and has {known}; guard.max_shrink is {percent}%");
+        trip(&mut *conn, &reason).await?;
+        return Ok(Some(reason));
+    }
+    sqlx::query("update retention.guard set known_accounts = $1").bind(known).execute(conn).await?;
+    Ok(None)
+}
+
+fn window(length: Duration) -> String {
+    format!("interval {}", literal(&format!("{} seconds", length.as_secs())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(max_accounts: Option<u64>) -> config::Guard {
+        config::Guard { window: Duration::from_secs(86_400), max_accounts, max_share: 0.1, share_floor: 100, max_shrink: 0.1 }
+    }
+
+    #[test]
+    fn i12_a_limit_trips_when_exceeded_and_not_when_reached() {
+        assert_eq!(exceeded(&limits(Some(1_000)), 1_000, None), None);
+        assert!(exceeded(&limits(Some(1_000)), 1_001, None).is_some());
+        assert_eq!(exceeded(&limits(None), 10, Some(100)), None);
+        assert!(exceeded(&limits(None), 11, Some(100)).is_some());
+    }
+
+    #[test]
+    fn i12_the_share_counts_from_the_floor_on_and_zero_means_zero() {
+        assert_eq!(exceeded(&limits(None), 99, Some(99)), None);
+        assert!(exceeded(&limits(None), 99, Some(100)).is_some());
+        assert!(exceeded(&limits(Some(0)), 1, None).is_some());
+        assert_eq!(exceeded(&limits(Some(0)), 0, None), None);
+    }
+}
