@@ -10,7 +10,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -47,8 +47,8 @@ pub struct Executor {
     config: Arc<Config>,
     policy: Arc<Policy>,
     batches: Arc<Vec<Batch>>,
-    /// Jobs that failed in this process, for `run --once`.
-    failures: Arc<AtomicI64>,
+    /// Jobs completed by this process.
+    completed: Arc<AtomicU64>,
 }
 
 impl Executor {
@@ -56,7 +56,7 @@ impl Executor {
     #[must_use]
     pub fn new(database: Database, config: Arc<Config>, policy: Arc<Policy>) -> Self {
         let batches = policy.classes.iter().map(|class| Batch::new(class, &policy)).collect();
-        Self { database, config, policy, batches: Arc::new(batches), failures: Arc::default() }
+        Self { database, config, policy, batches: Arc::new(batches), completed: Arc::default() }
     }
 
     /// A worker with a name of its own.
@@ -66,10 +66,19 @@ impl Executor {
         Worker { executor: self.clone(), name, turn: 0, rows, jobs: FIRST_JOBS_PER_BATCH }
     }
 
-    /// Attempts that failed since the start of this process.
+    /// Jobs completed by this process.
     #[must_use]
-    pub fn failures(&self) -> i64 {
-        self.failures.load(Ordering::Relaxed)
+    pub fn completed(&self) -> u64 {
+        self.completed.load(Ordering::Relaxed)
+    }
+
+    /// Whether a due job steps aside for somebody who holds its records, or is in a worker's hands: waiting may help.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn someone_waits(&self) -> Result<bool, DatabaseError> {
+        let mut tx = self.database.begin(Purpose::Read).await?;
+        Ok(jobs::stepping_aside(&mut tx).await?)
     }
 
     /// Takes back lapsed leases and says which jobs have become overdue. Cheap; called between looks.
@@ -257,8 +266,8 @@ impl Worker {
                 }
             }
             tell::outcome(class, job, p, left.get(&job.id).map(Vec::as_slice));
-            if p.next != Next::Complete && p.looks >= PATIENT_LOOKS {
-                self.executor.failures.fetch_add(1, Ordering::Relaxed);
+            if p.next == Next::Complete {
+                self.executor.completed.fetch_add(1, Ordering::Relaxed);
             }
         }
         Ok(())
@@ -308,7 +317,6 @@ impl Worker {
         let mut tx = self.executor.database.begin(Purpose::Write).await?;
         jobs::record(&mut tx, &class.jobs, std::slice::from_ref(&progress)).await?;
         Database::commit(tx).await?;
-        self.executor.failures.fetch_add(1, Ordering::Relaxed);
         tell::outcome(class, &job, &progress, None);
         Ok(())
     }

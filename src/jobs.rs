@@ -556,37 +556,16 @@ fn json<T: Serialize>(map: &BTreeMap<String, T>) -> String {
     serde_json::to_string(map).unwrap_or_else(|_| "{}".to_owned())
 }
 
-/// Keeps the lease of jobs that wait in a worker's hands for their batch.
+/// Whether a due job waits for somebody who holds its records or its source row, or is in a worker's hands.
 ///
 /// # Errors
 /// Those of the database.
-pub async fn renew(conn: &mut PgConnection, jobs: &[Claimed], lease: Duration) -> Result<(), DatabaseError> {
-    sqlx::query(
-        "update retention.jobs j set lease_until = now() + make_interval(secs => $3)
-         from unnest($1::int8[], $2::int8[]) as c(id, fence) where j.id = c.id and j.fence = c.fence and j.state = 'running'",
+pub async fn stepping_aside(conn: &mut PgConnection) -> Result<bool, DatabaseError> {
+    Ok(sqlx::query_scalar(
+        "select exists (select 1 from retention.jobs where state = 'running' or state = 'scheduled' and blocked_by = 'locked' and retain_until <= now())",
     )
-    .bind(jobs.iter().map(|j| j.id).collect::<Vec<_>>())
-    .bind(jobs.iter().map(|j| j.fence).collect::<Vec<_>>())
-    .bind(lease.as_secs_f64())
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-/// Gives claimed jobs back untouched, as on a stop.
-///
-/// # Errors
-/// Those of the database.
-pub async fn give_back(conn: &mut PgConnection, jobs: &[Claimed]) -> Result<(), DatabaseError> {
-    sqlx::query(
-        "update retention.jobs j set state = 'scheduled', worker = null, lease_until = null, continues = true
-         from unnest($1::int8[], $2::int8[]) as c(id, fence) where j.id = c.id and j.fence = c.fence and j.state = 'running'",
-    )
-    .bind(jobs.iter().map(|j| j.id).collect::<Vec<_>>())
-    .bind(jobs.iter().map(|j| j.fence).collect::<Vec<_>>())
-    .execute(conn)
-    .await?;
-    Ok(())
+    .fetch_one(conn)
+    .await?)
 }
 
 /// Takes back what a worker held that gave no sign of life. Returns how many.
@@ -672,4 +651,16 @@ pub async fn newly_overdue(conn: &mut PgConnection) -> Result<Vec<Overdue>, Data
     )))
     .fetch_all(conn)
     .await?)
+}
+
+/// Ends the back-off of an open job. False when there is none with this id.
+///
+/// # Errors
+/// Those of the database.
+pub async fn retry(conn: &mut PgConnection, id: i64) -> Result<bool, DatabaseError> {
+    let found = sqlx::query("update retention.jobs set ready_at = least(ready_at, greatest(now(), retain_until)) where id = $1 and state = 'scheduled'")
+        .bind(id)
+        .execute(conn)
+        .await?;
+    Ok(found.rows_affected() == 1)
 }

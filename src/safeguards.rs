@@ -1,6 +1,8 @@
 //! What stands between a due job and its purge: holds, pauses and the guard. Read inside each batch, after the lock that R15 asks for.
 //! It knows the tables of the safeguards and nothing of how records are deleted.
 
+pub mod control;
+
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};

@@ -1,0 +1,423 @@
+//! Puts everything together: checks the database against the configuration, then runs the passes, once or until told to stop.
+//! The only module that names everything; it decides nothing about records.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use sqlx::AssertSqlSafe;
+use tokio::sync::Notify;
+
+use crate::{
+    catalog::{self, Layout, Severity},
+    config::Config,
+    database::{Database, DatabaseError, Purpose},
+    executor::{Executor, Step, Worker},
+    failure::Failure,
+    http,
+    lifecycle::{DRAIN_LIMIT, Ended, Lifecycle, Signals, Stop},
+    model::Mode,
+    outlook,
+    planner::{self, Look, Planner},
+    policy::Policy,
+    safeguards::{held, paused},
+    schema,
+    terminal::Progress,
+};
+
+/// How long a one-shot verb keeps trying an unreachable database (R34).
+const ONE_SHOT_PATIENCE: Duration = Duration::from_secs(10);
+/// How long `run --once` waits for records that somebody else holds (R33).
+const LOCKED_PATIENCE: Duration = Duration::from_secs(60);
+/// A planner that has not moved for this long hangs: longer than its longest statement may take.
+const HUNG_AFTER: Duration = Duration::from_secs(900);
+
+/// A database that fits the configuration, and the policy made from both.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The way to the database.
+    pub database: Database,
+    /// The policy in force.
+    pub policy: Arc<Policy>,
+    layout: Arc<Layout>,
+}
+
+impl App {
+    /// Connects and checks: the daemon's tables, the configured tables, the privileges. Refuses what `check` calls an error.
+    ///
+    /// # Errors
+    /// [`Failure::Schema`], [`Failure::Layout`] or [`Failure::Database`].
+    pub async fn prepare(config: Arc<Config>, database: Database) -> Result<Self, Failure> {
+        let mut tx = database.begin(Purpose::Read).await?;
+        schema::check(&mut tx).await?;
+        let (layout, findings) = catalog::inspect(&mut tx, &config).await?;
+        drop(tx);
+        let Some(layout) = layout else { return Err(Failure::Layout(findings)) };
+        for finding in findings.iter().filter(|f| f.severity == Severity::Warning) {
+            tracing::warn!(event = "check.finding", subject = finding.subject, remedy = finding.remedy, "{}", finding.problem);
+        }
+        let policy = Policy::new(&config, &layout);
+        Ok(Self { config, database, policy: Arc::new(policy), layout: Arc::new(layout) })
+    }
+
+    /// [`App::prepare`] for one-shot verbs: tries an unreachable database for ten seconds.
+    ///
+    /// # Errors
+    /// Those of [`App::prepare`].
+    pub async fn prepare_patiently(config: Arc<Config>) -> Result<Self, Failure> {
+        let database = Database::new(&config.database)?;
+        patiently(|| Self::prepare(Arc::clone(&config), database.clone())).await
+    }
+
+    fn planner(&self) -> Planner {
+        Planner::new(self.database.clone(), Arc::clone(&self.config), Arc::clone(&self.layout), Arc::clone(&self.policy))
+    }
+
+    fn executor(&self) -> Executor {
+        Executor::new(self.database.clone(), Arc::clone(&self.config), Arc::clone(&self.policy))
+    }
+
+    /// One full comparison, then everything that is due, then the end (R33).
+    ///
+    /// # Errors
+    /// [`Failure::Guard`] when the guard withheld something, [`Failure::Other`] when something due remains, those of the database.
+    pub async fn run_once(&self, stop: &Stop) -> Result<(), Failure> {
+        let began = Instant::now();
+        let planner = self.planner();
+        let report = planner.look(Look::Resync).await?;
+        planner::tell_look(Look::Resync, &report, began.elapsed());
+        if self.config.mode == Mode::Enforce {
+            self.drain(stop).await?;
+        }
+        self.verdict().await
+    }
+
+    /// Purges until nothing that is due can be claimed any more.
+    async fn drain(&self, stop: &Stop) -> Result<(), Failure> {
+        let executor = self.executor();
+        let mut tx = self.database.begin(Purpose::Bulk).await?;
+        crate::jobs::end_backoff(&mut tx).await?;
+        Database::commit(tx).await?;
+        executor.tidy().await?;
+        let due = self.due().await?;
+        let progress = Progress::new("purging", due);
+        let workers = (0..self.config.executor.concurrency).map(|i| drain_one(&executor, i, stop, &progress));
+        futures_util::future::try_join_all(workers).await?;
+        drop(progress);
+        executor.tidy().await?;
+        Ok(())
+    }
+
+    async fn due(&self) -> Result<u64, DatabaseError> {
+        let mut tx = self.database.begin(Purpose::Read).await?;
+        let status = outlook::status(&mut tx, self.config.mode).await?;
+        Ok(status.jobs.due.unsigned_abs())
+    }
+
+    /// What is still due, and whose doing that is.
+    async fn verdict(&self) -> Result<(), Failure> {
+        let mut tx = self.database.begin(Purpose::Read).await?;
+        let query = format!(
+            "select count(*) filter (where j.admitted_at is null), count(*) filter (where j.admitted_at is not null)
+             from retention.jobs j where j.state in ('scheduled', 'running') and j.retain_until <= now() and not {} and not {}",
+            held("j"),
+            paused("j")
+        );
+        let (unadmitted, admitted): (i64, i64) =
+            sqlx::query_as(AssertSqlSafe(query)).fetch_one(&mut *tx).await.map_err(DatabaseError::from)?;
+        let guard = crate::safeguards::guard(&mut tx).await?;
+        match (self.config.mode, unadmitted, admitted) {
+            (Mode::Observe, ..) | (Mode::Enforce, 0, 0) => Ok(()),
+            (Mode::Enforce, ..) if guard.tripped => {
+                Err(Failure::Guard(format!("{}; {} due jobs wait", guard.reason.unwrap_or_default(), unadmitted + admitted)))
+            }
+            (Mode::Enforce, ..) => Err(Failure::Other(anyhow::anyhow!(
+                "{} due jobs remain; `retentiond jobs list --state scheduled` shows why",
+                unadmitted + admitted
+            ))),
+        }
+    }
+}
+
+async fn drain_one(executor: &Executor, index: usize, stop: &Stop, progress: &Progress) -> Result<(), DatabaseError> {
+    let mut worker = executor.worker(worker_name(index));
+    let mut waited = Duration::ZERO;
+    while !stop.soft.is_cancelled() {
+        let completed_before = executor.completed();
+        let step = worker.step().await?;
+        progress.advance(executor.completed().saturating_sub(completed_before));
+        if step == Step::Worked {
+            continue;
+        }
+        if waited >= LOCKED_PATIENCE || !executor.someone_waits().await? {
+            break;
+        }
+        let rest = executor.rest(Duration::from_secs(1)).await?.max(Duration::from_millis(20));
+        waited += rest;
+        tokio::select! {
+            () = tokio::time::sleep(rest) => {}
+            () = stop.soft.cancelled() => {}
+        }
+    }
+    Ok(())
+}
+
+/// Runs until told to stop. Keeps trying an unreachable database; ends at once when the database does not fit the configuration.
+///
+/// # Errors
+/// Those of [`App::prepare`] except an unreachable database; a listener that cannot be opened; a drain that timed out; a task that failed.
+pub async fn run(config: Arc<Config>) -> Result<(), Failure> {
+    let signals = Signals::listen().map_err(|e| Failure::Other(e.into()))?;
+    let lifecycle = Lifecycle::new(DRAIN_LIMIT);
+    let stop = lifecycle.stop();
+    let database = Database::new(&config.database)?;
+    let listener = http::bind(config.http.ops_listen).await.map_err(|e| Failure::Other(e.into()))?;
+    let daemon = Arc::new(Daemon { config, database, stop: stop.clone(), health: Health::default(), news: Notify::new(), refused: Mutex::default() });
+    daemon.tell_started();
+    lifecycle.spawn("ops listener", http::serve(listener, ops(&daemon), stop.soft.clone()));
+    lifecycle.spawn("passes", Arc::clone(&daemon).passes());
+    let ended = lifecycle.run(signals).await;
+    daemon.database.close().await;
+    let refused = daemon.refused.lock().ok().and_then(|mut r| r.take());
+    let result = match (refused, ended) {
+        (Some(failure), _) => Err(failure),
+        (None, Ok(Ended::Drained)) => Ok(()),
+        (None, Ok(Ended::TimedOut)) => Err(Failure::DrainTimedOut),
+        (None, Err(task)) => Err(Failure::Other(task.into())),
+    };
+    let exit_code = result.as_ref().err().map_or(0, Failure::exit_code);
+    tracing::info!(event = "daemon.stopped", exit_code, "stopped");
+    result
+}
+
+/// The daemon's loops and what they share.
+struct Daemon {
+    config: Arc<Config>,
+    database: Database,
+    stop: Stop,
+    health: Health,
+    /// Rung when a look scheduled something, so that nobody sleeps over what is due already.
+    news: Notify,
+    /// Why the daemon ends itself.
+    refused: Mutex<Option<Failure>>,
+}
+
+/// What the ops listener is told by the loops.
+struct Health {
+    planner_moved: Mutex<Instant>,
+    looked: AtomicBool,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { planner_moved: Mutex::new(Instant::now()), looked: AtomicBool::new(false) }
+    }
+}
+
+impl Daemon {
+    fn tell_started(&self) {
+        let class = |c: &crate::config::DataClass| format!("{}/{} after {}", c.feature, c.name, c.retain_for);
+        let classes = self.config.data_classes.iter().map(class).collect::<Vec<_>>().join(", ");
+        tracing::info!(
+            event = "daemon.started",
+            version = env!("CARGO_PKG_VERSION"),
+            mode = self.config.mode.as_str(),
+            classes,
+            ops_listen = %self.config.http.ops_listen,
+            "started"
+        );
+    }
+
+    /// Prepares, then plans and purges until the stop.
+    async fn passes(self: Arc<Self>) {
+        let Some(app) = self.prepare().await else { return };
+        let executor = app.executor();
+        let planning = self.plan(&app);
+        let tidying = self.tidy(&executor);
+        let purging = (0..self.config.executor.concurrency).map(|i| self.purge(executor.worker(worker_name(i)), &executor));
+        let work = async {
+            tokio::join!(planning, tidying, futures_util::future::join_all(purging));
+        };
+        tokio::select! {
+            () = work => {}
+            () = self.stop.hard.cancelled() => {}
+        }
+    }
+
+    async fn prepare(&self) -> Option<App> {
+        let mut failures = 0;
+        loop {
+            self.moved();
+            match App::prepare(Arc::clone(&self.config), self.database.clone()).await {
+                Ok(app) => return Some(app),
+                Err(failure) if failure.is_unreachable() => {
+                    failures += 1;
+                    tracing::warn!(event = "database.unreachable", error = %failure, failures, "trying again");
+                    if self.rest(backoff(failures)).await == Rest::Stopped {
+                        return None;
+                    }
+                }
+                Err(failure) => {
+                    if let Ok(mut refused) = self.refused.lock() {
+                        *refused = Some(failure);
+                    }
+                    self.stop.soft.cancel();
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Looks at the source every `poll.interval`, and compares everything every `poll.resync_interval` and at the start.
+    async fn plan(&self, app: &App) {
+        let planner = app.planner();
+        let mut failures = 0;
+        while !self.stop.soft.is_cancelled() {
+            self.moved();
+            let began = Instant::now();
+            let pause = match self.look(&planner).await {
+                Ok((look, report)) => {
+                    failures = 0;
+                    planner::tell_look(look, &report, began.elapsed());
+                    self.health.looked.store(true, Ordering::Relaxed);
+                    self.news.notify_waiters();
+                    self.config.poll.interval
+                }
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(event = "poll.failed", error = %error, sqlstate = error.sqlstate(), failures, "the look failed and will be taken again");
+                    backoff(failures)
+                }
+            };
+            self.rest(pause).await;
+        }
+    }
+
+    async fn look(&self, planner: &Planner) -> Result<(Look, planner::Report), DatabaseError> {
+        // Whatever was noted before this start, it is compared anew: things may have changed while nobody looked (I9).
+        let look = if self.health.looked.load(Ordering::Relaxed) { planner.due_look().await? } else { Look::Resync };
+        Ok((look, planner.look(look).await?))
+    }
+
+    async fn tidy(&self, executor: &Executor) {
+        let mut failures = 0;
+        while !self.stop.soft.is_cancelled() {
+            let pause = match executor.tidy().await {
+                Ok(()) => {
+                    failures = 0;
+                    self.config.poll.interval
+                }
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(event = "tidy.failed", error = %error, failures, "will be tried again");
+                    backoff(failures)
+                }
+            };
+            self.rest(pause).await;
+        }
+    }
+
+    /// One worker. Nothing is purged in observe mode, nor before the first full comparison of this process.
+    async fn purge(&self, mut worker: Worker, executor: &Executor) {
+        let mut failures = 0;
+        while !self.stop.soft.is_cancelled() {
+            let news = self.news.notified();
+            if self.config.mode == Mode::Observe || !self.health.looked.load(Ordering::Relaxed) {
+                tokio::select! {
+                    () = news => {}
+                    () = self.stop.soft.cancelled() => {}
+                }
+                continue;
+            }
+            let pause = match worker.step().await {
+                Ok(Step::Worked) => {
+                    failures = 0;
+                    continue;
+                }
+                Ok(Step::Idle) => {
+                    failures = 0;
+                    let rest = executor.rest(self.config.poll.interval).await;
+                    rest.unwrap_or(self.config.poll.interval).max(Duration::from_millis(5))
+                }
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(event = "purge.failed", error = %error, sqlstate = error.sqlstate(), failures, "the worker rests and goes on");
+                    backoff(failures)
+                }
+            };
+            tokio::select! {
+                () = news => {}
+                () = tokio::time::sleep(pause) => {}
+                () = self.stop.soft.cancelled() => {}
+            }
+        }
+    }
+
+    async fn rest(&self, pause: Duration) -> Rest {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => Rest::Over,
+            () = self.stop.soft.cancelled() => Rest::Stopped,
+        }
+    }
+
+    fn moved(&self) {
+        if let Ok(mut moved) = self.health.planner_moved.lock() {
+            *moved = Instant::now();
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Rest {
+    Over,
+    Stopped,
+}
+
+fn ops(daemon: &Arc<Daemon>) -> http::Ops {
+    let (live, ready) = (Arc::clone(daemon), Arc::clone(daemon));
+    http::Ops::new(
+        move || match live.health.planner_moved.lock() {
+            Ok(moved) if moved.elapsed() < HUNG_AFTER => Ok(()),
+            Ok(_) | Err(_) => Err("the planner hangs".to_owned()),
+        },
+        move || {
+            let daemon = Arc::clone(&ready);
+            async move {
+                if !daemon.health.looked.load(Ordering::Relaxed) {
+                    return Err("the first full comparison has not ended yet".to_owned());
+                }
+                daemon.database.begin(Purpose::Read).await.map(drop).map_err(|e| e.to_string())
+            }
+        },
+    )
+}
+
+/// Tries an unreachable database again until the patience of a one-shot verb ends (R34).
+///
+/// # Errors
+/// The last failure, and any other at once.
+pub async fn patiently<T, F: Future<Output = Result<T, Failure>>>(mut attempt: impl FnMut() -> F) -> Result<T, Failure> {
+    let began = Instant::now();
+    loop {
+        match attempt().await {
+            Err(failure) if failure.is_unreachable() && began.elapsed() < ONE_SHOT_PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+fn backoff(failures: u32) -> Duration {
+    Duration::from_millis(500).saturating_mul(1 << failures.min(6)).min(Duration::from_secs(30))
+}
+
+fn worker_name(index: usize) -> String {
+    format!("{}-{index}", std::process::id())
+}

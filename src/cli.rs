@@ -1,0 +1,251 @@
+//! The command line (contract §5): verbs, flags, and what each prints. Data goes to stdout, logs of one-shot verbs to stderr.
+//! A verb asks the library and prints; it decides nothing.
+
+mod check;
+mod control;
+mod demo;
+mod explain;
+mod jobs;
+mod plan;
+mod run;
+mod status;
+
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode, sync::Arc};
+
+use chrono::{DateTime, Utc};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+
+use crate::{
+    app::{App, patiently},
+    config::{self, Config, LogFormat, Needs},
+    database::{Database, DatabaseError, Purpose, Tx},
+    failure::Failure,
+    http, schema,
+    telemetry::{self, Stream},
+};
+
+/// Deletes what was promised to be deleted, at its instant, and leaves proof.
+#[derive(Debug, Parser)]
+#[command(name = "retentiond", version, propagate_version = true)]
+pub struct Arguments {
+    /// A configuration file; may be given more than once, later ones win. Also RETENTIOND_CONFIG.
+    #[arg(short, long = "config", global = true, value_name = "FILE")]
+    config: Vec<PathBuf>,
+    /// How read verbs print.
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// How read verbs print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Table,
+    /// For machines.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the daemon.
+    Run {
+        /// One full poll, purge all that is due, exit.
+        #[arg(long)]
+        once: bool,
+    },
+    /// See it work: an embedded Postgres, sample accounts at every stage of life, the daemon in front of you.
+    Demo {
+        /// How long the daemon runs.
+        #[arg(long = "for", value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+        length: std::time::Duration,
+        /// Folder with Postgres's server binaries; found by itself where Debian puts them.
+        #[arg(long, value_name = "DIR")]
+        postgres_bin: Option<PathBuf>,
+    },
+    /// Create or upgrade the daemon's tables.
+    Migrate {
+        /// Also the reference platform's tables.
+        #[arg(long)]
+        platform: bool,
+    },
+    /// Check the configuration, then the database: tables, columns, types, grants, indexes, clock.
+    Check {
+        /// The configuration alone.
+        #[arg(long)]
+        offline: bool,
+    },
+    /// What would be deleted, by target with counts, and why. Writes nothing.
+    Plan {
+        /// As of another instant (RFC 3339).
+        #[arg(long, value_name = "INSTANT")]
+        at: Option<DateTime<Utc>>,
+    },
+    /// One account: what stands, since when, both dates, what blocks it, what happens next.
+    Explain {
+        /// The account's id.
+        account: String,
+    },
+    /// Mode, last look, jobs by state, what is due, overdue, held, paused, and the guard.
+    Status {
+        /// Exit 3 when something is overdue or the guard has tripped.
+        #[arg(long)]
+        check: bool,
+    },
+    /// The jobs there are and were.
+    Jobs {
+        #[command(subcommand)]
+        verb: jobs::Verb,
+    },
+    /// Keep an account's data whatever is due.
+    Hold {
+        #[command(subcommand)]
+        verb: control::HoldVerb,
+    },
+    /// Stop deletion: of everything, an account or a data class. Survives restarts.
+    Pause(control::PauseScope),
+    /// Lift a pause; without a scope the global one alone.
+    Resume(control::PauseScope),
+    /// The guard against mass deletion.
+    Guard {
+        #[command(subcommand)]
+        verb: control::GuardVerb,
+    },
+    /// Ask the local daemon whether it lives; for container health checks.
+    Healthcheck,
+    /// Print a completion script.
+    Completions {
+        /// For this shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the command line and returns its exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let verb_logs_to_stdout = matches!(arguments.verb, Verb::Run { .. } | Verb::Demo { .. });
+    let cli = Cli { files: arguments.config, output: arguments.output };
+    match cli.dispatch(arguments.verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            tell(&failure, verb_logs_to_stdout);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+/// Says why the program ends: as a log event where logs are the output, else as a line for people.
+#[expect(clippy::print_stderr, reason = "the last words of a one-shot verb")]
+fn tell(failure: &Failure, logs_to_stdout: bool) {
+    if logs_to_stdout {
+        tracing::error!(event = "daemon.failed", exit_code = failure.exit_code(), error = %failure, "cannot go on");
+    } else {
+        eprintln!("error: {failure}");
+    }
+}
+
+/// What every verb shares.
+struct Cli {
+    files: Vec<PathBuf>,
+    output: Output,
+}
+
+impl Cli {
+    fn dispatch(&self, verb: Verb) -> Result<(), Failure> {
+        match verb {
+            Verb::Run { once } => self.run(once),
+            Verb::Demo { length, postgres_bin } => self.demo(length, postgres_bin),
+            Verb::Migrate { platform } => self.migrate(platform),
+            Verb::Check { offline } => self.check(offline),
+            Verb::Plan { at } => self.plan(at),
+            Verb::Explain { account } => self.explain(&account),
+            Verb::Status { check } => self.status(check),
+            Verb::Jobs { verb } => self.jobs(verb),
+            Verb::Hold { verb } => self.hold(verb),
+            Verb::Pause(scope) => self.pause(scope),
+            Verb::Resume(scope) => self.resume(scope),
+            Verb::Guard { verb } => self.guard(verb),
+            Verb::Healthcheck => self.healthcheck(),
+            Verb::Completions { shell } => {
+                clap_complete::generate(shell, &mut Arguments::command(), "retentiond", &mut std::io::stdout());
+                Ok(())
+            }
+        }
+    }
+
+    fn load(&self, needs: Needs) -> Result<Config, Failure> {
+        Ok(config::load(&self.files, &config::environment(), needs)?)
+    }
+
+    /// The configuration of a one-shot verb, with its logs on stderr.
+    fn one_shot(&self) -> Result<Arc<Config>, Failure> {
+        let config = self.load(Needs::Database)?;
+        telemetry::init(config.log.format, &config.log.level, Stream::Stderr).map_err(|e| Failure::Other(e.into()))?;
+        Ok(Arc::new(config))
+    }
+
+    fn migrate(&self, platform: bool) -> Result<(), Failure> {
+        let config = self.one_shot()?;
+        block_on(async {
+            patiently(|| async { Ok(schema::migrate(&config.database, platform).await?) }).await
+        })
+    }
+
+    fn healthcheck(&self) -> Result<(), Failure> {
+        let config = self.load(Needs::Nothing)?;
+        http::healthcheck(config.http.ops_listen).map_err(|e| Failure::Other(e.into()))
+    }
+
+    /// A transaction on the daemon's own tables, for verbs that need no policy.
+    async fn own_tables(&self, config: &Config, purpose: Purpose) -> Result<Tx, Failure> {
+        let database = Database::new(&config.database)?;
+        patiently(|| async {
+            let mut tx = database.begin(purpose).await?;
+            schema::check(&mut tx).await?;
+            Ok(tx)
+        })
+        .await
+    }
+
+    /// The whole policy, for verbs that ask the source.
+    async fn prepared(&self, config: &Arc<Config>) -> Result<(App, Tx), Failure> {
+        let app = App::prepare_patiently(Arc::clone(config)).await?;
+        let tx = app.database.begin(Purpose::Compare).await?;
+        Ok((app, tx))
+    }
+}
+
+/// Runs a verb's asynchronous part.
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| Failure::Other(e.into()))?;
+    runtime.block_on(work)
+}
+
+/// Prints data on stdout; a reader that went away is no failure.
+fn print(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::Other(e.into()))?;
+    print(&text);
+    Ok(())
+}
+
+/// Logs of the daemon when nothing is configured yet.
+fn log_before_configuration() {
+    let _ = telemetry::init(LogFormat::Auto, "info", Stream::Stdout);
+}
+
+fn stdout_is_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+/// The database's clock, so that relative times mean what it means.
+async fn now(tx: &mut Tx) -> Result<DateTime<Utc>, Failure> {
+    Ok(sqlx::query_scalar("select now()").fetch_one(&mut **tx).await.map_err(DatabaseError::from)?)
+}

@@ -1,0 +1,159 @@
+//! `check`: the configuration, then the database. Every finding with the statement that would mend it.
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+
+use super::{Cli, Output, block_on, print, print_json};
+use crate::{
+    app::patiently,
+    catalog::{self, Finding, Severity},
+    config::{Config, Needs},
+    database::{Database, DatabaseError, Purpose, Tx},
+    failure::Failure,
+    schema,
+};
+
+/// Versions this is made for.
+const SUPPORTED: std::ops::RangeInclusive<i32> = 13..=18;
+/// A host clock that differs by more is worth a warning; decisions use the database's (R32).
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
+
+impl Cli {
+    pub(super) fn check(&self, offline: bool) -> Result<(), Failure> {
+        if offline {
+            let config = self.load(Needs::Nothing)?;
+            return self.show(&warnings(&config));
+        }
+        let config = self.one_shot()?;
+        let findings = block_on(async {
+            let database = Database::new(&config.database)?;
+            patiently(|| look(&config, &database)).await
+        })?;
+        self.show(&findings)
+    }
+
+    fn show(&self, findings: &[Finding]) -> Result<(), Failure> {
+        match self.output {
+            Output::Json => print_json(&findings)?,
+            Output::Table => {
+                for f in findings {
+                    let word = serde_json::to_value(f.severity).ok().and_then(|v| v.as_str().map(str::to_uppercase)).unwrap_or_default();
+                    print(&format!("{word:<8} {}: {}", f.subject, f.problem));
+                    if let Some(remedy) = &f.remedy {
+                        print(&format!("         {remedy};"));
+                    }
+                }
+                if findings.is_empty() {
+                    print("ok");
+                }
+            }
+        }
+        let errors = findings.iter().filter(|f| f.severity > Severity::Warning).count();
+        match findings.iter().map(|f| f.severity).max() {
+            Some(worst) if worst.exit_code() == Severity::Error.exit_code() => Err(Failure::Findings(format!("{errors} findings must be mended"))),
+            Some(worst) if worst > Severity::Warning => {
+                Err(Failure::Layout(findings.iter().filter(|f| f.severity > Severity::Warning).cloned().collect()))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+fn warnings(config: &Config) -> Vec<Finding> {
+    let finding =
+        |w: &String| Finding { severity: Severity::Warning, subject: "configuration".to_owned(), problem: w.clone(), remedy: None };
+    config.warnings.iter().map(finding).collect()
+}
+
+async fn look(config: &Config, database: &Database) -> Result<Vec<Finding>, Failure> {
+    let mut findings = warnings(config);
+    let mut tx = database.begin(Purpose::Compare).await?;
+    findings.extend(server(&mut tx).await?);
+    match schema::check(&mut tx).await {
+        Ok(()) => findings.extend(own_grants(&mut tx).await?),
+        Err(schema::SchemaError::Database(error)) => return Err(error.into()),
+        Err(error) => findings.push(Finding {
+            severity: Severity::Schema,
+            subject: "schema retention".to_owned(),
+            problem: error.to_string(),
+            remedy: None,
+        }),
+    }
+    let (_, layout) = catalog::inspect(&mut tx, config).await?;
+    findings.extend(layout);
+    findings.extend(contradictions(&mut tx, config).await?);
+    Ok(findings)
+}
+
+async fn server(tx: &mut Tx) -> Result<Vec<Finding>, DatabaseError> {
+    let mut findings = Vec::new();
+    let mut find = |severity, problem| {
+        findings.push(Finding { severity, subject: "database".to_owned(), problem, remedy: None });
+    };
+    let asked = Instant::now();
+    let (version, recovering, clock): (i32, bool, DateTime<Utc>) =
+        sqlx::query_as("select current_setting('server_version_num')::int4 / 10000, pg_is_in_recovery(), clock_timestamp()").fetch_one(&mut **tx).await?;
+    if !SUPPORTED.contains(&version) {
+        find(Severity::Warning, format!("PostgreSQL {version} is not among the versions this was made for ({} to {})", SUPPORTED.start(), SUPPORTED.end()));
+    }
+    if recovering {
+        find(Severity::Error, "this server is a standby; name the primary".to_owned());
+    }
+    let drift = (host_clock() - clock).abs().to_std().unwrap_or_default();
+    if drift > CLOCK_TOLERANCE + asked.elapsed() {
+        find(Severity::Warning, format!("this host's clock and the database's differ by {} s; the database's decides", drift.as_secs()));
+    }
+    Ok(findings)
+}
+
+#[expect(clippy::disallowed_methods, reason = "compared with the database's clock, and only to warn")]
+fn host_clock() -> DateTime<Utc> {
+    Utc::now()
+}
+
+/// The daemon's own tables must be writable by its role.
+async fn own_grants(tx: &mut Tx) -> Result<Vec<Finding>, DatabaseError> {
+    let missing: Vec<(String, String)> = sqlx::query_as(
+        "select c.relname::text, quote_ident(current_user) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+         where n.nspname = 'retention' and c.relkind = 'r' and c.relname not like '%migrations'
+           and not (has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert') and has_table_privilege(c.oid, 'update') and has_table_privilege(c.oid, 'delete'))
+         order by 1",
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    let finding = |(table, role): (String, String)| Finding {
+        severity: Severity::Grants,
+        subject: format!("table retention.{table}"),
+        problem: format!("{role} may not read and write it"),
+        remedy: Some(format!("GRANT SELECT, INSERT, UPDATE, DELETE ON retention.{table} TO {role}")),
+    };
+    Ok(missing.into_iter().map(finding).collect())
+}
+
+/// Rows whose informative columns contradict the column that decides (R1), in the reference schema's own words.
+async fn contradictions(tx: &mut Tx, config: &Config) -> Result<Vec<Finding>, DatabaseError> {
+    let mut findings = Vec::new();
+    for point in config.starting_points.iter().filter(|p| p.since_column.as_str() == "cmq_disabled_at") {
+        let known: bool = sqlx::query_scalar(
+            "select exists (select 1 from pg_attribute where attrelid = to_regclass($1) and attname = 'cmq_enabled' and atttypid = 'boolean'::regtype and not attisdropped)",
+        )
+        .bind(point.table.quoted())
+        .fetch_one(&mut **tx)
+        .await?;
+        if !known {
+            continue;
+        }
+        let query = format!("select count(*) from {} where cmq_enabled and {} is not null", point.table.quoted(), point.since_column.quoted());
+        let rows: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_one(&mut **tx).await?;
+        if rows > 0 {
+            findings.push(Finding {
+                severity: Severity::Warning,
+                subject: format!("starting point {}", point.name),
+                problem: format!("{rows} rows say cmq_enabled and cmq_disabled_at at once; {} decides", point.since_column.as_str()),
+                remedy: None,
+            });
+        }
+    }
+    Ok(findings)
+}

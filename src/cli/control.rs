@@ -1,0 +1,230 @@
+//! `hold`, `pause`, `resume`, `guard`: what stops deletion and what lets it go on. Every act has an actor and a reason, and is logged.
+
+use chrono::{DateTime, Utc};
+use clap::{Args, Subcommand};
+
+use super::{Cli, Output, block_on, print, print_json};
+use crate::{
+    config,
+    database::{Database, Purpose},
+    failure::Failure,
+    safeguards::{
+        self,
+        control::{self, Hold, Scope},
+    },
+    terminal::{printable, table},
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum HoldVerb {
+    /// Nothing of the account is deleted while the hold is in force.
+    Place {
+        /// The account's id.
+        #[arg(long)]
+        account: String,
+        /// Only this feature.
+        #[arg(long)]
+        feature: Option<String>,
+        /// Only this data class.
+        #[arg(long)]
+        data_class: Option<String>,
+        /// Ends by itself at this instant (RFC 3339).
+        #[arg(long, value_name = "INSTANT")]
+        until: Option<DateTime<Utc>>,
+        #[command(flatten)]
+        act: Act,
+    },
+    /// The holds in force.
+    List,
+    /// Make eligible again what the hold covered.
+    Release {
+        /// The hold's id.
+        id: i64,
+        #[command(flatten)]
+        act: Act,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum GuardVerb {
+    /// Whether it has tripped, and why.
+    Status,
+    /// Let through what waits at this moment, and no more.
+    Release {
+        #[command(flatten)]
+        act: Act,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PauseScope {
+    /// Only this account.
+    #[arg(long)]
+    account: Option<String>,
+    /// Only this data class.
+    #[arg(long)]
+    data_class: Option<String>,
+    #[command(flatten)]
+    act: Act,
+}
+
+/// Who does it and why.
+#[derive(Debug, Args)]
+pub(super) struct Act {
+    /// Why; kept with the act.
+    #[arg(long, value_parser = reason)]
+    reason: String,
+    /// Who; the login name unless given.
+    #[arg(long)]
+    by: Option<String>,
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() { Err("say why, in a few words".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+impl Act {
+    fn by(&self) -> String {
+        let login = || ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| config::environment().remove(*name));
+        self.by.clone().or_else(login).unwrap_or_else(|| "unknown".to_owned())
+    }
+}
+
+impl Cli {
+    pub(super) fn hold(&self, verb: HoldVerb) -> Result<(), Failure> {
+        let config = self.one_shot()?;
+        block_on(async {
+            match verb {
+                HoldVerb::Place { account, feature, data_class, until, act } => {
+                    let mut tx = self.own_tables(&config, Purpose::Write).await?;
+                    let scope = Scope { account: Some(account), feature, data_class };
+                    let hold = control::place_hold(&mut tx, &scope, &act.reason, &act.by(), until).await?;
+                    Database::commit(tx).await?;
+                    tell_hold("hold.placed", &hold, &act);
+                    self.show_hold(&hold)
+                }
+                HoldVerb::List => {
+                    let mut tx = self.own_tables(&config, Purpose::Read).await?;
+                    let holds = control::holds(&mut tx).await?;
+                    match self.output {
+                        Output::Json => print_json(&holds),
+                        Output::Table => {
+                            print(&hold_table(&holds));
+                            Ok(())
+                        }
+                    }
+                }
+                HoldVerb::Release { id, act } => {
+                    let mut tx = self.own_tables(&config, Purpose::Write).await?;
+                    let hold = control::release_hold(&mut tx, id, &act.reason, &act.by()).await?;
+                    Database::commit(tx).await?;
+                    let hold = hold.ok_or_else(|| Failure::Other(anyhow::anyhow!("no hold {id} is in force; `retentiond hold list` shows those that are")))?;
+                    tell_hold("hold.released", &hold, &act);
+                    self.show_hold(&hold)
+                }
+            }
+        })
+    }
+
+    fn show_hold(&self, hold: &Hold) -> Result<(), Failure> {
+        match self.output {
+            Output::Json => print_json(hold),
+            Output::Table => {
+                print(&hold_table(std::slice::from_ref(hold)));
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn pause(&self, pause: PauseScope) -> Result<(), Failure> {
+        let config = self.one_shot()?;
+        let PauseScope { account, data_class, act } = pause;
+        let scope = Scope { account, feature: None, data_class };
+        block_on(async {
+            let mut tx = self.own_tables(&config, Purpose::Write).await?;
+            control::pause(&mut tx, &scope, &act.reason, &act.by()).await?;
+            Database::commit(tx).await?;
+            let (account_id, data_class) = (&scope.account, &scope.data_class);
+            tracing::warn!(event = "control.paused", account_id, data_class, reason = act.reason, actor = act.by(), "deletion is paused");
+            Ok(())
+        })
+    }
+
+    pub(super) fn resume(&self, pause: PauseScope) -> Result<(), Failure> {
+        let config = self.one_shot()?;
+        let PauseScope { account, data_class, act } = pause;
+        let scope = Scope { account, feature: None, data_class };
+        block_on(async {
+            let mut tx = self.own_tables(&config, Purpose::Write).await?;
+            let lifted = control::resume(&mut tx, &scope, &act.reason, &act.by()).await?;
+            Database::commit(tx).await?;
+            if lifted == 0 {
+                return Err(Failure::Other(anyhow::anyhow!("no pause of exactly this scope is in force")));
+            }
+            let (account_id, data_class) = (&scope.account, &scope.data_class);
+            tracing::warn!(event = "control.resumed", account_id, data_class, lifted, reason = act.reason, actor = act.by(), "deletion goes on");
+            Ok(())
+        })
+    }
+
+    pub(super) fn guard(&self, verb: GuardVerb) -> Result<(), Failure> {
+        let config = self.one_shot()?;
+        block_on(async {
+            match verb {
+                GuardVerb::Status => {
+                    let mut tx = self.own_tables(&config, Purpose::Read).await?;
+                    let guard = safeguards::guard(&mut tx).await?;
+                    match self.output {
+                        Output::Json => print_json(&guard),
+                        Output::Table => {
+                            print(guard.reason.as_deref().unwrap_or(if guard.tripped { "tripped" } else { "open" }));
+                            Ok(())
+                        }
+                    }
+                }
+                GuardVerb::Release { act } => {
+                    let mut tx = self.own_tables(&config, Purpose::Bulk).await?;
+                    let released = control::release_guard(&mut tx, &act.reason, &act.by()).await?;
+                    Database::commit(tx).await?;
+                    let Some(jobs) = released else {
+                        return Err(Failure::Other(anyhow::anyhow!("the guard has not tripped")));
+                    };
+                    tracing::warn!(event = "guard.released", jobs, reason = act.reason, actor = act.by(), "what was waiting may begin");
+                    Ok(())
+                }
+            }
+        })
+    }
+}
+
+fn tell_hold(event: &'static str, hold: &Hold, act: &Act) {
+    tracing::warn!(
+        event,
+        hold_id = hold.id,
+        account_id = hold.account_id,
+        feature = hold.feature,
+        data_class = hold.data_class,
+        reason = act.reason,
+        actor = act.by(),
+        "{event}"
+    );
+}
+
+fn hold_table(holds: &[Hold]) -> String {
+    let everything = || "all".to_owned();
+    let rows: Vec<Vec<String>> = holds
+        .iter()
+        .map(|h| {
+            vec![
+                h.id.clone(),
+                printable(&h.account_id).into_owned(),
+                h.feature.clone().unwrap_or_else(everything),
+                h.data_class.clone().unwrap_or_else(everything),
+                printable(&h.reason).into_owned(),
+                printable(&h.placed_by).into_owned(),
+                h.until.map_or_else(|| "released".to_owned(), crate::model::rfc3339),
+            ]
+        })
+        .collect();
+    table(&["id", "account", "feature", "data class", "reason", "placed by", "until"], &rows)
+}

@@ -1,0 +1,41 @@
+//! `run`: the daemon, or one full pass of it.
+
+use std::sync::Arc;
+
+use super::{Cli, block_on, log_before_configuration};
+use crate::{
+    app::{self, App},
+    config::Needs,
+    failure::Failure,
+    lifecycle::Stop,
+    model::Mode,
+    telemetry::{self, Stream},
+};
+
+impl Cli {
+    pub(super) fn run(&self, once: bool) -> Result<(), Failure> {
+        let config = match self.load(Needs::Database) {
+            Ok(config) => Arc::new(config),
+            Err(failure) => {
+                log_before_configuration();
+                return Err(failure);
+            }
+        };
+        telemetry::init(config.log.format, &config.log.level, Stream::Stdout).map_err(|e| Failure::Other(e.into()))?;
+        for warning in &config.warnings {
+            tracing::warn!(event = "config.warning", "{warning}");
+        }
+        if config.mode == Mode::Observe {
+            tracing::warn!(event = "mode.observe", "mode is observe: jobs are planned, nothing is deleted");
+        }
+        block_on(async {
+            if !once {
+                return app::run(config).await;
+            }
+            let app = App::prepare_patiently(config).await?;
+            let ended = app.run_once(&Stop::default()).await;
+            app.database.close().await;
+            ended
+        })
+    }
+}

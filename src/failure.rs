@@ -1,0 +1,82 @@
+//! Why the program ends without success, and with which exit code (contract §5). Exit codes are API.
+
+use crate::{
+    catalog::Finding,
+    config::Invalid,
+    database::{DatabaseError, Kind},
+    schema::SchemaError,
+};
+
+/// Why the program ends without success.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The configuration is wrong; every fault is listed.
+    #[error("{0}")]
+    Configuration(#[from] Invalid),
+    /// Something was found that somebody must look at.
+    #[error("{0}")]
+    Findings(String),
+    /// The catalogue does not agree with the configuration.
+    #[error("the database does not fit the configuration:{}", list(.0))]
+    Layout(Vec<Finding>),
+    /// The daemon's own tables.
+    #[error("{}", crate::telemetry::chain(.0))]
+    Schema(#[source] SchemaError),
+    /// The main database.
+    #[error("{}", crate::telemetry::chain(.0))]
+    Database(#[from] DatabaseError),
+    /// The guard stands between what is due and its purge.
+    #[error("refused by the guard: {0}")]
+    Guard(String),
+    /// Running work had to be cut off.
+    #[error("the drain timed out; what was cut off rolled back and will be done again")]
+    DrainTimedOut,
+    /// Anything else.
+    #[error("{}", crate::telemetry::chain(.0.as_ref()))]
+    Other(#[from] anyhow::Error),
+}
+
+impl From<SchemaError> for Failure {
+    fn from(error: SchemaError) -> Self {
+        match error {
+            SchemaError::Database(error) => Self::Database(error),
+            error => Self::Schema(error),
+        }
+    }
+}
+
+impl Failure {
+    /// The exit code.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Configuration(_) => 78,
+            Self::Findings(_) => 3,
+            Self::Layout(findings) => findings.iter().map(|f| f.severity).max().map_or(1, crate::catalog::Severity::exit_code),
+            Self::Schema(_) => 10,
+            Self::Database(error) => match error.kind() {
+                Kind::Unreachable => 69,
+                Kind::Credentials | Kind::Grants => 12,
+                Kind::Schema => 10,
+                Kind::Timeout | Kind::Conflict | Kind::Other => 1,
+            },
+            Self::Guard(_) => 13,
+            Self::DrainTimedOut => 75,
+            Self::Other(_) => 1,
+        }
+    }
+
+    /// Waiting may help.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Database(error) if error.kind() == Kind::Unreachable)
+    }
+}
+
+fn list(findings: &[Finding]) -> String {
+    let line = |f: &Finding| match &f.remedy {
+        Some(remedy) => format!("\n  {}: {}; mend it with: {remedy}", f.subject, f.problem),
+        None => format!("\n  {}: {}", f.subject, f.problem),
+    };
+    findings.iter().filter(|f| f.severity > crate::catalog::Severity::Warning).map(line).collect()
+}

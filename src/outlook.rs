@@ -1,0 +1,377 @@
+//! What would be deleted, when and why: the read-only pass behind `plan`, `explain` and `status`. It writes nothing, and asks the very rules
+//! that the planner asks.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::{AssertSqlSafe, FromRow, PgConnection};
+
+use crate::{
+    database::DatabaseError,
+    jobs::{self, Filter, Job, Tally},
+    model::{self, Mode, rfc3339},
+    policy::{Class, Policy},
+    retention::PointState,
+    safeguards::{self, GuardState, held},
+    stores::postgres,
+};
+
+/// Counts of what is not due yet are left out beyond this many jobs (R36).
+const COUNT_ALL_UP_TO: usize = 10_000;
+/// Accounts counted in one statement.
+const SLICE: usize = 1_000;
+
+/// The answer of `plan`.
+#[derive(Debug, Serialize)]
+pub struct Plan {
+    /// The instant it is for.
+    #[serde(serialize_with = "model::serialize_instant")]
+    pub now: DateTime<Utc>,
+    /// Whether the daemon would delete or only report.
+    pub mode: Mode,
+    /// Every standing starting point that has not been carried out, the earliest `retain_until` first.
+    pub jobs: Vec<Planned>,
+}
+
+/// One purge that will be due.
+#[derive(Debug, Serialize)]
+pub struct Planned {
+    /// The account.
+    pub account_id: String,
+    /// The feature.
+    pub feature: String,
+    /// The data class.
+    pub data_class: String,
+    /// The earliest starting point that stands.
+    pub starting_point: String,
+    /// Its instant.
+    #[serde(serialize_with = "model::serialize_instant")]
+    pub started_at: DateTime<Utc>,
+    /// Nothing is deleted before.
+    #[serde(serialize_with = "model::serialize_instant")]
+    pub retain_until: DateTime<Utc>,
+    /// Late after this.
+    #[serde(serialize_with = "model::serialize_instant")]
+    pub delete_by: DateTime<Utc>,
+    /// `retain_until` has passed.
+    pub due: bool,
+    /// A hold in force matches.
+    pub held: bool,
+    /// By target.
+    pub targets: Vec<PlannedTarget>,
+}
+
+/// Records of one account in one target.
+#[derive(Debug, Serialize)]
+pub struct PlannedTarget {
+    /// The target's name.
+    pub name: String,
+    /// How many; `None` when not counted.
+    pub records: Option<i64>,
+}
+
+#[derive(FromRow)]
+struct Standing {
+    account_id: String,
+    point: i32,
+    since: DateTime<Utc>,
+    held: bool,
+    kept_until: Option<DateTime<Utc>>,
+}
+
+/// Everything that stands and has not been carried out, as of `at` or the database's now.
+///
+/// # Errors
+/// Those of the database.
+pub async fn plan(conn: &mut PgConnection, policy: &Policy, mode: Mode, at: Option<DateTime<Utc>>) -> Result<Plan, DatabaseError> {
+    let now = match at {
+        Some(at) => at,
+        None => sqlx::query_scalar("select now()").fetch_one(&mut *conn).await?,
+    };
+    let mut planned = Vec::new();
+    for (index, class) in policy.classes.iter().enumerate() {
+        for row in standing(conn, class).await? {
+            let Some((retain_until, delete_by)) = class.rule.dates(row.since) else { continue };
+            // A job made under a longer rule keeps its date until somebody accepts the shorter one.
+            let retain_until = row.kept_until.map_or(retain_until, |kept| kept.max(retain_until));
+            let point = usize::try_from(row.point).ok().and_then(|p| policy.points.get(p));
+            let job = Planned {
+                account_id: row.account_id,
+                feature: class.jobs.feature.clone(),
+                data_class: class.jobs.name.clone(),
+                starting_point: point.map(|p| p.name.clone()).unwrap_or_default(),
+                started_at: row.since,
+                retain_until,
+                delete_by: delete_by.max(retain_until),
+                due: retain_until <= now,
+                held: row.held,
+                targets: class.targets.iter().map(|t| PlannedTarget { name: t.name.clone(), records: None }).collect(),
+            };
+            planned.push((index, job));
+        }
+    }
+    count(conn, policy, &mut planned).await?;
+    let mut jobs: Vec<Planned> = planned.into_iter().map(|(_, job)| job).collect();
+    jobs.sort_by(|a, b| (a.retain_until, &a.account_id).cmp(&(b.retain_until, &b.account_id)));
+    Ok(Plan { now, mode, jobs })
+}
+
+async fn standing(conn: &mut PgConnection, class: &Class) -> Result<Vec<Standing>, DatabaseError> {
+    let query = format!(
+        "with points as ({}), earliest as (select distinct on (account_id) account_id, since, point from points order by account_id, since, point)
+         select e.account_id, e.point, e.since, {} as held,
+                (select j.retain_until from retention.jobs j where j.account_id = e.account_id and {} and j.started_at = e.since) as kept_until
+         from (select *, {} as feature, {} as data_class from earliest) e
+         where not exists (select 1 from retention.done_marks d where d.account_id = e.account_id and {} and d.started_at = e.since and d.places = {})",
+        class.source.standing_by_point(),
+        held("e"),
+        class.jobs.open("j"),
+        crate::sql::literal(&class.jobs.feature),
+        crate::sql::literal(&class.jobs.name),
+        class.jobs.of("d"),
+        crate::sql::literal(&class.jobs.places)
+    );
+    Ok(sqlx::query_as(AssertSqlSafe(query)).fetch_all(conn).await?)
+}
+
+/// Fills in how many records each job would delete: always for what is due, for the rest while there are few enough.
+async fn count(conn: &mut PgConnection, policy: &Policy, planned: &mut [(usize, Planned)]) -> Result<(), DatabaseError> {
+    let all = planned.len() <= COUNT_ALL_UP_TO;
+    for (index, class) in policy.classes.iter().enumerate() {
+        let mut jobs: Vec<&mut Planned> = planned.iter_mut().filter(|(i, job)| *i == index && (all || job.due)).map(|(_, job)| job).collect();
+        for slice in jobs.chunks_mut(SLICE) {
+            let accounts: Vec<String> = slice.iter().map(|j| j.account_id.clone()).collect();
+            for (at, target) in class.targets.iter().enumerate() {
+                let counts = postgres::count(&mut *conn, target, &accounts).await?;
+                for job in slice.iter_mut() {
+                    if let Some(slot) = job.targets.get_mut(at) {
+                        slot.records = Some(counts.get(&job.account_id).copied().unwrap_or(0));
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The answer of `explain`.
+#[derive(Debug, Serialize)]
+pub struct Explanation {
+    /// The account.
+    pub account_id: String,
+    /// The database's clock.
+    #[serde(serialize_with = "model::serialize_instant")]
+    pub now: DateTime<Utc>,
+    /// One entry for each data class.
+    pub classes: Vec<ClassExplanation>,
+}
+
+/// What one data class of the account awaits.
+#[derive(Debug, Serialize)]
+pub struct ClassExplanation {
+    /// The feature.
+    pub feature: String,
+    /// The data class.
+    pub data_class: String,
+    /// Each starting point and what the source says about it.
+    pub starting_points: BTreeMap<String, String>,
+    /// The earliest that stands.
+    pub starting_point: Option<String>,
+    /// Its instant.
+    #[serde(serialize_with = "model::serialize_optional_instant")]
+    pub started_at: Option<DateTime<Utc>>,
+    /// Nothing is deleted before.
+    #[serde(serialize_with = "model::serialize_optional_instant")]
+    pub retain_until: Option<DateTime<Utc>>,
+    /// Late after this.
+    #[serde(serialize_with = "model::serialize_optional_instant")]
+    pub delete_by: Option<DateTime<Utc>>,
+    /// What stands in the way.
+    pub blocked_by: Vec<String>,
+    /// What happens next, in a sentence.
+    pub next: String,
+    /// The jobs there are and were, newest first.
+    pub jobs: Vec<Job>,
+    /// Records there are now, by target.
+    pub records: BTreeMap<String, i64>,
+}
+
+/// For each data class: what stands, since when, both dates, what blocks it, what happens next.
+///
+/// # Errors
+/// Those of the database.
+pub async fn explain(conn: &mut PgConnection, policy: &Policy, mode: Mode, account: &str) -> Result<Explanation, DatabaseError> {
+    let now: DateTime<Utc> = sqlx::query_scalar("select now()").fetch_one(&mut *conn).await?;
+    let guard = safeguards::guard(&mut *conn).await?;
+    let accounts = [account.to_owned()];
+    let mut classes = Vec::new();
+    for class in &policy.classes {
+        let observations = class.source.observe(&mut *conn, &accounts).await?;
+        let state = |point: usize| observations.iter().find(|o| o.point == point).map_or(&PointState::Missing, |o| &o.state);
+        let points: Vec<_> = class.source.points().iter().map(|p| (p.index, p.name.clone(), state(p.index).clone())).collect();
+        let earliest = points
+            .iter()
+            .filter_map(|(_, name, state)| match state {
+                PointState::Since(since) => Some((*since, name.clone())),
+                PointState::Missing | PointState::NotSet | PointState::Implausible(_) => None,
+            })
+            .min_by_key(|(since, _)| *since);
+        let filter = Filter { account: Some(account.to_owned()), data_class: Some(class.jobs.name.clone()), ..Filter::default() };
+        let jobs: Vec<Job> = jobs::list(&mut *conn, &filter).await?.into_iter().filter(|j| j.feature == class.jobs.feature).collect();
+        let open = jobs.iter().find(|j| j.state == "scheduled" || j.state == "running");
+        let dates = earliest.as_ref().and_then(|(since, _)| class.rule.dates(*since));
+        let mut records = BTreeMap::new();
+        for target in &class.targets {
+            let count = postgres::count(&mut *conn, target, &accounts).await?.get(account).copied().unwrap_or(0);
+            records.insert(target.name.clone(), count);
+        }
+        let mut blocked_by = Vec::new();
+        if mode == Mode::Observe {
+            blocked_by.push("mode is observe: nothing is deleted".to_owned());
+        }
+        if let Some(job) = open {
+            blocked_by.extend(blockers(&mut *conn, job, &guard).await?);
+        }
+        let retain_until = open.map(|j| j.retain_until).or(dates.map(|d| d.0));
+        let next = next(now, &earliest, retain_until, open, jobs.first(), &blocked_by);
+        classes.push(ClassExplanation {
+            feature: class.jobs.feature.clone(),
+            data_class: class.jobs.name.clone(),
+            starting_points: points.iter().map(|(_, name, state)| (name.clone(), words(state))).collect(),
+            starting_point: earliest.as_ref().map(|(_, name)| name.clone()),
+            started_at: earliest.as_ref().map(|(since, _)| *since),
+            retain_until,
+            delete_by: open.map(|j| j.delete_by).or(dates.map(|d| d.1)),
+            blocked_by,
+            next,
+            jobs,
+            records,
+        });
+    }
+    Ok(Explanation { account_id: account.to_owned(), now, classes })
+}
+
+fn words(state: &PointState) -> String {
+    match state {
+        PointState::Missing => "no row in the source".to_owned(),
+        PointState::NotSet => "not in force".to_owned(),
+        PointState::Since(since) => format!("in force since {}", rfc3339(*since)),
+        PointState::Implausible(value) => format!("quarantined: {value} is no plausible instant"),
+    }
+}
+
+async fn blockers(conn: &mut PgConnection, job: &Job, guard: &GuardState) -> Result<Vec<String>, DatabaseError> {
+    let mut found: Vec<String> = sqlx::query_scalar(
+        "select 'hold ' || h.id || ' placed by ' || h.placed_by || ': ' || h.reason from retention.holds h
+         where h.account_id = $1 and h.released_at is null and (h.until is null or h.until > now())
+           and (h.feature is null or h.feature = $2) and (h.data_class is null or h.data_class = $3)
+         union all
+         select 'pause ' || p.id || ' by ' || p.paused_by || ': ' || p.reason from retention.pauses p
+         where p.resumed_at is null and (p.account_id is null or p.account_id = $1) and (p.data_class is null or p.data_class = $3)",
+    )
+    .bind(&job.account_id)
+    .bind(&job.feature)
+    .bind(&job.data_class)
+    .fetch_all(conn)
+    .await?;
+    if guard.tripped {
+        found.push(format!("the guard: {}", guard.reason.as_deref().unwrap_or("tripped")));
+    }
+    match job.blocked_by.as_deref() {
+        Some("locked") => found.push("somebody holds its records or its source row".to_owned()),
+        Some("missing") => found.push("its source row is missing; vanishing withdraws nothing, and nothing is deleted until that is settled".to_owned()),
+        Some("changed") => found.push("its starting point changed; the next look settles it".to_owned()),
+        Some("residue") => found.push("records remain that could not be deleted".to_owned()),
+        Some(_) | None => {}
+    }
+    if let Some(error) = &job.last_error {
+        found.push(format!("last error: {error}"));
+    }
+    Ok(found)
+}
+
+fn next(
+    now: DateTime<Utc>,
+    earliest: &Option<(DateTime<Utc>, String)>,
+    retain_until: Option<DateTime<Utc>>,
+    open: Option<&Job>,
+    last: Option<&Job>,
+    blocked_by: &[String],
+) -> String {
+    match (earliest, open, retain_until) {
+        (None, None, _) => "nothing: no starting point stands".to_owned(),
+        (None, Some(_), _) => "the next look cancels the job, unless its source row has vanished".to_owned(),
+        (Some(_), None, _) if last.is_some_and(|j| j.state == "completed") => "nothing: it was purged, and a separate look found nothing left".to_owned(),
+        (Some(_), None, _) => "the next look schedules a job".to_owned(),
+        (Some(_), Some(_), Some(at)) if at > now => format!("purged at {}", rfc3339(at)),
+        (Some(_), Some(_), _) if blocked_by.is_empty() => "purged now".to_owned(),
+        (Some(_), Some(_), _) => "purged as soon as nothing stands in the way".to_owned(),
+    }
+}
+
+/// The answer of `status`.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// Whether the daemon would delete or only report.
+    pub mode: Mode,
+    /// Everything is paused.
+    pub paused: bool,
+    /// The guard.
+    pub guard: GuardState,
+    /// Jobs, counted.
+    pub jobs: Tally,
+    /// The last look at the source, of either kind.
+    #[serde(serialize_with = "model::serialize_optional_instant")]
+    pub last_poll_at: Option<DateTime<Utc>>,
+    /// The last full comparison.
+    #[serde(serialize_with = "model::serialize_optional_instant")]
+    pub last_resync_at: Option<DateTime<Utc>>,
+    /// Open jobs past `retain_until` or soonest to be, with their dates.
+    #[serde(serialize_with = "model::serialize_optional_instant")]
+    pub earliest_unmet_deadline: Option<DateTime<Utc>>,
+    /// Records that cannot be acted on, a hundred at most.
+    pub quarantined: Vec<Quarantined>,
+}
+
+/// A record that cannot be acted on.
+#[derive(Debug, FromRow, Serialize)]
+pub struct Quarantined {
+    /// The account.
+    pub account_id: String,
+    /// The feature.
+    pub feature: String,
+    /// The data class.
+    pub data_class: String,
+    /// The starting point whose value is impossible.
+    pub starting_point: String,
+    /// What is wrong.
+    pub problem: String,
+    /// Since when.
+    #[serde(serialize_with = "model::serialize_instant")]
+    pub first_seen_at: DateTime<Utc>,
+}
+
+/// Mode, last look, jobs by state, and what stands in the way.
+///
+/// # Errors
+/// Those of the database.
+pub async fn status(conn: &mut PgConnection, mode: Mode) -> Result<Status, DatabaseError> {
+    let looks = jobs::looks(&mut *conn).await?;
+    Ok(Status {
+        mode,
+        paused: safeguards::paused_globally(&mut *conn).await?,
+        guard: safeguards::guard(&mut *conn).await?,
+        jobs: jobs::tally(&mut *conn).await?,
+        last_poll_at: looks.polled_at.max(looks.resynced_at),
+        last_resync_at: looks.resynced_at,
+        earliest_unmet_deadline: sqlx::query_scalar("select min(delete_by) from retention.jobs where state in ('scheduled', 'running')")
+            .fetch_one(&mut *conn)
+            .await?,
+        quarantined: sqlx::query_as(
+            "select account_id, feature, data_class, starting_point, problem, first_seen_at from retention.quarantine order by first_seen_at, id limit 100",
+        )
+        .fetch_all(conn)
+        .await?,
+    })
+}

@@ -1,0 +1,174 @@
+//! What people do to the safeguards: place and release holds, pause and resume, release the guard. Each act has an actor and a reason, and is logged.
+//!
+//! Whatever stops deletion takes the stop lock exclusively: once it has returned, no matching record of the main database is deleted any more (R15).
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::{AssertSqlSafe, FromRow, PgConnection};
+
+use super::{STOP_LOCK, held, paused};
+use crate::{database::DatabaseError, model};
+
+/// A hold in force (R42).
+#[derive(Debug, Clone, FromRow, Serialize)]
+pub struct Hold {
+    /// Identity, printed as a string.
+    pub id: String,
+    /// The account held.
+    pub account_id: String,
+    /// Only this feature.
+    pub feature: Option<String>,
+    /// Only this data class.
+    pub data_class: Option<String>,
+    /// Why.
+    pub reason: String,
+    /// Who placed it.
+    pub placed_by: String,
+    /// Since when.
+    #[serde(serialize_with = "model::serialize_instant")]
+    pub placed_at: DateTime<Utc>,
+    /// Ends by itself then.
+    #[serde(serialize_with = "model::serialize_optional_instant")]
+    pub until: Option<DateTime<Utc>>,
+}
+
+const HOLD: &str = "id::text as id, account_id, feature, data_class, reason, placed_by, placed_at, until";
+
+/// What a hold or a pause covers; absent parts cover everything.
+#[derive(Debug, Clone, Default)]
+pub struct Scope {
+    /// Only this account.
+    pub account: Option<String>,
+    /// Only this feature.
+    pub feature: Option<String>,
+    /// Only this data class.
+    pub data_class: Option<String>,
+}
+
+/// Places a hold. When its transaction has committed, nothing it covers is deleted any more.
+///
+/// # Errors
+/// Those of the database.
+pub async fn place_hold(
+    conn: &mut PgConnection,
+    scope: &Scope,
+    reason: &str,
+    by: &str,
+    until: Option<DateTime<Utc>>,
+) -> Result<Hold, DatabaseError> {
+    stop_batches(conn).await?;
+    Ok(sqlx::query_as(AssertSqlSafe(format!(
+        "insert into retention.holds (account_id, feature, data_class, reason, placed_by, until) values ($1, $2, $3, $4, $5, $6) returning {HOLD}"
+    )))
+    .bind(scope.account.as_deref())
+    .bind(scope.feature.as_deref())
+    .bind(scope.data_class.as_deref())
+    .bind(reason)
+    .bind(by)
+    .bind(until)
+    .fetch_one(conn)
+    .await?)
+}
+
+/// The holds in force, the oldest first.
+///
+/// # Errors
+/// Those of the database.
+pub async fn holds(conn: &mut PgConnection) -> Result<Vec<Hold>, DatabaseError> {
+    Ok(sqlx::query_as(AssertSqlSafe(format!(
+        "select {HOLD} from retention.holds where released_at is null and (until is null or until > now()) order by retention.holds.id"
+    )))
+    .fetch_all(conn)
+    .await?)
+}
+
+/// Releases a hold; what it covered becomes eligible again. `None` when no such hold is in force.
+///
+/// # Errors
+/// Those of the database.
+pub async fn release_hold(conn: &mut PgConnection, id: i64, reason: &str, by: &str) -> Result<Option<Hold>, DatabaseError> {
+    Ok(sqlx::query_as(AssertSqlSafe(format!(
+        "update retention.holds set released_at = now(), released_by = $3, release_reason = $2
+         where id = $1 and released_at is null and (until is null or until > now()) returning {HOLD}"
+    )))
+    .bind(id)
+    .bind(reason)
+    .bind(by)
+    .fetch_optional(conn)
+    .await?)
+}
+
+/// Pauses deletion of everything, or of an account or data class.
+///
+/// # Errors
+/// Those of the database.
+pub async fn pause(conn: &mut PgConnection, scope: &Scope, reason: &str, by: &str) -> Result<(), DatabaseError> {
+    stop_batches(conn).await?;
+    sqlx::query("insert into retention.pauses (account_id, data_class, reason, paused_by) values ($1, $2, $3, $4)")
+        .bind(scope.account.as_deref())
+        .bind(scope.data_class.as_deref())
+        .bind(reason)
+        .bind(by)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Lifts the pauses of exactly this scope: with none given, the global one alone (R36). Returns how many.
+///
+/// # Errors
+/// Those of the database.
+pub async fn resume(conn: &mut PgConnection, scope: &Scope, reason: &str, by: &str) -> Result<u64, DatabaseError> {
+    Ok(sqlx::query(
+        "update retention.pauses set resumed_at = now(), resumed_by = $4, resume_reason = $3
+         where resumed_at is null and account_id is not distinct from $1 and data_class is not distinct from $2",
+    )
+    .bind(scope.account.as_deref())
+    .bind(scope.data_class.as_deref())
+    .bind(reason)
+    .bind(by)
+    .execute(conn)
+    .await?
+    .rows_affected())
+}
+
+/// Releases the guard: what waits at this moment may begin, and no more. Returns how many jobs that is; `None` when the guard had not tripped.
+///
+/// # Errors
+/// Those of the database.
+pub async fn release_guard(conn: &mut PgConnection, reason: &str, by: &str) -> Result<Option<u64>, DatabaseError> {
+    stop_batches(conn).await?;
+    let released = sqlx::query(
+        "update retention.guard set tripped_at = null, reason = null, known_accounts = null, released_at = now(), released_by = $2, release_reason = $1
+         where tripped_at is not null",
+    )
+    .bind(reason)
+    .bind(by)
+    .execute(&mut *conn)
+    .await?
+    .rows_affected();
+    if released == 0 {
+        return Ok(None);
+    }
+    let jobs: i64 = sqlx::query_scalar(AssertSqlSafe(format!(
+        "with waiting as (
+             update retention.jobs j set admitted_at = now()
+             where j.state = 'scheduled' and j.admitted_at is null and j.retain_until <= now() and not {} and not {} returning j.account_id),
+         let_through as (
+             insert into retention.admissions (account_id, admitted_at, released) select distinct account_id, now(), true from waiting
+             on conflict (account_id) do update set admitted_at = excluded.admitted_at, released = true)
+         select count(*) from waiting",
+        held("j"),
+        paused("j")
+    )))
+    .fetch_one(conn)
+    .await?;
+    Ok(Some(jobs.unsigned_abs()))
+}
+
+/// Waits for the batches under way, and keeps others out until this transaction has ended.
+async fn stop_batches(conn: &mut PgConnection) -> Result<(), DatabaseError> {
+    sqlx::query("select set_config('lock_timeout', '60s', true), set_config('statement_timeout', '120s', true)").execute(&mut *conn).await?;
+    sqlx::query("select pg_advisory_xact_lock($1)").bind(STOP_LOCK).execute(conn).await?;
+    Ok(())
+}

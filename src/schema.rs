@@ -1,0 +1,86 @@
+//! Creates and checks the daemon's own tables (schema `retention`) and, on request, the reference platform's.
+
+use std::collections::BTreeSet;
+
+use sqlx::{
+    PgConnection,
+    migrate::{MigrateError, Migrator},
+};
+
+use crate::{
+    config,
+    database::{self, DatabaseError},
+};
+
+/// Where the applied migrations are noted.
+const OWN: &str = "retention.migrations";
+const PLATFORM: &str = "retention.platform_migrations";
+
+fn own() -> Migrator {
+    let mut migrator = sqlx::migrate!("migrations/retention");
+    migrator.dangerous_set_table_name(OWN);
+    migrator.create_schema("retention");
+    migrator
+}
+
+fn platform() -> Migrator {
+    let mut migrator = sqlx::migrate!("migrations/platform");
+    migrator.dangerous_set_table_name(PLATFORM);
+    migrator.create_schema("retention");
+    migrator
+}
+
+/// Creates or upgrades the daemon's tables, and the reference platform's when `with_platform`. Idempotent.
+///
+/// # Errors
+/// When the database is unreachable or refuses, or was migrated by a newer version.
+pub async fn migrate(config: &config::Database, with_platform: bool) -> Result<(), SchemaError> {
+    let mut connection = database::connect(config).await?;
+    own().run_direct(None, &mut connection, false).await?;
+    if with_platform {
+        platform().run_direct(None, &mut connection, false).await?;
+    }
+    Ok(())
+}
+
+/// Whether the daemon's tables are those of this version.
+///
+/// # Errors
+/// [`SchemaError::Missing`], [`SchemaError::Older`] or [`SchemaError::Newer`] with the remedy; or those of the database.
+pub async fn check(conn: &mut PgConnection) -> Result<(), SchemaError> {
+    let there: bool = sqlx::query_scalar("select to_regclass($1) is not null").bind(OWN).fetch_one(&mut *conn).await.map_err(DatabaseError::from)?;
+    if !there {
+        return Err(SchemaError::Missing);
+    }
+    let applied: Vec<i64> =
+        sqlx::query_scalar("select version from retention.migrations where success").fetch_all(conn).await.map_err(DatabaseError::from)?;
+    let applied: BTreeSet<i64> = applied.into_iter().collect();
+    let known: BTreeSet<i64> = own().iter().map(|m| m.version).collect();
+    if known.difference(&applied).next().is_some() {
+        return Err(SchemaError::Older);
+    }
+    match applied.difference(&known).next() {
+        Some(version) => Err(SchemaError::Newer(*version)),
+        None => Ok(()),
+    }
+}
+
+/// Why the daemon's tables cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// Never migrated.
+    #[error("the daemon's tables do not exist in this database; create them with `retentiond migrate`")]
+    Missing,
+    /// Migrated by an older version.
+    #[error("the daemon's tables are older than this program; upgrade them with `retentiond migrate`")]
+    Older,
+    /// Migrated by a newer version.
+    #[error("the daemon's tables were made by a newer program (migration {0} is unknown here); run that version")]
+    Newer(i64),
+    /// Not a question of tables.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// A migration failed.
+    #[error("the migration failed")]
+    Migration(#[from] MigrateError),
+}
