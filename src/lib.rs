@@ -3,3 +3,4 @@
 // Vocabulary: imported by all, imports nothing further down.
 pub mod model;
 pub mod config;
+pub mod embedded;
