@@ -4,3 +4,4 @@
 pub mod model;
 pub mod config;
 pub mod embedded;
+pub mod sample;
