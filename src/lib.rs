@@ -18,3 +18,17 @@ pub mod policy;
 // Passes: the only code that joins gateways.
 pub mod planner;
 pub mod executor;
+
+// Running: what the passes need to be a program.
+pub mod schema;
+pub mod lifecycle;
+pub mod telemetry;
+pub mod http;
+pub mod failure;
+pub mod app;
+
+// The operator's surface.
+pub mod terminal;
+pub mod embedded;
+pub mod sample;
+pub mod cli;

@@ -1,0 +1,41 @@
+# One command each: see it work, test it, check it, measure it.
+.PHONY: help demo test check fmt clippy doc deny bench bench-quick prerequisites
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+CARGO_DENY := 0.20.2
+DEMO_FLAGS ?=
+
+help: ## what can be made
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
+
+demo: prerequisites ## everything on an embedded PostgreSQL, in front of you
+	cargo run --release --locked -- demo $(DEMO_FLAGS)
+
+test: prerequisites ## all tests, on a PostgreSQL of their own (or the server that DATABASE_URL names)
+	cargo test --locked --no-fail-fast
+
+check: prerequisites fmt clippy doc deny test ## what the CI runs
+
+fmt:
+	cargo fmt --all --check
+
+clippy: prerequisites
+	cargo clippy --locked --all-targets -- -D warnings
+
+doc: prerequisites
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+deny: prerequisites
+	@cargo deny --version >/dev/null 2>&1 || { \
+	    echo "installing cargo-deny $(CARGO_DENY), once"; cargo install cargo-deny --locked --version $(CARGO_DENY); }
+	cargo deny --locked check bans licenses sources
+
+bench: prerequisites ## the figures of the README
+	cargo bench --locked
+
+bench-quick: prerequisites ## the same workload, small: does it run at all
+	RETENTIOND_BENCH=quick cargo bench --locked
+
+prerequisites:
+	@scripts/prerequisites
