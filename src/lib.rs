@@ -3,3 +3,6 @@
 // Vocabulary: imported by all, imports nothing further down.
 pub mod model;
 pub mod config;
+
+// The process: what it says, how it ends, what it answers.
+pub mod terminal;
