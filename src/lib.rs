@@ -6,3 +6,4 @@ pub mod config;
 
 // The process: what it says, how it ends, what it answers.
 pub mod terminal;
+pub mod telemetry;
