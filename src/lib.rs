@@ -7,3 +7,4 @@ pub mod config;
 // The process: what it says, how it ends, what it answers.
 pub mod terminal;
 pub mod telemetry;
+pub mod lifecycle;
