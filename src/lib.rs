@@ -8,3 +8,4 @@ pub mod config;
 pub mod terminal;
 pub mod telemetry;
 pub mod lifecycle;
+pub mod http;
