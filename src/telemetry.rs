@@ -136,11 +136,7 @@ impl Log {
         let mut text = String::with_capacity(512);
         line.render(self.style, &mut text);
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.style == Style::Json {
-            out.write(&text);
-        } else {
-            terminal::beside_progress(|| out.write(&text));
-        }
+        terminal::beside_progress(|| out.write(&text));
     }
 
     /// Goes past `tracing`, which drops what is said while another event is being recorded.
