@@ -168,11 +168,11 @@ async fn drain_one(executor: &Executor, index: usize, stop: &Stop, progress: &Pr
     Ok(())
 }
 
-/// Runs until told to stop. Keeps trying an unreachable database; ends at once when the database does not fit the configuration.
+/// Runs until told to stop, or for `at_most`. Keeps trying an unreachable database; ends at once when the database does not fit the configuration.
 ///
 /// # Errors
 /// Those of [`App::prepare`] except an unreachable database; a listener that cannot be opened; a drain that timed out; a task that failed.
-pub async fn run(config: Arc<Config>) -> Result<(), Failure> {
+pub async fn run(config: Arc<Config>, at_most: Option<Duration>) -> Result<(), Failure> {
     let signals = Signals::listen().map_err(|e| Failure::Other(e.into()))?;
     let lifecycle = Lifecycle::new(DRAIN_LIMIT);
     let stop = lifecycle.stop();
@@ -182,6 +182,15 @@ pub async fn run(config: Arc<Config>) -> Result<(), Failure> {
     daemon.tell_started();
     lifecycle.spawn("ops listener", http::serve(listener, ops(&daemon), stop.soft.clone()));
     lifecycle.spawn("passes", Arc::clone(&daemon).passes());
+    if let Some(length) = at_most {
+        let soft = stop.soft.clone();
+        lifecycle.spawn("time limit", async move {
+            tokio::select! {
+                () = tokio::time::sleep(length) => soft.cancel(),
+                () = soft.cancelled() => {}
+            }
+        });
+    }
     let ended = lifecycle.run(signals).await;
     daemon.database.close().await;
     let refused = daemon.refused.lock().ok().and_then(|mut r| r.take());

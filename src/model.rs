@@ -282,7 +282,6 @@ pub fn serialize_instant<S: Serializer>(at: &DateTime<Utc>, s: S) -> Result<S::O
 ///
 /// # Errors
 /// Those of the serializer.
-#[expect(clippy::ref_option, reason = "the signature serde asks for")]
 pub fn serialize_optional_instant<S: Serializer>(
     at: &Option<DateTime<Utc>>,
     s: S,

@@ -30,7 +30,7 @@ impl Cli {
         }
         block_on(async {
             if !once {
-                return app::run(config).await;
+                return app::run(config, None).await;
             }
             let app = App::prepare_patiently(config).await?;
             let ended = app.run_once(&Stop::default()).await;

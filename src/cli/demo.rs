@@ -1,0 +1,101 @@
+//! `demo`: everything on an embedded Postgres of its own: the reference platform, sample accounts at every stage of life, the daemon in front of
+//! the reader, and at the end what was due, what was deleted and what was left alone and why.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use super::{Cli, block_on, log_before_configuration, print};
+use crate::{
+    app,
+    config::{self, Needs},
+    database,
+    embedded::{Options, Server},
+    failure::Failure,
+    sample::{self, Stage, Summary},
+    schema,
+    telemetry::{self, Stream},
+    terminal::table,
+};
+
+/// Enough that every stage of life has several accounts, few enough to read along.
+const ACCOUNTS: u32 = 240;
+/// The promise as shipped; the demo keeps it to the letter (R10).
+const PROMISE: &str = include_str!("../../config/retentiond.toml");
+
+impl Cli {
+    pub(super) fn demo(&self, length: Duration, postgres_bin: Option<PathBuf>) -> Result<(), Failure> {
+        let result = demo(length, postgres_bin);
+        if result.is_err() {
+            log_before_configuration();
+        }
+        result
+    }
+}
+
+fn demo(length: Duration, postgres_bin: Option<PathBuf>) -> Result<(), Failure> {
+    print("Starting a Postgres of its own, on loopback, in a temporary folder …");
+    let server = Server::start(&Options { bin: postgres_bin, ..Options::default() }).map_err(|e| Failure::Other(e.into()))?;
+    let url = server.url("postgres");
+    let folder = tempfile::tempdir().map_err(|e| Failure::Other(e.into()))?;
+    let promise = folder.path().join("retentiond.toml");
+    std::fs::write(&promise, PROMISE).map_err(|e| Failure::Other(e.into()))?;
+    // Most of the sample accounts are due at once, which the shipped guard exists to stop.
+    let settings = [
+        ("RETENTIOND__MODE", "enforce"),
+        ("RETENTIOND__DATABASE__URL", url.as_str()),
+        ("RETENTIOND__POLL__INTERVAL", "1s"),
+        ("RETENTIOND__GUARD__MAX_ACCOUNTS", "unlimited"),
+        ("RETENTIOND__GUARD__MAX_SHARE", "100%"),
+        ("RETENTIOND__HTTP__OPS_LISTEN", "127.0.0.1:0"),
+    ];
+    let environment: BTreeMap<String, String> = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let config = Arc::new(config::load(&[promise], &environment, Needs::Database)?);
+    telemetry::init(config.log.format, &config.log.level, Stream::Stdout).map_err(|e| Failure::Other(e.into()))?;
+    let ended = block_on(async {
+        schema::migrate(&config.database, true).await?;
+        let mut connection = database::connect(&config.database).await?;
+        let filled = sample::fill(&mut connection, ACCOUNTS).await.map_err(database::DatabaseError::from)?;
+        let before = sample::census(&mut connection).await.map_err(database::DatabaseError::from)?;
+        introduce(&filled, length, &url);
+        app::run(Arc::clone(&config), Some(length)).await?;
+        let after = sample::census(&mut connection).await.map_err(database::DatabaseError::from)?;
+        conclude(&before, &after);
+        Ok(())
+    });
+    server.stop().map_err(|e| Failure::Other(e.into()))?;
+    ended
+}
+
+fn introduce(filled: &Summary, length: Duration, url: &str) {
+    let Summary { accounts, templates, tasks, messages, media } = filled;
+    print(&format!("Filled the reference platform: {accounts} accounts, {templates} templates, {tasks} tasks, {messages} queue messages, {media} media objects."));
+    print("The rules are those of the shipped config/retentiond.toml: configuration goes after 30 days, queue data after 7, customer media never.");
+    print("One thing differs, for this demo only: its guard is wide open (max_accounts = \"unlimited\", max_share = \"100%\"),");
+    print("because most sample accounts are due at once. As shipped, the guard would stop that before the first purge.");
+    print(&format!("Look inside meanwhile with: psql '{url}'"));
+    print(&format!("The daemon now runs for {}; some accounts come due while you watch. Its log:\n", humantime::format_duration(length)));
+}
+
+fn conclude(before: &[Stage], after: &[Stage]) {
+    let rows: Vec<Vec<String>> = before
+        .iter()
+        .zip(after)
+        .map(|(was, is)| {
+            let records = |s: &Stage| s.templates + s.tasks + s.messages;
+            vec![
+                was.name.clone(),
+                was.accounts.to_string(),
+                (is.configuration_due + is.queue_due + records(was) - records(is)).to_string(),
+                (records(was) - records(is)).to_string(),
+                records(is).to_string(),
+                format!("{} of {}", is.media, was.media),
+                was.reason.clone(),
+            ]
+        })
+        .collect();
+    print("\nWhat was due, what was deleted, what was left alone and why:");
+    print(&table(&["accounts", "how many", "due", "deleted", "left", "media left", "why"], &rows));
+    let (was, is) = (Summary::of(before), Summary::of(after));
+    let deleted = was.templates + was.tasks + was.messages - is.templates - is.tasks - is.messages;
+    let due: i64 = after.iter().map(|s| s.configuration_due + s.queue_due).sum();
+    print(&format!("{deleted} records deleted, {due} due records left, {} of {} media objects untouched.", is.media, was.media));
+}

@@ -1,0 +1,210 @@
+//! What the process says: one event, one line, flat JSON for machines or text for people (contract §6, R35).
+//! Decides nothing, knows no event by name. A line that cannot be written is lost, never a reason to stop or panic.
+
+use std::{
+    error::Error,
+    fs::File,
+    io::{self, IsTerminal, Write},
+    os::fd::AsFd,
+    panic,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+};
+
+use tracing::{Event, Subscriber, level_filters::LevelFilter, span};
+use tracing_subscriber::{
+    EnvFilter, Layer, layer::Context, layer::SubscriberExt as _, registry::LookupSpan,
+};
+
+use crate::{config::LogFormat, terminal};
+
+mod fields;
+mod line;
+#[cfg(test)]
+mod tests;
+
+use fields::{Fields, Value};
+use line::{Line, Style};
+
+/// Which stream carries the log: stdout for the daemon, stderr for one-shot verbs, whose stdout is data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Why the log could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter cannot be read.
+    #[error(
+        "log.level = {level:?}: {why}; use error, warn, info, debug, trace or off, or target=level"
+    )]
+    Level {
+        /// As configured.
+        level: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The stream cannot be opened a second time.
+    #[error("cannot open the stream for the log")]
+    Stream(#[source] io::Error),
+    /// A second call.
+    #[error("the log is already set up")]
+    Installed(#[from] tracing::subscriber::SetGlobalDefaultError),
+}
+
+/// Sets up the log for the whole process, panics included when the format is JSON (R35). Once per process.
+///
+/// # Errors
+/// When `level` is no filter, or the log is already set up.
+pub fn init(format: LogFormat, level: &str, to: Stream) -> Result<(), TelemetryError> {
+    let filter = filter(level)?;
+    // A descriptor of its own: std's stdout keeps what it could not write and tries again in the middle of a later line.
+    let stream = match to {
+        Stream::Stdout => io::stdout().as_fd().try_clone_to_owned(),
+        Stream::Stderr => io::stderr().as_fd().try_clone_to_owned(),
+    };
+    let stream = File::from(stream.map_err(TelemetryError::Stream)?);
+    let style = match format {
+        LogFormat::Auto if !stream.is_terminal() => Style::Json,
+        LogFormat::Json => Style::Json,
+        LogFormat::Auto | LogFormat::Text => Style::Text { colour: terminal::coloured(&stream) },
+    };
+    let log = Log::new(style, stream);
+    tracing::subscriber::set_global_default(
+        tracing_subscriber::registry().with(filter).with(log.clone()),
+    )?;
+    if style == Style::Json {
+        panic::set_hook(Box::new(move |panic| log.panicked(panic)));
+    }
+    Ok(())
+}
+
+/// Reads `log.level`: a level, or `target=level` pairs. A bare word that is no level is refused: it would be taken for a
+/// target, and a typo would silence everything.
+///
+/// # Errors
+/// When it is neither.
+pub fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
+    let refused = |why: String| TelemetryError::Level { level: level.to_owned(), why };
+    for part in level.split(',').map(str::trim) {
+        let word = !part.contains(['=', '[']);
+        if part.is_empty() || word && part.parse::<LevelFilter>().is_err() {
+            return Err(refused(format!("{part:?} is no level")));
+        }
+    }
+    EnvFilter::try_new(level).map_err(|error| refused(chain(&error)))
+}
+
+/// An error with all its causes as one sentence: `cannot claim jobs: connection refused`. A cause that its outer text
+/// already tells is not told again.
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// The end of the line for every event: formats it and writes it out.
+#[derive(Clone)]
+struct Log {
+    style: Style,
+    out: Arc<Mutex<Out>>,
+}
+
+struct Out {
+    to: Box<dyn Write + Send>,
+    /// The last line was cut off in its middle, by a full disk for example.
+    torn: bool,
+}
+
+impl Log {
+    fn new(style: Style, to: impl Write + Send + 'static) -> Self {
+        Self { style, out: Arc::new(Mutex::new(Out { to: Box::new(to), torn: false })) }
+    }
+
+    fn write(&self, line: &Line<'_>) {
+        let mut text = String::with_capacity(512);
+        line.render(self.style, &mut text);
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        terminal::beside_progress(|| out.write(&text));
+    }
+
+    /// Goes past `tracing`, which drops what is said while another event is being recorded.
+    fn panicked(&self, panic: &panic::PanicHookInfo<'_>) {
+        let mut fields = Fields::default();
+        fields.set("event", Value::text("daemon.panicked"));
+        fields
+            .set("message", Value::text(panic.payload_as_str().unwrap_or("panic without a text")));
+        if let Some(location) = panic.location() {
+            fields.set("location", Value::text(location.to_string()));
+        }
+        if let Some(name) = thread::current().name() {
+            fields.set("thread", Value::text(name));
+        }
+        self.write(&Line { level: tracing::Level::ERROR, target: module_path!(), fields: &fields });
+    }
+}
+
+impl Out {
+    /// One write for one line. A line that was torn is closed first, so that it spoils only itself.
+    fn write(&mut self, line: &str) {
+        if self.torn && self.to.write_all(b"\n").is_err() {
+            return;
+        }
+        self.torn = false;
+        let mut rest = line.as_bytes();
+        while !rest.is_empty() {
+            match self.to.write(rest) {
+                Ok(written @ 1..) => rest = rest.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => {
+                    self.torn = rest.len() < line.len();
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Log {
+    fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, ctx: Context<'_, S>) {
+        if let Some(span) = ctx.span(id) {
+            let mut fields = Fields::default();
+            attributes.record(&mut fields);
+            span.extensions_mut().insert(fields);
+        }
+    }
+
+    fn on_record(&self, id: &span::Id, values: &span::Record<'_>, ctx: Context<'_, S>) {
+        if let Some(span) = ctx.span(id)
+            && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
+        {
+            values.record(fields);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, ctx: Context<'_, S>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        // From the innermost span outwards: what is nearer to the event wins.
+        for span in ctx.event_scope(event).into_iter().flatten() {
+            if let Some(around) = span.extensions().get::<Fields>() {
+                fields.inherit(around);
+            }
+        }
+        let data = event.metadata();
+        self.write(&Line { level: *data.level(), target: data.target(), fields: &fields });
+    }
+}
