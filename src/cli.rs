@@ -10,7 +10,7 @@ mod plan;
 mod run;
 mod status;
 
-use std::{io::IsTerminal, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
@@ -239,10 +239,6 @@ fn print_json(value: &impl Serialize) -> Result<(), Failure> {
 /// Logs of the daemon when nothing is configured yet.
 fn log_before_configuration() {
     let _ = telemetry::init(LogFormat::Auto, "info", Stream::Stdout);
-}
-
-fn stdout_is_terminal() -> bool {
-    std::io::stdout().is_terminal()
 }
 
 /// The database's clock, so that relative times mean what it means.

@@ -29,7 +29,8 @@ pub enum Purpose {
 
 impl Purpose {
     /// READ COMMITTED so that each statement sees what has been committed before it; row security off so that a hidden row
-    /// is an error and never an absence; UTC so that a day has 24 hours; no search path that anybody could put a table into.
+    /// is an error and never an absence; UTC so that a day has 24 hours. Our own statements name every schema; the search path is
+    /// for the platform's triggers, which may rely on `public`. No JIT: the plans that batches insist on look costly to it.
     fn begin(self) -> String {
         let (access, statement) = match self {
             Self::Read => ("read only", 30_000),
@@ -39,7 +40,7 @@ impl Purpose {
         };
         format!(
             "begin isolation level read committed {access}; set local row_security = off; set local timezone = 'UTC'; \
-             set local search_path = pg_catalog, pg_temp; set local statement_timeout = {statement}; \
+             set local search_path = pg_catalog, public, pg_temp; set local jit = off; set local statement_timeout = {statement}; \
              set local lock_timeout = 2000; set local idle_in_transaction_session_timeout = 5000; \
              set local standard_conforming_strings = on; set local datestyle = 'ISO, YMD'; set local intervalstyle = 'postgres'"
         )

@@ -1,3 +1,5 @@
 //! The program: hands the command line to the library and returns its exit code.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    retentiond::cli::main()
+}
