@@ -1,11 +1,12 @@
 //! The configuration as meant: typed, validated as a whole, every fault reported together with its key.
 //! How it is written down (files, environment, defaults) is `config/raw.rs`, how it is read key by key `config/table.rs`,
 //! what makes it
-//! wrong `config/validate.rs`, `config/address.rs` and `config/overlap.rs`.
+//! wrong `config/validate.rs`, `config/rules.rs`, `config/address.rs` and `config/overlap.rs`.
 
 mod address;
 mod overlap;
 mod raw;
+mod rules;
 mod table;
 mod validate;
 
