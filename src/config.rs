@@ -1,5 +1,21 @@
 //! The configuration as meant: typed, validated as a whole, every fault reported together with its key.
-//! How it is written down (files, environment, defaults) is `config/raw.rs`; what makes it wrong is `config/validate.rs`.
+//! How it is written down (files, environment, defaults) is `config/raw.rs`, how it is read key by key `config/table.rs`,
+//! what makes it
+//! wrong `config/validate.rs`, `config/rules.rs`, `config/address.rs` and `config/overlap.rs`.
+
+mod address;
+mod overlap;
+mod raw;
+mod rules;
+mod table;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+pub use raw::environment;
+pub use table::{Fault, Invalid};
+pub use validate::{Needs, load, parse};
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -38,10 +54,16 @@ pub struct Config {
     /// Places under the customer's control. Nothing here can ever be a target (I4).
     pub customer_places: Vec<CustomerPlace>,
     /// Stores by name.
+    #[expect(clippy::zero_sized_map_values, reason = "one kind of store so far")]
     pub stores: BTreeMap<String, Store>,
     /// What is legal but unwise; `check` says so.
     pub warnings: Vec<String>,
+    /// Where all this was read.
+    pub origin: Origin,
 }
+
+/// The promise itself, as shipped: rules, stores and every default, without `mode` and `database.url`.
+pub const SHIPPED: &str = include_str!("../config/retentiond.toml");
 
 /// The main database.
 #[derive(Debug, Clone)]
@@ -257,7 +279,7 @@ pub struct CustomerPlace {
 }
 
 /// A place that records live in.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Store {
     /// The main database itself.
     MainPostgres,

@@ -1,0 +1,126 @@
+//! What data classes must not do to each other, to media and to the sources (R13, I4), as far as spelling shows it.
+//! Identity in the catalogue (views, partitions, cascades) is looked at when the daemon starts, not here.
+
+use std::collections::BTreeMap;
+
+use super::{CustomerPlace, DataClass, StartingPoint, Store, Target, table::Table};
+use crate::model::TableName;
+
+/// A starting point as far as it could be read.
+#[derive(Debug, Default)]
+pub(super) struct Point {
+    pub(super) name: Option<String>,
+    pub(super) table: Option<TableName>,
+    pub(super) whole: Option<StartingPoint>,
+}
+
+/// A data class as far as it could be read: faults elsewhere in it do not hide those found here.
+#[derive(Debug, Default)]
+pub(super) struct Class {
+    pub(super) feature: Option<String>,
+    pub(super) name: Option<String>,
+    pub(super) starting_points: Vec<usize>,
+    /// With the key of each.
+    pub(super) targets: Vec<(String, Option<Target>)>,
+    pub(super) places: Vec<Place>,
+    pub(super) whole: Option<DataClass>,
+}
+
+/// A place under the customer's control, with its spelling parsed.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) table: TableName,
+    pub(super) place: CustomerPlace,
+}
+
+type Stores = BTreeMap<String, Option<Store>>;
+
+/// Reports every overlap that spelling shows.
+pub(super) fn judge(root: &Table<'_>, stores: &Stores, points: &[Point], classes: &[Class]) {
+    let mut names = Vec::new();
+    for name in points.iter().filter_map(|point| point.name.as_ref()) {
+        if names.contains(&name) {
+            root.fault(
+                &format!("starting_points[{name}].name"),
+                format!("{name:?} is defined twice"),
+            );
+        }
+        names.push(name);
+    }
+    let mut names = Vec::new();
+    for class in classes {
+        if let (Some(feature), Some(name)) = (&class.feature, &class.name) {
+            if names.contains(&(feature, name)) {
+                let problem = format!("feature {feature:?} has a class {name:?} already");
+                root.fault(&format!("data_classes[{feature}/{name}].name"), problem);
+            }
+            names.push((feature, name));
+        }
+    }
+    let targets: Vec<_> = classes
+        .iter()
+        .flat_map(|class| {
+            class.targets.iter().map(move |(key, target)| (class, key, target.as_ref()))
+        })
+        .filter_map(|(class, key, target)| Some((class, key, target?)))
+        .collect();
+    for (at, &(class, key, target)) in targets.iter().enumerate() {
+        let spelt = target.table.spelt();
+        if target.table.schema() == "retention" {
+            root.fault(
+                key,
+                format!("{spelt:?} lies in schema retention, which is the daemon's own"),
+            );
+        }
+        for point in points.iter().filter(|point| point.table.as_ref() == Some(&target.table)) {
+            let name = point.name.as_deref().unwrap_or("?");
+            root.fault(key, format!("{spelt:?} holds the starting point {name:?}; what tells us to delete is never deleted"));
+        }
+        for place in classes.iter().flat_map(|class| &class.places) {
+            let store = place.place.store.as_ref();
+            let everywhere = store.is_none();
+            if place.table == target.table
+                && (everywhere || same(stores, store, Some(&target.store)))
+            {
+                let owner = &place.place.class;
+                root.fault(key, format!("{spelt:?} is under the customer's control ({owner}) and can never be a target"));
+            }
+        }
+        let earlier = targets[..at].iter().filter(|(_, _, other)| {
+            other.table == target.table && same(stores, Some(&other.store), Some(&target.store))
+        });
+        for &(owner, _, other) in earlier {
+            if std::ptr::eq(owner, class) {
+                root.fault(key, format!("this class names {spelt:?} twice"));
+            } else if let Some(problem) = shared(owner, other, class, target) {
+                root.fault(key, problem);
+            }
+        }
+    }
+}
+
+/// Two names may stand for one store.
+fn same(stores: &Stores, a: Option<&String>, b: Option<&String>) -> bool {
+    let store =
+        |name: Option<&String>| name.and_then(|name| stores.get(name)).and_then(Option::as_ref);
+    a == b || store(a).is_some_and(|a| Some(a) == store(b))
+}
+
+/// What is wrong with two classes that share a table: only the feature can tell whose a record is.
+fn shared(owner: &Class, other: &Target, class: &Class, target: &Target) -> Option<String> {
+    let spelt = target.table.spelt();
+    let by = format!(
+        "{spelt:?} is a target of {}/{} too",
+        owner.feature.as_deref().unwrap_or("?"),
+        owner.name.as_deref().unwrap_or("?")
+    );
+    if target.feature_column.is_none() || other.feature_column.is_none() {
+        Some(format!("{by}; classes that share a table need feature_column on both"))
+    } else if target.feature_column != other.feature_column {
+        Some(format!("{by}, with another feature_column; a record could belong to both"))
+    } else if owner.feature == class.feature {
+        Some(format!("{by}, for the same feature; nothing tells their records apart"))
+    } else {
+        None
+    }
+}

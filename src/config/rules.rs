@@ -1,0 +1,264 @@
+//! Reads what decides about deletion: stores, starting points, data classes and their targets, each by itself.
+//! What they must not do to each other is judged in `overlap.rs`.
+
+use std::collections::BTreeMap;
+
+use super::{
+    CustomerPlace, DataClass, DeleteBy, StartingPoint, Store, Target,
+    overlap::{Class, Place, Point},
+    table::{Read, Table, period, text, texts, word},
+};
+use crate::model::{Ident, RetentionPeriod, TableName};
+
+const OTHER_STORE_KEYS: [&str; 14] = [
+    "url",
+    "url_file",
+    "service",
+    "endpoint",
+    "region",
+    "regions",
+    "bucket",
+    "access_key_id",
+    "secret_access_key",
+    "secret_access_key_file",
+    "secret_id",
+    "secret_key",
+    "secret_key_file",
+    "root",
+];
+
+/// `None` is a store that was named but cannot be used; its fault is on record.
+pub(super) fn store(t: &mut Table<'_>) -> Option<Store> {
+    let kinds = ["postgres", "mysql", "mongodb", "objects", "cmq", "amqp", "expiring"];
+    let kind = t.need("kind", "write kind = \"postgres\"", |value| {
+        word(&kinds.map(|kind| (kind, kind)))(value)
+    });
+    if kind == Some("postgres") {
+        for key in ["url", "url_file"] {
+            t.refuse(key, "a second database is not available in this version; without it, this store is the main database");
+        }
+        return Some(Store::MainPostgres);
+    }
+    for key in OTHER_STORE_KEYS {
+        t.maybe(key, |_| Ok(()));
+    }
+    if let Some(kind) = kind {
+        let problem = format!(
+            "kind {kind:?} is not available in this version; available: \"postgres\" (the main database)"
+        );
+        t.fault("kind", problem);
+    }
+    None
+}
+
+pub(super) fn starting_point(t: &mut Table<'_>) -> Point {
+    let name = t.need("name", "classes, jobs and logs refer to it", |value| match text(value)? {
+        name if name == "request" => {
+            Err("\"request\" is what jobs on request are called; choose another name".to_owned())
+        }
+        name => Ok(name),
+    });
+    let table = t.need("table", "which table holds it?", table_name);
+    let account_column = t.need("account_column", "which column names the account?", column);
+    let feature_column = t.maybe("feature_column", column);
+    let since_column = t.need("since_column", "which column says since when?", column);
+    let region_column = t.maybe("region_column", column);
+    if t.has("region_column") && t.has("feature_column") {
+        t.fault(
+            "region_column",
+            "belongs to an account-level starting point, without feature_column",
+        );
+    }
+    let whole = (|| {
+        Some(StartingPoint {
+            name: name.clone()?,
+            table: table.clone()?,
+            account_column: account_column?,
+            feature_column,
+            since_column: since_column?,
+            region_column,
+        })
+    })();
+    Point { name, table, whole }
+}
+
+pub(super) fn data_class(
+    t: &mut Table<'_>,
+    stores: &BTreeMap<String, Option<Store>>,
+    points: &[Point],
+) -> Class {
+    let feature = t.need("feature", "which feature does it belong to?", text);
+    let name = t.need("name", "what is it called within its feature?", text);
+    let controller = t.maybe("controlled_by", |value| {
+        let only = "; leave it out for a class that is purged";
+        word(&[("customer", ())])(value).map_err(|problem| problem + only)
+    });
+    let label = feature.clone().zip(name.clone());
+    let mut class = Class { feature, name, ..Class::default() };
+    if controller.is_some() {
+        for key in ["starting_points", "retain_for", "delete_within", "delete_by_after", "targets"]
+        {
+            t.refuse(key, "has no place in a class that the customer controls: it is never purged");
+        }
+        let places = t
+            .need("places", "name the tables that must never be purged", texts)
+            .unwrap_or_default();
+        for place in places {
+            match protected(&place, stores, label.as_ref()) {
+                Ok(place) => class.places.push(place),
+                Err(problem) => t.fault("places", problem),
+            }
+        }
+        return class;
+    }
+    t.refuse("places", "belongs to a class with controlled_by = \"customer\"");
+    class.starting_points = starting_points(t, points).unwrap_or_default();
+    let retain_for = t.need("retain_for", "write a period like retain_for = \"30d\"", period);
+    let delete_by = delete_by(t, retain_for);
+    let targets = t.list("targets", |_| None, |t| target(t, stores));
+    if targets.is_empty() {
+        t.fault(
+            "targets",
+            "is missing: write [[data_classes.targets]] for every place that holds this class",
+        );
+    }
+    class.targets.clone_from(&targets);
+    class.whole = (|| {
+        let (feature, name) = label?;
+        Some(DataClass {
+            feature,
+            name,
+            starting_points: class.starting_points.clone(),
+            retain_for: retain_for?,
+            delete_by: delete_by?,
+            targets: targets.into_iter().filter_map(|(_, target)| target).collect(),
+        })
+    })();
+    class
+}
+
+fn starting_points(t: &mut Table<'_>, points: &[Point]) -> Option<Vec<usize>> {
+    let names =
+        t.need("starting_points", "name the starting points that its period runs from", texts)?;
+    let defined: Vec<_> = points.iter().filter_map(|point| point.name.as_deref()).collect();
+    let mut indices = Vec::new();
+    for name in names {
+        match points.iter().position(|point| point.name.as_ref() == Some(&name)) {
+            Some(at) => indices.push(at),
+            None => t.fault(
+                "starting_points",
+                format!("{name:?} is not defined; defined: {}", defined.join(", ")),
+            ),
+        }
+    }
+    indices.sort_unstable();
+    Some(indices)
+}
+
+fn delete_by(t: &mut Table<'_>, retain_for: Option<RetentionPeriod>) -> Option<DeleteBy> {
+    let (both, neither) = (
+        t.has("delete_within") && t.has("delete_by_after"),
+        !t.has("delete_within") && !t.has("delete_by_after"),
+    );
+    let within = t.maybe("delete_within", period);
+    let after = t.maybe("delete_by_after", period);
+    if both {
+        t.fault("delete_by_after", "delete_within is set too; keep one of them");
+        return None;
+    }
+    if neither {
+        return Some(DeleteBy::Within(RetentionPeriod::Seconds(86_400)));
+    }
+    if let (Some(after), Some(retain_for)) = (after, retain_for)
+        && !never_before(after, retain_for)
+    {
+        let problem = format!(
+            "{after} can end before retain_for = {retain_for} does; it must never be the shorter one"
+        );
+        t.fault("delete_by_after", problem);
+    }
+    within.map(DeleteBy::Within).or(after.map(DeleteBy::AfterStart))
+}
+
+/// Whether `later` ends no earlier than `earlier` from every day of a century that holds a leap year left out (2100):
+/// months differ in length, so one day would prove nothing.
+fn never_before(later: RetentionPeriod, earlier: RetentionPeriod) -> bool {
+    let day = |n: i64| chrono::DateTime::from_timestamp(n * 86_400, 0);
+    // 2000-01-01 to 2110-01-01, the plausible starting points (R4).
+    (10_957..51_134).filter_map(day).all(|start| later.after(start) >= earlier.after(start))
+}
+
+fn target(t: &mut Table<'_>, stores: &BTreeMap<String, Option<Store>>) -> (String, Option<Target>) {
+    let key = t.key("table");
+    let defined = || stores.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    let store = t.need("store", "which of [stores.…] holds it?", |value| {
+        let store = text(value)?;
+        if stores.contains_key(&store) {
+            Ok(store)
+        } else if stores.is_empty() {
+            Err(format!(
+                "{store:?} is not defined: write [stores.{store}] with kind = \"postgres\""
+            ))
+        } else {
+            Err(format!("{store:?} is not defined; defined: {}", defined()))
+        }
+    });
+    if let Some(None) = store.as_ref().and_then(|store| stores.get(store)) {
+        for key in [
+            "table",
+            "account_column",
+            "feature_column",
+            "collection",
+            "account_field",
+            "prefix",
+            "queue",
+            "topic",
+            "name",
+            "expires_after",
+            "parent",
+        ] {
+            t.maybe(key, |_| Ok(()));
+        }
+        return (key, None);
+    }
+    let table = t.need("table", "which table holds it?", table_name);
+    let account_column = t.need("account_column", "which column names the account?", column);
+    let feature_column = t.maybe("feature_column", column);
+    t.later(&["parent"]);
+    for key in ["collection", "account_field", "prefix", "queue", "topic", "expires_after"] {
+        t.refuse(key, "names a place in another kind of store; a target in postgres has table and account_column");
+    }
+    let target = (|| {
+        let (store, table) = (store?, table?);
+        let name = format!("{store}/{}", table.spelt());
+        Some(Target { name, store, table, account_column: account_column?, feature_column })
+    })();
+    (key, target)
+}
+
+/// A place under the customer's control, spelt `[store/]place` (R13).
+fn protected(
+    spelt: &str,
+    stores: &BTreeMap<String, Option<Store>>,
+    class: Option<&(String, String)>,
+) -> Read<Place> {
+    let (store, place) = match spelt.split_once('/') {
+        Some((store, place)) if stores.contains_key(store) => (Some(store.to_owned()), place),
+        _ => (None, spelt),
+    };
+    // What cannot be a table here would protect nothing, and nobody would notice.
+    let table = TableName::parse(place)
+        .map_err(|error| format!("{spelt:?} is neither a table nor store/table: {error}"))?;
+    let class = class.map_or_else(String::new, |(feature, name)| format!("{feature}/{name}"));
+    Ok(Place { table, place: CustomerPlace { class, store, place: place.to_owned() } })
+}
+
+fn table_name(value: &::config::Value) -> Read<TableName> {
+    let given = text(value)?;
+    TableName::parse(&given).map_err(|error| format!("{given:?}: {error}"))
+}
+
+fn column(value: &::config::Value) -> Read<Ident> {
+    let given = text(value)?;
+    Ident::literal(&given).map_err(|error| format!("{given:?}: {error}"))
+}

@@ -1,0 +1,292 @@
+//! Turns the configuration as written into the configuration as meant, section by section, and reports every fault in one go.
+//! Here are the settings; rules are read in `rules.rs` and compared in `overlap.rs`. Nothing opens a connection.
+
+use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, time::Duration};
+
+use secrecy::SecretString;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+
+use super::{
+    Config, Database, Executor, Guard, Http, Log, LogFormat, Origin, Poll, Verifier,
+    address::address,
+    overlap::{Point, judge},
+    raw::{self, Text, Tree},
+    rules::{data_class, starting_point, store},
+    table::{
+        Faults, Invalid, Read, Table, at_least, duration, limit, number, share, text, texts, word,
+    },
+};
+use crate::model::Mode;
+
+/// What the caller is going to do with the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Connect: `database.url` is required, and read from its file.
+    Database,
+    /// Look at the configuration only; an address is judged if it is given.
+    Nothing,
+}
+
+/// Reads and judges the configuration: `files` in order, or those that `RETENTIOND_CONFIG` names, under the environment.
+///
+/// # Errors
+/// Every fault that was found. Files that cannot be read or parsed are reported alone, because nothing sure can be
+/// said of the rest.
+pub fn load(
+    files: &[PathBuf],
+    environment: &BTreeMap<String, String>,
+    needs: Needs,
+) -> Result<Config, Invalid> {
+    let faults = Faults::default();
+    let files = raw::files(files, environment);
+    let texts = raw::read(&files, &faults);
+    faults.settle(Some(()))?;
+    let texts: Vec<Text<'_>> =
+        texts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let mut config = parse(&texts, environment, needs)?;
+    config.origin = Origin { files };
+    Ok(config)
+}
+
+/// [`load`] for texts that are already at hand, each with a name for messages.
+///
+/// # Errors
+/// Every fault that was found.
+pub fn parse(
+    files: &[Text<'_>],
+    environment: &BTreeMap<String, String>,
+    needs: Needs,
+) -> Result<Config, Invalid> {
+    let faults = Faults::default();
+    let tree = raw::merge(files, environment, &faults);
+    let config = tree.and_then(|tree| Table::read(tree, &faults, |root| config(root, needs)));
+    faults.settle(config)
+}
+
+fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
+    let mut warnings = Vec::new();
+    let modes = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
+    let mode = root.need(
+        "mode",
+        "write mode = \"enforce\" or \"observe\"; there is no default",
+        word(&modes),
+    );
+    let executor = root.section("executor", executor).flatten();
+    let concurrency = executor.as_ref().map(|executor| executor.concurrency);
+    let database =
+        root.section("database", |t| database(t, needs, concurrency, &mut warnings)).flatten();
+    let poll = root.section("poll", poll).flatten();
+    let verifier = root.section("verifier", verifier).flatten();
+    let guard = root.section("guard", |t| guard(t, &mut warnings)).flatten();
+    let http = root.section("http", http).flatten();
+    let log = root.section("log", log).flatten();
+    let regions = root.maybe("regions", texts);
+    let stores = root.named("stores", store);
+    let points = root.list("starting_points", label(&["name"]), starting_point);
+    let classes =
+        root.list("data_classes", label(&["feature", "name"]), |t| data_class(t, &stores, &points));
+    for (key, none) in
+        [("starting_points", points.is_empty()), ("data_classes", classes.is_empty())]
+    {
+        if none && root.has(key) {
+            root.fault(key, "must define at least one");
+        }
+    }
+    root.later(&["exemptions", "ledger", "approvals"]);
+    judge(root, &stores, &points, &classes);
+
+    let usable =
+        |point: &Point| point.whole.as_ref().is_some_and(|point| point.region_column.is_some());
+    if regions.is_some() && !points.iter().any(usable) {
+        root.fault(
+            "regions",
+            "needs an account-level starting point with a region_column to tell regions by",
+        );
+    }
+    for (at, point) in points.iter().enumerate() {
+        let used = classes.iter().any(|class| class.starting_points.contains(&at));
+        if let (Some(name), false) = (&point.name, used) {
+            warnings.push(format!("starting_points[{name}]: no data class lists it"));
+        }
+    }
+    let mut data_classes = Vec::new();
+    let mut customer_places = Vec::new();
+    for class in classes {
+        customer_places.extend(class.places.into_iter().map(|place| place.place));
+        data_classes.extend(class.whole);
+    }
+    Some(Config {
+        mode: mode?,
+        database: database?,
+        poll: poll?,
+        executor: executor?,
+        verifier: verifier?,
+        guard: guard?,
+        http: http?,
+        log: log?,
+        regions,
+        starting_points: points.into_iter().filter_map(|point| point.whole).collect(),
+        data_classes,
+        customer_places,
+        stores: stores.into_iter().filter_map(|(name, store)| Some((name, store?))).collect(),
+        warnings,
+        origin: Origin::default(),
+    })
+}
+
+fn database(
+    t: &mut Table<'_>,
+    needs: Needs,
+    concurrency: Option<usize>,
+    warnings: &mut Vec<String>,
+) -> Option<Database> {
+    let max_connections = t.scalar("max_connections", number(1..=1_000));
+    let statement_cache = t.scalar("statement_cache", number(0..=10_000));
+    if let (Some(most), Some(workers)) = (max_connections, concurrency) {
+        // Listening, planning and answering need one each while every worker holds its own.
+        let least = workers + 4;
+        if (most as usize) < least {
+            let problem =
+                format!("{most} is too few for executor.concurrency = {workers}: at least {least}");
+            t.fault("max_connections", problem);
+        }
+    }
+    let url = t.maybe("url", |value| address(&text(value)?));
+    let from_file = t.maybe("url_file", |value| {
+        let path = text(value)?;
+        match needs {
+            Needs::Nothing => Ok(None),
+            Needs::Database => {
+                let content = fs::read_to_string(&path)
+                    .map_err(|error| format!("{path:?} {}", raw::unreadable(&error)))?;
+                address(&content)
+                    .map(Some)
+                    .map_err(|problem| format!("the address in {path:?} {problem}"))
+            }
+        }
+    });
+    let given = t.has("url") || t.has("url_file");
+    if !given && needs == Needs::Database {
+        t.fault("url", "is missing: write url = \"postgres://…\" or url_file, or set DATABASE_URL");
+    }
+    let address = url.or(from_file.flatten());
+    if given && needs == Needs::Database && address.is_none() {
+        return None;
+    }
+    let (url, warning) =
+        address.map_or_else(|| (SecretString::default(), None), |a| (a.url, a.warning));
+    warnings.extend(warning);
+    Some(Database {
+        url,
+        max_connections: max_connections?,
+        statement_cache: statement_cache? as usize,
+    })
+}
+
+fn poll(t: &mut Table<'_>) -> Option<Poll> {
+    let interval = t.scalar("interval", duration);
+    let resync_interval = t.scalar("resync_interval", duration);
+    let overlap = t.scalar("overlap", duration);
+    if let (Some(short), Some(long)) = (interval, resync_interval)
+        && long < short
+    {
+        let shown = humantime::format_duration;
+        t.fault(
+            "resync_interval",
+            format!("{} is shorter than poll.interval = {}", shown(long), shown(short)),
+        );
+    }
+    t.later(&["vanish_interval"]);
+    Some(Poll { interval: interval?, resync_interval: resync_interval?, overlap: overlap? })
+}
+
+fn executor(t: &mut Table<'_>) -> Option<Executor> {
+    let concurrency = t.scalar("concurrency", number(1..=64));
+    let max_rows_per_batch = t.scalar("max_rows_per_batch", number(1..=100_000));
+    let lease = t.scalar("lease", at_least(Duration::from_secs(5)));
+    // Back-off starts at one second (R45).
+    let max_backoff = t.scalar("max_backoff", at_least(Duration::from_secs(1)));
+    Some(Executor {
+        concurrency: concurrency? as usize,
+        max_rows_per_batch: max_rows_per_batch?,
+        lease: lease?,
+        max_backoff: max_backoff?,
+    })
+}
+
+fn verifier(t: &mut Table<'_>) -> Option<Verifier> {
+    let interval = t.scalar("interval", duration);
+    t.later(&["watch_for"]);
+    Some(Verifier { interval: interval? })
+}
+
+fn guard(t: &mut Table<'_>, warnings: &mut Vec<String>) -> Option<Guard> {
+    let window = t.scalar("window", duration);
+    let max_accounts = t.scalar("max_accounts", limit);
+    let max_share = t.scalar("max_share", share);
+    let share_floor = t.scalar("share_floor", number(0..=u32::MAX));
+    let max_shrink = t.scalar("max_shrink", share);
+    if let (Some(None), Some(1.0..)) = (max_accounts, max_share) {
+        warnings.push("guard: max_accounts and max_share let everything through; nothing stops a mass deletion".to_owned());
+    }
+    Some(Guard {
+        window: window?,
+        max_accounts: max_accounts?,
+        max_share: max_share?,
+        share_floor: share_floor?.into(),
+        max_shrink: max_shrink?,
+    })
+}
+
+fn http(t: &mut Table<'_>) -> Option<Http> {
+    let listen = t.scalar("listen", |value| {
+        let listen = socket(value)?;
+        if listen.ip().is_loopback() {
+            Ok(listen)
+        } else {
+            Err(format!("{listen} is not a loopback address, and without tokens anybody could reach it: use 127.0.0.1"))
+        }
+    });
+    let ops_listen = t.scalar("ops_listen", socket);
+    if let (Some(listen), Some(ops)) = (listen, ops_listen)
+        && listen == ops
+        && ops.port() != 0
+    {
+        t.fault("ops_listen", format!("{ops} is http.listen too; give them different ports"));
+    }
+    t.later(&["tokens"]);
+    Some(Http { listen: listen?, ops_listen: ops_listen? })
+}
+
+fn socket(value: &::config::Value) -> Read<SocketAddr> {
+    let given = text(value)?;
+    given.parse().map_err(|_| {
+        format!("{given:?} is not an address and a port: write it like \"127.0.0.1:9464\"")
+    })
+}
+
+fn log(t: &mut Table<'_>) -> Option<Log> {
+    let formats = [("auto", LogFormat::Auto), ("json", LogFormat::Json), ("text", LogFormat::Text)];
+    let format = t.scalar("format", word(&formats));
+    let level = t.scalar("level", |value| {
+        let given = text(value)?;
+        // A filter takes any lone word for a target, a misspelt level too.
+        let level = |part: &str| part.contains(['=', '[']) || part.trim().parse::<LevelFilter>().is_ok();
+        if given.split(',').all(level) && EnvFilter::builder().parse(&given).is_ok() {
+            Ok(given)
+        } else {
+            Err(format!("{given:?} is not a filter: write a level like \"info\", or \"info,retentiond=debug\""))
+        }
+    });
+    t.later(&["account_ids"]);
+    Some(Log { format: format?, level: level? })
+}
+
+/// Names a table of an array by some of its texts, joined by `/`.
+fn label(keys: &'static [&str]) -> impl Fn(&Tree) -> Option<String> {
+    move |tree| {
+        let words: Option<Vec<_>> =
+            keys.iter().map(|&key| tree.get(key).and_then(|value| text(value).ok())).collect();
+        words.map(|words| words.join("/"))
+    }
+}
