@@ -32,9 +32,9 @@ use crate::{
 /// How long a one-shot verb keeps trying an unreachable database (R34).
 const ONE_SHOT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long `run --once` waits for records that somebody else holds (R33).
-const LOCKED_PATIENCE: Duration = Duration::from_secs(60);
+const LOCKED_PATIENCE: Duration = Duration::from_mins(1);
 /// A planner that has not moved for this long hangs: longer than its longest statement may take.
-const HUNG_AFTER: Duration = Duration::from_secs(900);
+const HUNG_AFTER: Duration = Duration::from_mins(15);
 
 /// A database that fits the configuration, and the policy made from both.
 #[derive(Debug, Clone)]
@@ -150,9 +150,9 @@ async fn drain_one(executor: &Executor, index: usize, stop: &Stop, progress: &Pr
     let mut waited = Duration::ZERO;
     while !stop.soft.is_cancelled() {
         let completed_before = executor.completed();
-        let step = worker.step().await?;
+        let did = worker.step().await?;
         progress.advance(executor.completed().saturating_sub(completed_before));
-        if step == Step::Worked {
+        if did == Step::Worked {
             continue;
         }
         if waited >= LOCKED_PATIENCE || !executor.someone_waits().await? {
@@ -178,7 +178,14 @@ pub async fn run(config: Arc<Config>, at_most: Option<Duration>) -> Result<(), F
     let stop = lifecycle.stop();
     let database = Database::new(&config.database)?;
     let listener = http::bind(config.http.ops_listen).await.map_err(|e| Failure::Other(e.into()))?;
-    let daemon = Arc::new(Daemon { config, database, stop: stop.clone(), health: Health::default(), news: Notify::new(), refused: Mutex::default() });
+    let daemon = Arc::new(Daemon {
+        config,
+        database,
+        stop: stop.clone(),
+        health: Health::default(),
+        news: Notify::new(),
+        refused: Mutex::default(),
+    });
     daemon.tell_started();
     lifecycle.spawn("ops listener", http::serve(listener, ops(&daemon), stop.soft.clone()));
     lifecycle.spawn("passes", Arc::clone(&daemon).passes());

@@ -145,7 +145,9 @@ pub async fn inspect(conn: &mut PgConnection, config: &Config) -> Result<(Option
     let mut points = Vec::new();
     for point in &config.starting_points {
         let subject = format!("starting point {}", point.name);
-        let Some(relation) = inspection.relation(conn, &subject, &point.table).await? else { continue };
+        let Some(relation) = inspection.relation(conn, &subject, &point.table).await? else {
+            continue;
+        };
         inspection.ordinary(&subject, &point.table, &relation);
         inspection.column(conn, &subject, &point.table, &relation, &point.since_column, "timestamptz").await?;
         for text in point.feature_column.iter().chain(&point.region_column) {
@@ -160,7 +162,8 @@ pub async fn inspect(conn: &mut PgConnection, config: &Config) -> Result<(Option
         if !relation.leads_index(&point.account_column, false) {
             inspection.warn_index(&subject, &point.table, &point.account_column, false);
         }
-        let columns: Vec<&str> = [Some(&point.account_column), point.feature_column.as_ref()].into_iter().flatten().map(Ident::as_str).collect();
+        let columns: Vec<&str> =
+            [Some(&point.account_column), point.feature_column.as_ref()].into_iter().flatten().map(Ident::as_str).collect();
         if let Some(key) = key {
             points.push(relation.table(&point.table, key, relation.is_unique_within(&columns), &point.account_column));
         }
@@ -193,6 +196,7 @@ struct Inspection {
 }
 
 #[derive(FromRow)]
+#[expect(clippy::struct_excessive_bools, reason = "a row of the catalogue, read once and asked by name")]
 struct Relation {
     oid: i64,
     kind: String,
@@ -299,7 +303,9 @@ impl Inspection {
         column: &Ident,
         wanted: &str,
     ) -> Result<(), DatabaseError> {
-        let Some(found) = self.look_up(conn, subject, name, relation, column).await? else { return Ok(()) };
+        let Some(found) = self.look_up(conn, subject, name, relation, column).await? else {
+            return Ok(());
+        };
         let fits = match wanted {
             "timestamptz" => found.type_name == "timestamp with time zone",
             _ => matches!(found.type_name.as_str(), "text" | "character varying") && found.collation_is_deterministic,
@@ -342,7 +348,9 @@ impl Inspection {
         relation: &Relation,
         column: &Ident,
     ) -> Result<Option<KeyType>, DatabaseError> {
-        let Some(found) = self.look_up(conn, subject, name, relation, column).await? else { return Ok(None) };
+        let Some(found) = self.look_up(conn, subject, name, relation, column).await? else {
+            return Ok(None);
+        };
         let key = match found.type_name.as_str() {
             "text" | "character varying" if found.collation_is_deterministic => Some(KeyType::Text),
             "uuid" => Some(KeyType::Uuid),
@@ -351,7 +359,11 @@ impl Inspection {
             _ => None,
         };
         if key.is_none() {
-            let why = if found.collation_is_deterministic { found.type_name } else { format!("{} with a nondeterministic collation", found.type_name) };
+            let why = if found.collation_is_deterministic {
+                found.type_name
+            } else {
+                format!("{} with a nondeterministic collation", found.type_name)
+            };
             let problem = format!(
                 "account column {} of {} is {why}; account ids are compared byte for byte in text, varchar, uuid, integer or bigint",
                 column.as_str(),
@@ -380,7 +392,11 @@ impl Inspection {
             grant(relation.may_delete, "DELETE".to_owned());
         }
         if relation.row_security {
-            let problem = format!("row security on {} would hide records from {}; what is hidden cannot be shown to be gone", name.spelt(), self.role);
+            let problem = format!(
+                "row security on {} would hide records from {}; what is hidden cannot be shown to be gone",
+                name.spelt(),
+                self.role
+            );
             let remedy = format!("ALTER ROLE {} BYPASSRLS", self.role);
             self.find(Severity::Error, subject, problem, Some(remedy));
         }
@@ -399,7 +415,9 @@ impl Inspection {
         let mut tables = Vec::new();
         for target in &class.targets {
             let subject = format!("target {}", target.name);
-            let Some(relation) = self.relation(conn, &subject, &target.table).await? else { continue };
+            let Some(relation) = self.relation(conn, &subject, &target.table).await? else {
+                continue;
+            };
             self.ordinary(&subject, &target.table, &relation);
             if let Some(place) = media.iter().find(|(_, oid)| relation.family.contains(oid)).map(|(place, _)| place) {
                 let problem = format!("{} is the customer's {place}, or a part of it: it is never purged", target.table.spelt());
@@ -408,7 +426,12 @@ impl Inspection {
             for child in &relation.cascades {
                 let known: Option<i64> = sqlx::query_scalar("select to_regclass($1)::oid::int8").bind(child).fetch_one(&mut *conn).await?;
                 if known.is_none_or(|oid| !listed.contains(&oid)) {
-                    let problem = format!("deleting from {} would reach into {child}, which class {}/{} does not list", target.table.spelt(), class.feature, class.name);
+                    let problem = format!(
+                        "deleting from {} would reach into {child}, which class {}/{} does not list",
+                        target.table.spelt(),
+                        class.feature,
+                        class.name
+                    );
                     self.find(Severity::Schema, &subject, problem, None);
                 }
             }

@@ -29,7 +29,7 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "retentiond", version, propagate_version = true)]
 pub struct Arguments {
-    /// A configuration file; may be given more than once, later ones win. Also RETENTIOND_CONFIG.
+    /// A configuration file; may be given more than once, later ones win. Also `RETENTIOND_CONFIG`.
     #[arg(short, long = "config", global = true, value_name = "FILE")]
     config: Vec<PathBuf>,
     /// How read verbs print.
@@ -157,7 +157,7 @@ impl Cli {
     fn dispatch(&self, verb: Verb) -> Result<(), Failure> {
         match verb {
             Verb::Run { once } => self.run(once),
-            Verb::Demo { length, postgres_bin } => self.demo(length, postgres_bin),
+            Verb::Demo { length, postgres_bin } => demo::demo(length, postgres_bin),
             Verb::Migrate { platform } => self.migrate(platform),
             Verb::Check { offline } => self.check(offline),
             Verb::Plan { at } => self.plan(at),
@@ -189,9 +189,7 @@ impl Cli {
 
     fn migrate(&self, platform: bool) -> Result<(), Failure> {
         let config = self.one_shot()?;
-        block_on(async {
-            patiently(|| async { Ok(schema::migrate(&config.database, platform).await?) }).await
-        })
+        block_on(async { patiently(|| async { Ok(schema::migrate(&config.database, platform).await?) }).await })
     }
 
     fn healthcheck(&self) -> Result<(), Failure> {

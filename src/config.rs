@@ -209,16 +209,8 @@ impl DataClass {
     /// Fingerprint of everything that decides what is deleted and when; jobs record it (R11).
     #[must_use]
     pub fn policy(&self, points: &[StartingPoint]) -> String {
-        let points: Vec<_> =
-            self.starting_points.iter().filter_map(|&i| points.get(i)).map(point_parts).collect();
-        fingerprint(&(
-            &self.feature,
-            &self.name,
-            points,
-            self.retain_for,
-            self.delete_by,
-            self.places(),
-        ))
+        let points: Vec<_> = self.starting_points.iter().filter_map(|&i| points.get(i)).map(point_parts).collect();
+        fingerprint(&(&self.feature, &self.name, points, self.retain_for, self.delete_by, self.places()))
     }
 
     /// Fingerprint of the places alone: what a done-mark vouches for (R23). An added target opens the class again.

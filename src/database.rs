@@ -63,13 +63,12 @@ impl Database {
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections)
             .acquire_timeout(Duration::from_secs(5))
-            .idle_timeout(Duration::from_secs(300))
+            .idle_timeout(Duration::from_mins(5))
             .test_before_acquire(false)
             .before_acquire(|connection, _| {
                 Box::pin(async move {
                     // Outside a transaction the two are the same instant. A connection that came back with one open is closed (R20).
-                    let idle: Result<bool, _> =
-                        sqlx::query_scalar("select now() = statement_timestamp()").fetch_one(connection).await;
+                    let idle: Result<bool, _> = sqlx::query_scalar("select now() = statement_timestamp()").fetch_one(connection).await;
                     Ok(idle.unwrap_or(false))
                 })
             })
@@ -115,10 +114,11 @@ fn options(config: &config::Database) -> Result<PgConnectOptions, DatabaseError>
         .extra_float_digits(None))
 }
 
-#[expect(clippy::disallowed_methods, reason = "begin and commit must outlive whoever waits for them; they are bounded by the timeouts they set")]
-async fn owned<T: Send + 'static>(
-    work: impl Future<Output = Result<T, sqlx::Error>> + Send + 'static,
-) -> Result<T, DatabaseError> {
+#[expect(
+    clippy::disallowed_methods,
+    reason = "begin and commit must outlive whoever waits for them; they are bounded by the timeouts they set"
+)]
+async fn owned<T: Send + 'static>(work: impl Future<Output = Result<T, sqlx::Error>> + Send + 'static) -> Result<T, DatabaseError> {
     match tokio::spawn(work).await {
         Ok(done) => Ok(done?),
         Err(lost) => Err(DatabaseError(sqlx::Error::Io(std::io::Error::other(lost)))),

@@ -69,9 +69,7 @@ pub enum EmbeddedError {
         looked: String,
     },
     /// Postgres refuses to run as root, and there is nobody else to run it as.
-    #[error(
-        "running as root, and neither user postgres nor user nobody exists to run PostgreSQL as"
-    )]
+    #[error("running as root, and neither user postgres nor user nobody exists to run PostgreSQL as")]
     NoUser,
     /// The user that Postgres runs as may not enter a folder on the way to the cluster.
     #[error("user {user} may not enter {}: choose a folder for the cluster that it can reach", folder.display())]
@@ -175,12 +173,7 @@ impl Server {
     /// The address of `database`, password included, as the superuser `postgres`.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
-        format!(
-            "postgres://postgres:{}@{}:{}/{database}",
-            self.password,
-            Ipv4Addr::LOCALHOST,
-            self.port
-        )
+        format!("postgres://postgres:{}@{}:{}/{database}", self.password, Ipv4Addr::LOCALHOST, self.port)
     }
 
     /// The process id of the postmaster.
@@ -226,9 +219,7 @@ impl Home {
         };
         // A folder that holds anything else must keep its owner and mode.
         let listing = || fs::read_dir(home.path()).map(|mut entries| entries.next().is_none());
-        if !home.secret().exists()
-            && !listing().map_err(io_error(format!("list {}", home.path().display())))?
-        {
+        if !home.secret().exists() && !listing().map_err(io_error(format!("list {}", home.path().display())))? {
             return Err(EmbeddedError::Occupied { folder: home.path().to_owned() });
         }
         own(home.path(), 0o700, user)?;
@@ -281,11 +272,7 @@ impl User {
             return Ok(None);
         }
         let known = fs::read_to_string("/etc/passwd").map_err(io_error("read /etc/passwd"))?;
-        ["postgres", "nobody"]
-            .into_iter()
-            .find_map(|name| Self::find(name, &known))
-            .map(Some)
-            .ok_or(EmbeddedError::NoUser)
+        ["postgres", "nobody"].into_iter().find_map(|name| Self::find(name, &known)).map(Some).ok_or(EmbeddedError::NoUser)
     }
 
     fn find(name: &'static str, passwd: &str) -> Option<Self> {
@@ -294,18 +281,13 @@ impl User {
             if fields.next()? != name {
                 return None;
             }
-            Some(Self {
-                name,
-                uid: fields.nth(1)?.parse().ok()?,
-                gid: fields.next()?.parse().ok()?,
-            })
+            Some(Self { name, uid: fields.nth(1)?.parse().ok()?, gid: fields.next()?.parse().ok()? })
         })
     }
 
     fn can_reach(&self, path: &Path) -> Result<(), EmbeddedError> {
         for folder in path.ancestors() {
-            let meta =
-                fs::metadata(folder).map_err(io_error(format!("look at {}", folder.display())))?;
+            let meta = fs::metadata(folder).map_err(io_error(format!("look at {}", folder.display())))?;
             let bit = if meta.uid() == self.uid {
                 0o100
             } else if meta.gid() == self.gid {
@@ -314,10 +296,7 @@ impl User {
                 0o001
             };
             if meta.mode() & bit == 0 {
-                return Err(EmbeddedError::Unreachable {
-                    user: self.name.to_owned(),
-                    folder: folder.to_owned(),
-                });
+                return Err(EmbeddedError::Unreachable { user: self.name.to_owned(), folder: folder.to_owned() });
             }
         }
         Ok(())
@@ -337,9 +316,7 @@ impl Programs<'_> {
         // process group of its own, Postgres is stopped by us and not by the reader's Ctrl-C before us.
         command
             .env_clear()
-            .envs(
-                std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "LD_LIBRARY_PATH"),
-            )
+            .envs(std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "LD_LIBRARY_PATH"))
             .env("LC_ALL", "C")
             .current_dir("/")
             .stdin(Stdio::null())
@@ -355,8 +332,7 @@ impl Programs<'_> {
         let (data, secret) = (home.data(), home.secret());
         if data.join("PG_VERSION").exists() {
             self.same_major(&data)?;
-            return fs::read_to_string(&secret)
-                .map_err(io_error(format!("read {}", secret.display())));
+            return fs::read_to_string(&secret).map_err(io_error(format!("read {}", secret.display())));
         }
         let password = random_password().map_err(io_error("read /dev/urandom"))?;
         fs::write(&secret, &password).map_err(io_error(format!("write {}", secret.display())))?;
@@ -366,15 +342,7 @@ impl Programs<'_> {
         let _absent = fs::remove_dir_all(&aside);
         let output = self
             .command("initdb")
-            .args([
-                "-U",
-                "postgres",
-                "-E",
-                "UTF8",
-                "--locale=C",
-                "--auth=scram-sha-256",
-                "--data-checksums",
-            ])
+            .args(["-U", "postgres", "-E", "UTF8", "--locale=C", "--auth=scram-sha-256", "--data-checksums"])
             .args((!durable).then_some("--no-sync"))
             .arg("--pwfile")
             .arg(&secret)
@@ -391,35 +359,19 @@ impl Programs<'_> {
     }
 
     fn same_major(&self, data: &Path) -> Result<(), EmbeddedError> {
-        let found =
-            fs::read_to_string(data.join("PG_VERSION")).map_err(io_error("read PG_VERSION"))?;
-        let version =
-            self.command("postgres").arg("--version").output().map_err(io_error("run postgres"))?;
+        let found = fs::read_to_string(data.join("PG_VERSION")).map_err(io_error("read PG_VERSION"))?;
+        let version = self.command("postgres").arg("--version").output().map_err(io_error("run postgres"))?;
         let version = String::from_utf8_lossy(&version.stdout);
-        let installed = version
-            .split_whitespace()
-            .nth(2)
-            .and_then(|v| v.split('.').next())
-            .unwrap_or("unknown");
+        let installed = version.split_whitespace().nth(2).and_then(|v| v.split('.').next()).unwrap_or("unknown");
         if found.trim() == installed {
             return Ok(());
         }
-        Err(EmbeddedError::Version {
-            folder: data.to_owned(),
-            found: found.trim().to_owned(),
-            installed: installed.to_owned(),
-        })
+        Err(EmbeddedError::Version { folder: data.to_owned(), found: found.trim().to_owned(), installed: installed.to_owned() })
     }
 
     /// Starts Postgres and waits until it accepts connections.
-    fn serve(
-        &self,
-        home: &Home,
-        port: u16,
-        options: &Options,
-    ) -> Result<Postmaster, EmbeddedError> {
-        let log = File::create(home.path().join("postgres.log"))
-            .map_err(io_error("make postgres.log"))?;
+    fn serve(&self, home: &Home, port: u16, options: &Options) -> Result<Postmaster, EmbeddedError> {
+        let log = File::create(home.path().join("postgres.log")).map_err(io_error("make postgres.log"))?;
         let mut settings: Vec<(&str, &str)> = vec![
             ("listen_addresses", "127.0.0.1"),
             ("unix_socket_directories", ""),
@@ -432,18 +384,13 @@ impl Programs<'_> {
             // synchronous_commit stays on: a killed Postgres must still lose nothing that was acknowledged.
             settings.extend([("fsync", "off"), ("full_page_writes", "off")]);
         }
-        settings
-            .extend(options.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        settings.extend(options.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         let child = self
             .command("postgres")
             .arg("-D")
             .arg(home.data())
             .args(["-p", &port.to_string()])
-            .args(
-                settings
-                    .iter()
-                    .flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")]),
-            )
+            .args(settings.iter().flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")]))
             .stdout(log.try_clone().map_err(io_error("share postgres.log"))?)
             .stderr(log)
             .spawn()
@@ -536,23 +483,16 @@ impl Drop for Watch {
 }
 
 fn find_binaries(given: Option<&Path>) -> Result<PathBuf, EmbeddedError> {
-    let complete =
-        |dir: &PathBuf| ["initdb", "postgres"].iter().all(|program| dir.join(program).is_file());
+    let complete = |dir: &PathBuf| ["initdb", "postgres"].iter().all(|program| dir.join(program).is_file());
     if let Some(dir) = given {
         // Absolute, because the programs run elsewhere than we do.
-        return dir
-            .canonicalize()
-            .ok()
-            .filter(complete)
-            .ok_or_else(|| EmbeddedError::NoBinaries { looked: dir.display().to_string() });
+        return dir.canonicalize().ok().filter(complete).ok_or_else(|| EmbeddedError::NoBinaries { looked: dir.display().to_string() });
     }
     let mut packaged: Vec<(u32, PathBuf)> = fs::read_dir(PACKAGED)
         .into_iter()
         .flatten()
         .flatten()
-        .filter_map(|entry| {
-            Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin")))
-        })
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
         .collect();
     packaged.sort_by_key(|(major, _)| std::cmp::Reverse(*major));
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -580,8 +520,7 @@ fn random_password() -> io::Result<String> {
 fn own(path: &Path, mode: u32, user: Option<&User>) -> Result<(), EmbeddedError> {
     let doing = || format!("take {} into possession", path.display());
     fs::set_permissions(path, Permissions::from_mode(mode)).map_err(io_error(doing()))?;
-    user.map_or(Ok(()), |user| chown(path, Some(user.uid), Some(user.gid)))
-        .map_err(io_error(doing()))
+    user.map_or(Ok(()), |user| chown(path, Some(user.uid), Some(user.gid))).map_err(io_error(doing()))
 }
 
 fn io_error(doing: impl Into<String>) -> impl FnOnce(io::Error) -> EmbeddedError {

@@ -78,7 +78,7 @@ impl Executor {
     /// Those of the database.
     pub async fn someone_waits(&self) -> Result<bool, DatabaseError> {
         let mut tx = self.database.begin(Purpose::Read).await?;
-        Ok(jobs::stepping_aside(&mut tx).await?)
+        jobs::stepping_aside(&mut tx).await
     }
 
     /// Takes back lapsed leases and says which jobs have become overdue. Cheap; called between looks.
@@ -149,7 +149,9 @@ impl Worker {
         let classes = executor.policy.classes.len();
         for offset in 0..classes {
             let index = (self.turn + offset) % classes;
-            let (Some(class), Some(batch)) = (executor.policy.classes.get(index), executor.batches.get(index)) else { continue };
+            let (Some(class), Some(batch)) = (executor.policy.classes.get(index), executor.batches.get(index)) else {
+                continue;
+            };
             let mut tx = executor.database.begin(Purpose::Write).await?;
             let claimed = jobs::claim(&mut tx, &class.jobs, &self.name, executor.config.executor.lease, self.jobs).await?;
             Database::commit(tx).await?;

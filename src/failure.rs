@@ -40,7 +40,7 @@ impl From<SchemaError> for Failure {
     fn from(error: SchemaError) -> Self {
         match error {
             SchemaError::Database(error) => Self::Database(error),
-            error => Self::Schema(error),
+            error @ (SchemaError::Missing | SchemaError::Older | SchemaError::Newer(_) | SchemaError::Migration(_)) => Self::Schema(error),
         }
     }
 }

@@ -37,10 +37,7 @@ pub struct Ops {
 
 impl Ops {
     /// Takes plain closures.
-    pub fn new<F>(
-        live: impl Fn() -> Result<(), Reason> + Send + Sync + 'static,
-        ready: impl Fn() -> F + Send + Sync + 'static,
-    ) -> Self
+    pub fn new<F>(live: impl Fn() -> Result<(), Reason> + Send + Sync + 'static, ready: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<(), Reason>> + Send + 'static,
     {
@@ -103,10 +100,7 @@ struct Answer {
 fn answer(outcome: Result<(), Reason>) -> Response {
     let (code, answer) = match outcome {
         Ok(()) => (StatusCode::OK, Answer { status: "ok", reason: None }),
-        Err(reason) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            Answer { status: "unavailable", reason: Some(reason) },
-        ),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, Answer { status: "unavailable", reason: Some(reason) }),
     };
     // Two texts, which serde_json always writes.
     let body = serde_json::to_string(&answer).unwrap_or_default() + "\n";

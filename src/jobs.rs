@@ -266,11 +266,13 @@ pub async fn lock_open(conn: &mut PgConnection, class: &Class, accounts: &[Strin
     .fetch_all(&mut *conn)
     .await?;
     let ids: Vec<i64> = free.iter().map(|j| j.id).collect();
-    let busy = sqlx::query_scalar(AssertSqlSafe(format!("select j.account_id from retention.jobs j where j.account_id = any($1) and {open} and j.id <> all($2)")))
-        .bind(accounts)
-        .bind(ids)
-        .fetch_all(conn)
-        .await?;
+    let busy = sqlx::query_scalar(AssertSqlSafe(format!(
+        "select j.account_id from retention.jobs j where j.account_id = any($1) and {open} and j.id <> all($2)"
+    )))
+    .bind(accounts)
+    .bind(ids)
+    .fetch_all(conn)
+    .await?;
     Ok((free, busy))
 }
 
@@ -286,7 +288,10 @@ pub async fn done(conn: &mut PgConnection, class: &Class, accounts: &[String]) -
     .bind(accounts)
     .fetch_all(conn)
     .await?;
-    Ok(rows.into_iter().map(|(account, starting_point, started_at, places)| (account, Done { starting_point, started_at, places })).collect())
+    Ok(rows
+        .into_iter()
+        .map(|(account, starting_point, started_at, places)| (account, Done { starting_point, started_at, places }))
+        .collect())
 }
 
 /// A job to be scheduled, or the new plan of an open one.
@@ -310,7 +315,12 @@ pub struct Plan {
 ///
 /// # Errors
 /// Those of the database.
-pub async fn schedule(conn: &mut PgConnection, class: &Class, targets: &[String], plans: &[Plan]) -> Result<BTreeMap<String, i64>, DatabaseError> {
+pub async fn schedule(
+    conn: &mut PgConnection,
+    class: &Class,
+    targets: &[String],
+    plans: &[Plan],
+) -> Result<BTreeMap<String, i64>, DatabaseError> {
     let zero: Counts = targets.iter().map(|t| (t.clone(), 0)).collect();
     let rows: Vec<(i64, String)> = sqlx::query_as(AssertSqlSafe(format!(
         "insert into retention.jobs (account_id, feature, data_class, starting_point, started_at, retain_until, delete_by, ready_at, policy, seen, records_deleted)
@@ -436,7 +446,13 @@ pub struct Claimed {
 ///
 /// # Errors
 /// Those of the database.
-pub async fn claim(conn: &mut PgConnection, class: &Class, worker: &str, lease: Duration, at_most: i64) -> Result<Vec<Claimed>, DatabaseError> {
+pub async fn claim(
+    conn: &mut PgConnection,
+    class: &Class,
+    worker: &str,
+    lease: Duration,
+    at_most: i64,
+) -> Result<Vec<Claimed>, DatabaseError> {
     Ok(sqlx::query_as(AssertSqlSafe(format!(
         "with next as materialized (
              select j.id, j.continues from retention.jobs j
@@ -658,9 +674,11 @@ pub async fn newly_overdue(conn: &mut PgConnection) -> Result<Vec<Overdue>, Data
 /// # Errors
 /// Those of the database.
 pub async fn retry(conn: &mut PgConnection, id: i64) -> Result<bool, DatabaseError> {
-    let found = sqlx::query("update retention.jobs set ready_at = least(ready_at, greatest(now(), retain_until)) where id = $1 and state = 'scheduled'")
-        .bind(id)
-        .execute(conn)
-        .await?;
+    let found = sqlx::query(
+        "update retention.jobs set ready_at = least(ready_at, greatest(now(), retain_until)) where id = $1 and state = 'scheduled'",
+    )
+    .bind(id)
+    .execute(conn)
+    .await?;
     Ok(found.rows_affected() == 1)
 }

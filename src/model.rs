@@ -89,9 +89,7 @@ impl TableName {
         }
         let mut parts = parts.into_iter();
         match (parts.next(), parts.next(), parts.next()) {
-            (Some(table), None, None) => {
-                Ok(Self { spelt: text.to_owned(), schema: Ident("public".to_owned()), table })
-            }
+            (Some(table), None, None) => Ok(Self { spelt: text.to_owned(), schema: Ident("public".to_owned()), table }),
             (Some(schema), Some(table), None) => Ok(Self { spelt: text.to_owned(), schema, table }),
             _ => Err(NameError::NotAnIdentifier),
         }
@@ -147,8 +145,7 @@ fn identifier(text: &str) -> Result<(String, &str), NameError> {
         }
         return Err(NameError::OpenQuote);
     }
-    let end =
-        text.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).unwrap_or(text.len());
+    let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).unwrap_or(text.len());
     let bare = &text[..end];
     match bare.chars().next() {
         None => Err(NameError::Empty),
@@ -282,10 +279,7 @@ pub fn serialize_instant<S: Serializer>(at: &DateTime<Utc>, s: S) -> Result<S::O
 ///
 /// # Errors
 /// Those of the serializer.
-pub fn serialize_optional_instant<S: Serializer>(
-    at: &Option<DateTime<Utc>>,
-    s: S,
-) -> Result<S::Ok, S::Error> {
+pub fn serialize_optional_instant<S: Serializer>(at: &Option<DateTime<Utc>>, s: S) -> Result<S::Ok, S::Error> {
     match at {
         Some(at) => serialize_instant(at, s),
         None => s.serialize_none(),
@@ -329,14 +323,8 @@ mod tests {
     fn table_names_are_sql_identifiers() {
         let name = TableName::parse("crm.\"Subs\"").unwrap();
         assert_eq!((name.schema(), name.table()), ("crm", "Subs"));
-        assert_eq!(
-            TableName::parse("Accounts").unwrap(),
-            TableName::parse("public.accounts").unwrap()
-        );
-        assert_ne!(
-            TableName::parse("\"Accounts\"").unwrap(),
-            TableName::parse("accounts").unwrap()
-        );
+        assert_eq!(TableName::parse("Accounts").unwrap(), TableName::parse("public.accounts").unwrap());
+        assert_ne!(TableName::parse("\"Accounts\"").unwrap(), TableName::parse("accounts").unwrap());
         assert_eq!(TableName::parse("\"a\"\"b\"").unwrap().quoted(), "\"public\".\"a\"\"b\"");
         for bad in ["", "a.b.c", "a b", "a;drop table b", "\"a", "1a", "a.", ".a", "a\".b"] {
             assert!(TableName::parse(bad).is_err(), "{bad}");

@@ -139,7 +139,8 @@ async fn standing(conn: &mut PgConnection, class: &Class) -> Result<Vec<Standing
 async fn count(conn: &mut PgConnection, policy: &Policy, planned: &mut [(usize, Planned)]) -> Result<(), DatabaseError> {
     let all = planned.len() <= COUNT_ALL_UP_TO;
     for (index, class) in policy.classes.iter().enumerate() {
-        let mut jobs: Vec<&mut Planned> = planned.iter_mut().filter(|(i, job)| *i == index && (all || job.due)).map(|(_, job)| job).collect();
+        let mut jobs: Vec<&mut Planned> =
+            planned.iter_mut().filter(|(i, job)| *i == index && (all || job.due)).map(|(_, job)| job).collect();
         for slice in jobs.chunks_mut(SLICE) {
             let accounts: Vec<String> = slice.iter().map(|j| j.account_id.clone()).collect();
             for (at, target) in class.targets.iter().enumerate() {
@@ -234,7 +235,7 @@ pub async fn explain(conn: &mut PgConnection, policy: &Policy, mode: Mode, accou
             blocked_by.extend(blockers(&mut *conn, job, &guard).await?);
         }
         let retain_until = open.map(|j| j.retain_until).or(dates.map(|d| d.0));
-        let next = next(now, &earliest, retain_until, open, jobs.first(), &blocked_by);
+        let next = next(now, earliest.as_ref(), retain_until, open, jobs.first(), &blocked_by);
         classes.push(ClassExplanation {
             feature: class.jobs.feature.clone(),
             data_class: class.jobs.name.clone(),
@@ -280,7 +281,9 @@ async fn blockers(conn: &mut PgConnection, job: &Job, guard: &GuardState) -> Res
     }
     match job.blocked_by.as_deref() {
         Some("locked") => found.push("somebody holds its records or its source row".to_owned()),
-        Some("missing") => found.push("its source row is missing; vanishing withdraws nothing, and nothing is deleted until that is settled".to_owned()),
+        Some("missing") => {
+            found.push("its source row is missing; vanishing withdraws nothing, and nothing is deleted until that is settled".to_owned())
+        }
         Some("changed") => found.push("its starting point changed; the next look settles it".to_owned()),
         Some("residue") => found.push("records remain that could not be deleted".to_owned()),
         Some(_) | None => {}
@@ -293,7 +296,7 @@ async fn blockers(conn: &mut PgConnection, job: &Job, guard: &GuardState) -> Res
 
 fn next(
     now: DateTime<Utc>,
-    earliest: &Option<(DateTime<Utc>, String)>,
+    earliest: Option<&(DateTime<Utc>, String)>,
     retain_until: Option<DateTime<Utc>>,
     open: Option<&Job>,
     last: Option<&Job>,
@@ -302,7 +305,9 @@ fn next(
     match (earliest, open, retain_until) {
         (None, None, _) => "nothing: no starting point stands".to_owned(),
         (None, Some(_), _) => "the next look cancels the job, unless its source row has vanished".to_owned(),
-        (Some(_), None, _) if last.is_some_and(|j| j.state == "completed") => "nothing: it was purged, and a separate look found nothing left".to_owned(),
+        (Some(_), None, _) if last.is_some_and(|j| j.state == "completed") => {
+            "nothing: it was purged, and a separate look found nothing left".to_owned()
+        }
         (Some(_), None, _) => "the next look schedules a job".to_owned(),
         (Some(_), Some(_), Some(at)) if at > now => format!("purged at {}", rfc3339(at)),
         (Some(_), Some(_), _) if blocked_by.is_empty() => "purged now".to_owned(),

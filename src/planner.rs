@@ -155,7 +155,9 @@ impl Planner {
 
     /// The guard's eye on the source itself: a table that lost too many accounts is not believed.
     async fn watch_source(&self, reader: &mut PgConnection) -> Result<(), DatabaseError> {
-        let Some(known) = source::known_accounts(reader, &self.config, &self.layout).await? else { return Ok(()) };
+        let Some(known) = source::known_accounts(reader, &self.config, &self.layout).await? else {
+            return Ok(());
+        };
         let mut tx = self.database.begin(Purpose::Write).await?;
         let tripped_before = safeguards::guard(&mut tx).await?.tripped;
         let tripped = safeguards::watch_source(&mut tx, &self.config.guard, known).await?;
@@ -210,7 +212,8 @@ impl Planner {
             }
         }
         self.note_seen(&mut tx, class, &mut new).await?;
-        let scheduled = if new.is_empty() { BTreeMap::new() } else { jobs::schedule(&mut tx, &class.jobs, &class.target_names(), &new).await? };
+        let scheduled =
+            if new.is_empty() { BTreeMap::new() } else { jobs::schedule(&mut tx, &class.jobs, &class.target_names(), &new).await? };
         let rescheduled = if moved.is_empty() { Vec::new() } else { jobs::reschedule(&mut tx, &class.jobs, &moved).await? };
         let reasons: Vec<_> = void.iter().map(|(job, reason)| (job.clone(), reason.as_str())).collect();
         let cancelled = if void.is_empty() { Vec::new() } else { jobs::cancel(&mut tx, &reasons).await? };
@@ -236,7 +239,12 @@ impl Planner {
         Ok(())
     }
 
-    async fn states(&self, conn: &mut PgConnection, class: &Class, accounts: &[String]) -> Result<BTreeMap<String, Vec<(usize, PointState)>>, DatabaseError> {
+    async fn states(
+        &self,
+        conn: &mut PgConnection,
+        class: &Class,
+        accounts: &[String],
+    ) -> Result<BTreeMap<String, Vec<(usize, PointState)>>, DatabaseError> {
         // Every point starts as missing; what the source has a row for is filled in.
         let missing: Vec<_> = class.source.points().iter().map(|p| (p.index, PointState::Missing)).collect();
         let mut states: BTreeMap<String, Vec<(usize, PointState)>> = accounts.iter().map(|a| (a.clone(), missing.clone())).collect();
@@ -281,10 +289,12 @@ impl Planner {
         )))
         .fetch_all(&mut *tx)
         .await?;
-        sqlx::query(AssertSqlSafe(format!("delete from retention.quarantine where feature = {feature} and data_class = {name} and last_seen_at < $1")))
-            .bind(began)
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query(AssertSqlSafe(format!(
+            "delete from retention.quarantine where feature = {feature} and data_class = {name} and last_seen_at < $1"
+        )))
+        .bind(began)
+        .execute(&mut *tx)
+        .await?;
         Database::commit(tx).await?;
         let mut count = 0;
         for (account, point, problem, _) in new.into_iter().filter(|(.., new)| *new) {
@@ -386,7 +396,15 @@ fn tell_cancelled(class: &Class, job: &OpenJob, reason: CancelReason) {
 
 fn tell_quarantined(class: &Class, account_id: &str, starting_point: &str, problem: &str) {
     let (feature, data_class) = (&class.jobs.feature, &class.jobs.name);
-    tracing::warn!(event = "record.quarantined", account_id, feature, data_class, starting_point, problem, "left alone until somebody mends it");
+    tracing::warn!(
+        event = "record.quarantined",
+        account_id,
+        feature,
+        data_class,
+        starting_point,
+        problem,
+        "left alone until somebody mends it"
+    );
 }
 
 /// Says in the log how a look went.
@@ -394,8 +412,28 @@ pub fn tell_look(look: Look, report: &Report, took: Duration) {
     let (kind, duration_ms) = (look.as_str(), u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
     let Report { settled, scheduled, rescheduled, cancelled, quarantined } = *report;
     if look == Look::Resync || report.changed() {
-        tracing::info!(event = "poll.completed", kind, settled, scheduled, rescheduled, cancelled, quarantined, duration_ms, "looked at the source");
+        tracing::info!(
+            event = "poll.completed",
+            kind,
+            settled,
+            scheduled,
+            rescheduled,
+            cancelled,
+            quarantined,
+            duration_ms,
+            "looked at the source"
+        );
     } else {
-        tracing::debug!(event = "poll.completed", kind, settled, scheduled, rescheduled, cancelled, quarantined, duration_ms, "looked at the source, nothing new");
+        tracing::debug!(
+            event = "poll.completed",
+            kind,
+            settled,
+            scheduled,
+            rescheduled,
+            cancelled,
+            quarantined,
+            duration_ms,
+            "looked at the source, nothing new"
+        );
     }
 }

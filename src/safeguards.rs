@@ -58,7 +58,8 @@ pub struct GuardState {
 /// # Errors
 /// Those of the database.
 pub async fn guard(conn: &mut PgConnection) -> Result<GuardState, DatabaseError> {
-    let found = sqlx::query_as("select tripped_at is not null as tripped, reason, tripped_at from retention.guard").fetch_optional(conn).await?;
+    let found =
+        sqlx::query_as("select tripped_at is not null as tripped, reason, tripped_at from retention.guard").fetch_optional(conn).await?;
     Ok(found.unwrap_or(GuardState { tripped: true, reason: Some("the guard's state is missing".to_owned()), tripped_at: None }))
 }
 
@@ -67,9 +68,11 @@ pub async fn guard(conn: &mut PgConnection) -> Result<GuardState, DatabaseError>
 /// # Errors
 /// Those of the database.
 pub async fn paused_globally(conn: &mut PgConnection) -> Result<bool, DatabaseError> {
-    Ok(sqlx::query_scalar("select exists (select 1 from retention.pauses where resumed_at is null and account_id is null and data_class is null)")
-        .fetch_one(conn)
-        .await?)
+    Ok(sqlx::query_scalar(
+        "select exists (select 1 from retention.pauses where resumed_at is null and account_id is null and data_class is null)",
+    )
+    .fetch_one(conn)
+    .await?)
 }
 
 /// What weighing the due jobs came to.
@@ -92,11 +95,8 @@ pub enum Admission {
 pub async fn admit(conn: &mut PgConnection, limits: &config::Guard) -> Result<Admission, DatabaseError> {
     sqlx::query("select pg_advisory_xact_lock($1)").bind(GUARD_LOCK).execute(&mut *conn).await?;
     let state = guard(&mut *conn).await?;
-    let due = format!(
-        "state = 'scheduled' and admitted_at is null and retain_until <= now() and not {} and not {}",
-        held("j"),
-        paused("j")
-    );
+    let due =
+        format!("state = 'scheduled' and admitted_at is null and retain_until <= now() and not {} and not {}", held("j"), paused("j"));
     if state.tripped {
         return Ok(Admission::Nothing);
     }
@@ -126,7 +126,9 @@ pub async fn admit(conn: &mut PgConnection, limits: &config::Guard) -> Result<Ad
     .execute(&mut *conn)
     .await?
     .rows_affected();
-    sqlx::query(sqlx::AssertSqlSafe(format!("delete from retention.admissions where admitted_at < now() - {window}"))).execute(conn).await?;
+    sqlx::query(sqlx::AssertSqlSafe(format!("delete from retention.admissions where admitted_at < now() - {window}")))
+        .execute(conn)
+        .await?;
     Ok(if admitted == 0 { Admission::Nothing } else { Admission::Admitted(admitted) })
 }
 
@@ -135,9 +137,11 @@ pub async fn admit(conn: &mut PgConnection, limits: &config::Guard) -> Result<Ad
 /// # Errors
 /// Those of the database.
 pub async fn unweighed(conn: &mut PgConnection) -> Result<bool, DatabaseError> {
-    Ok(sqlx::query_scalar("select exists (select 1 from retention.jobs where state = 'scheduled' and admitted_at is null and retain_until <= now())")
-        .fetch_one(conn)
-        .await?)
+    Ok(sqlx::query_scalar(
+        "select exists (select 1 from retention.jobs where state = 'scheduled' and admitted_at is null and retain_until <= now())",
+    )
+    .fetch_one(conn)
+    .await?)
 }
 
 /// Stops the start of purges until somebody with a reason releases it. Waits for the batches under way (R15).

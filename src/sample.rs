@@ -62,10 +62,7 @@ pub struct Stage {
 /// When the platform's tables are missing or hold sample accounts already; nothing is written then.
 pub async fn fill(conn: &mut PgConnection, accounts: u32) -> Result<Summary, sqlx::Error> {
     let mut transaction = conn.begin().await?;
-    sqlx::query("SELECT set_config('demo.accounts', $1, true)")
-        .bind(accounts.to_string())
-        .execute(&mut *transaction)
-        .await?;
+    sqlx::query("SELECT set_config('demo.accounts', $1, true)").bind(accounts.to_string()).execute(&mut *transaction).await?;
     sqlx::raw_sql(include_str!("sample/fill.sql")).execute(&mut *transaction).await?;
     let summary = Summary::of(&census(&mut transaction).await?);
     transaction.commit().await?;
@@ -89,10 +86,7 @@ mod tests {
 
     async fn filled(server: &Server, database: &'static str) -> (PgConnection, Summary) {
         let mut main = PgConnection::connect(&server.url("postgres")).await.unwrap();
-        sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {database}")))
-            .execute(&mut main)
-            .await
-            .unwrap();
+        sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {database}"))).execute(&mut main).await.unwrap();
         let mut conn = PgConnection::connect(&server.url(database)).await.unwrap();
         let platform = include_str!("../migrations/platform/0001_reference_platform.sql");
         for _twice_is_as_good_as_once in 0..2 {
@@ -124,11 +118,7 @@ mod tests {
              WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'i') \
                AND (obj_description(c.oid, 'pg_class') IS NULL \
                  OR (a.attnum IS NOT NULL AND col_description(c.oid, a.attnum) IS NULL))";
-        assert_eq!(
-            count(&mut conn, uncommented).await,
-            0,
-            "every table, column and index says what it is for"
-        );
+        assert_eq!(count(&mut conn, uncommented).await, 0, "every table, column and index says what it is for");
 
         let malformed = "SELECT count(*) FROM queue_messages m WHERE num_nonnulls(workflow_task_event, \
              edit_media_task_event, schedule_task_event) <> 1 \
@@ -137,23 +127,12 @@ mod tests {
                 (SELECT task_id FROM task_configurations t WHERE t.account_id = m.account_id) \
              OR sign !~ '^[0-9a-f]{32}$' OR sign <> md5(\"timestamp\" || md5('notify-key-' || account_id))";
         assert_eq!(count(&mut conn, malformed).await, 0);
-        assert_eq!(
-            count(&mut conn, "SELECT count(*) FROM accounts WHERE account_id !~ '^1000[0-9]{8}$'")
-                .await,
-            0
-        );
+        assert_eq!(count(&mut conn, "SELECT count(*) FROM accounts WHERE account_id !~ '^1000[0-9]{8}$'").await, 0);
         let before = census(&mut conn).await.unwrap();
         assert_eq!(before.len(), 15);
         for stage in &before {
-            assert!(
-                stage.accounts > 0 && stage.templates > 0 && stage.tasks > 0 && stage.media > 0,
-                "{stage:?}"
-            );
-            assert_eq!(
-                stage.messages == 0,
-                stage.name == "in use, queue never enabled",
-                "{stage:?}"
-            );
+            assert!(stage.accounts > 0 && stage.templates > 0 && stage.tasks > 0 && stage.media > 0, "{stage:?}");
+            assert_eq!(stage.messages == 0, stage.name == "in use, queue never enabled", "{stage:?}");
         }
     }
 
@@ -164,17 +143,11 @@ mod tests {
         let before = census(&mut conn).await.unwrap();
         for stage in &before {
             let past = |days: &str| stage.reason.contains(days);
-            let everything_due =
-                past("7 and 30 days have passed") || stage.name.starts_with("account deleted, no");
-            let queue_due =
-                everything_due || past("queue: 7 days have passed") || past("queue: 7 days from");
+            let everything_due = past("7 and 30 days have passed") || stage.name.starts_with("account deleted, no");
+            let queue_due = everything_due || past("queue: 7 days have passed") || past("queue: 7 days from");
             assert_eq!(stage.queue_due, if queue_due { stage.messages } else { 0 }, "{stage:?}");
             let configuration = stage.templates + stage.tasks;
-            assert_eq!(
-                stage.configuration_due,
-                if everything_due { configuration } else { 0 },
-                "{stage:?}"
-            );
+            assert_eq!(stage.configuration_due, if everything_due { configuration } else { 0 }, "{stage:?}");
         }
 
         // A minute later is a minute earlier for everything else.
@@ -188,8 +161,7 @@ mod tests {
         let after = census(&mut conn).await.unwrap();
         for (before, after) in before.iter().zip(&after) {
             let watched = after.reason.contains("while you watch");
-            let came = (after.configuration_due - before.configuration_due)
-                + (after.queue_due - before.queue_due);
+            let came = (after.configuration_due - before.configuration_due) + (after.queue_due - before.queue_due);
             assert_eq!(came > 0, watched, "{after:?}");
         }
     }

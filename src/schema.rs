@@ -48,7 +48,8 @@ pub async fn migrate(config: &config::Database, with_platform: bool) -> Result<(
 /// # Errors
 /// [`SchemaError::Missing`], [`SchemaError::Older`] or [`SchemaError::Newer`] with the remedy; or those of the database.
 pub async fn check(conn: &mut PgConnection) -> Result<(), SchemaError> {
-    let there: bool = sqlx::query_scalar("select to_regclass($1) is not null").bind(OWN).fetch_one(&mut *conn).await.map_err(DatabaseError::from)?;
+    let there: bool =
+        sqlx::query_scalar("select to_regclass($1) is not null").bind(OWN).fetch_one(&mut *conn).await.map_err(DatabaseError::from)?;
     if !there {
         return Err(SchemaError::Missing);
     }

@@ -132,8 +132,11 @@ impl Source {
     /// `(account_id, since, point)` like [`Source::standing`], with the point's index.
     #[must_use]
     pub fn standing_by_point(&self) -> String {
-        let parts: Vec<String> =
-            self.points.iter().map(|p| format!("select account_id, since, {}::int4 as point from ({}) p", p.index, p.standing(&self.feature, ""))).collect();
+        let parts: Vec<String> = self
+            .points
+            .iter()
+            .map(|p| format!("select account_id, since, {}::int4 as point from ({}) p", p.index, p.standing(&self.feature, "")))
+            .collect();
         parts.join("\nunion all\n")
     }
 

@@ -12,9 +12,7 @@ use std::{
 };
 
 use tracing::{Event, Subscriber, level_filters::LevelFilter, span};
-use tracing_subscriber::{
-    EnvFilter, Layer, layer::Context, layer::SubscriberExt as _, registry::LookupSpan,
-};
+use tracing_subscriber::{EnvFilter, Layer, layer::Context, layer::SubscriberExt as _, registry::LookupSpan};
 
 use crate::{config::LogFormat, terminal};
 
@@ -39,9 +37,7 @@ pub enum Stream {
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The filter cannot be read.
-    #[error(
-        "log.level = {level:?}: {why}; use error, warn, info, debug, trace or off, or target=level"
-    )]
+    #[error("log.level = {level:?}: {why}; use error, warn, info, debug, trace or off, or target=level")]
     Level {
         /// As configured.
         level: String,
@@ -74,9 +70,7 @@ pub fn init(format: LogFormat, level: &str, to: Stream) -> Result<(), TelemetryE
         LogFormat::Auto | LogFormat::Text => Style::Text { colour: terminal::coloured(&stream) },
     };
     let log = Log::new(style, stream);
-    tracing::subscriber::set_global_default(
-        tracing_subscriber::registry().with(filter).with(log.clone()),
-    )?;
+    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(filter).with(log.clone()))?;
     if style == Style::Json {
         panic::set_hook(Box::new(move |panic| log.panicked(panic)));
     }
@@ -145,8 +139,7 @@ impl Log {
     fn panicked(&self, panic: &panic::PanicHookInfo<'_>) {
         let mut fields = Fields::default();
         fields.set("event", Value::text("daemon.panicked"));
-        fields
-            .set("message", Value::text(panic.payload_as_str().unwrap_or("panic without a text")));
+        fields.set("message", Value::text(panic.payload_as_str().unwrap_or("panic without a text")));
         if let Some(location) = panic.location() {
             fields.set("location", Value::text(location.to_string()));
         }

@@ -121,11 +121,7 @@ impl Progress {
     /// A bar towards `total` steps, labelled `what`. One at a time.
     #[must_use]
     pub fn new(what: &str, total: u64) -> Self {
-        let target = if io::stderr().is_terminal() {
-            ProgressDrawTarget::stderr()
-        } else {
-            ProgressDrawTarget::hidden()
-        };
+        let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(total), target);
         let line = "{msg} {bar:30} {human_pos}/{human_len} {elapsed}";
         if let Ok(style) = ProgressStyle::with_template(line) {
@@ -184,11 +180,7 @@ mod tests {
 
     #[test]
     fn a_table_is_aligned_and_carries_no_escape_codes() {
-        let text = table_of_width(
-            &["account", "records"],
-            &rows(&[&["acme", "7"], &["evil\u{1b}[2J\nid", "1200"]]),
-            None,
-        );
+        let text = table_of_width(&["account", "records"], &rows(&[&["acme", "7"], &["evil\u{1b}[2J\nid", "1200"]]), None);
         let want = [
             " account             records",
             "─────────────────────────────",

@@ -51,7 +51,9 @@ impl Cli {
         }
         let errors = findings.iter().filter(|f| f.severity > Severity::Warning).count();
         match findings.iter().map(|f| f.severity).max() {
-            Some(worst) if worst.exit_code() == Severity::Error.exit_code() => Err(Failure::Findings(format!("{errors} findings must be mended"))),
+            Some(worst) if worst.exit_code() == Severity::Error.exit_code() => {
+                Err(Failure::Findings(format!("{errors} findings must be mended")))
+            }
             Some(worst) if worst > Severity::Warning => {
                 Err(Failure::Layout(findings.iter().filter(|f| f.severity > Severity::Warning).cloned().collect()))
             }
@@ -93,9 +95,14 @@ async fn server(tx: &mut Tx) -> Result<Vec<Finding>, DatabaseError> {
     };
     let asked = Instant::now();
     let (version, recovering, clock): (i32, bool, DateTime<Utc>) =
-        sqlx::query_as("select current_setting('server_version_num')::int4 / 10000, pg_is_in_recovery(), clock_timestamp()").fetch_one(&mut **tx).await?;
+        sqlx::query_as("select current_setting('server_version_num')::int4 / 10000, pg_is_in_recovery(), clock_timestamp()")
+            .fetch_one(&mut **tx)
+            .await?;
     if !SUPPORTED.contains(&version) {
-        find(Severity::Warning, format!("PostgreSQL {version} is not among the versions this was made for ({} to {})", SUPPORTED.start(), SUPPORTED.end()));
+        find(
+            Severity::Warning,
+            format!("PostgreSQL {version} is not among the versions this was made for ({} to {})", SUPPORTED.start(), SUPPORTED.end()),
+        );
     }
     if recovering {
         find(Severity::Error, "this server is a standby; name the primary".to_owned());
@@ -144,7 +151,8 @@ async fn contradictions(tx: &mut Tx, config: &Config) -> Result<Vec<Finding>, Da
         if !known {
             continue;
         }
-        let query = format!("select count(*) from {} where cmq_enabled and {} is not null", point.table.quoted(), point.since_column.quoted());
+        let query =
+            format!("select count(*) from {} where cmq_enabled and {} is not null", point.table.quoted(), point.since_column.quoted());
         let rows: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_one(&mut **tx).await?;
         if rows > 0 {
             findings.push(Finding {

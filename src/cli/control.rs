@@ -118,7 +118,9 @@ impl Cli {
                     let mut tx = self.own_tables(&config, Purpose::Write).await?;
                     let hold = control::release_hold(&mut tx, id, &act.reason, &act.by()).await?;
                     Database::commit(tx).await?;
-                    let hold = hold.ok_or_else(|| Failure::Other(anyhow::anyhow!("no hold {id} is in force; `retentiond hold list` shows those that are")))?;
+                    let hold = hold.ok_or_else(|| {
+                        Failure::Other(anyhow::anyhow!("no hold {id} is in force; `retentiond hold list` shows those that are"))
+                    })?;
                     tell_hold("hold.released", &hold, &act);
                     self.show_hold(&hold)
                 }
@@ -162,7 +164,15 @@ impl Cli {
                 return Err(Failure::Other(anyhow::anyhow!("no pause of exactly this scope is in force")));
             }
             let (account_id, data_class) = (&scope.account, &scope.data_class);
-            tracing::warn!(event = "control.resumed", account_id, data_class, lifted, reason = act.reason, actor = act.by(), "deletion goes on");
+            tracing::warn!(
+                event = "control.resumed",
+                account_id,
+                data_class,
+                lifted,
+                reason = act.reason,
+                actor = act.by(),
+                "deletion goes on"
+            );
             Ok(())
         })
     }

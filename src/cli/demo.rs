@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use super::{Cli, block_on, log_before_configuration, print};
+use super::{block_on, log_before_configuration, print};
 use crate::{
     app,
     config::{self, Needs},
@@ -21,17 +21,15 @@ const ACCOUNTS: u32 = 240;
 /// The promise as shipped; the demo keeps it to the letter (R10).
 const PROMISE: &str = include_str!("../../config/retentiond.toml");
 
-impl Cli {
-    pub(super) fn demo(&self, length: Duration, postgres_bin: Option<PathBuf>) -> Result<(), Failure> {
-        let result = demo(length, postgres_bin);
-        if result.is_err() {
-            log_before_configuration();
-        }
-        result
+pub(super) fn demo(length: Duration, postgres_bin: Option<PathBuf>) -> Result<(), Failure> {
+    let result = show(length, postgres_bin);
+    if result.is_err() {
+        log_before_configuration();
     }
+    result
 }
 
-fn demo(length: Duration, postgres_bin: Option<PathBuf>) -> Result<(), Failure> {
+fn show(length: Duration, postgres_bin: Option<PathBuf>) -> Result<(), Failure> {
     print("Starting a Postgres of its own, on loopback, in a temporary folder …");
     let server = Server::start(&Options { bin: postgres_bin, ..Options::default() }).map_err(|e| Failure::Other(e.into()))?;
     let url = server.url("postgres");
@@ -67,8 +65,12 @@ fn demo(length: Duration, postgres_bin: Option<PathBuf>) -> Result<(), Failure> 
 
 fn introduce(filled: &Summary, length: Duration, url: &str) {
     let Summary { accounts, templates, tasks, messages, media } = filled;
-    print(&format!("Filled the reference platform: {accounts} accounts, {templates} templates, {tasks} tasks, {messages} queue messages, {media} media objects."));
-    print("The rules are those of the shipped config/retentiond.toml: configuration goes after 30 days, queue data after 7, customer media never.");
+    print(&format!(
+        "Filled the reference platform: {accounts} accounts, {templates} templates, {tasks} tasks, {messages} queue messages, {media} media objects."
+    ));
+    print(
+        "The rules are those of the shipped config/retentiond.toml: configuration goes after 30 days, queue data after 7, customer media never.",
+    );
     print("One thing differs, for this demo only: its guard is wide open (max_accounts = \"unlimited\", max_share = \"100%\"),");
     print("because most sample accounts are due at once. As shipped, the guard would stop that before the first purge.");
     print(&format!("Look inside meanwhile with: psql '{url}'"));

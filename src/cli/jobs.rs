@@ -41,7 +41,7 @@ pub(super) struct ListArguments {
     /// Of this data class.
     #[arg(long)]
     data_class: Option<String>,
-    /// Past delete_by, open and not held.
+    /// Past `delete_by`, open and not held.
     #[arg(long)]
     overdue: bool,
     /// So many at most. Tables stop at 100 by themselves, JSON does not.

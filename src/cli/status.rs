@@ -29,7 +29,9 @@ impl Cli {
 }
 
 fn show(status: &Status, now: chrono::DateTime<chrono::Utc>) {
-    let at = |at: Option<chrono::DateTime<chrono::Utc>>| at.map_or_else(|| "never".to_owned(), |at| format!("{} ({})", rfc3339(at), relative(at, now)));
+    let at = |at: Option<chrono::DateTime<chrono::Utc>>| {
+        at.map_or_else(|| "never".to_owned(), |at| format!("{} ({})", rfc3339(at), relative(at, now)))
+    };
     print(&format!("mode             {}{}", status.mode.as_str(), if status.paused { ", paused" } else { "" }));
     let guard = match (&status.guard.reason, status.guard.tripped) {
         (Some(reason), true) => format!("TRIPPED: {reason}"),
@@ -41,7 +43,10 @@ fn show(status: &Status, now: chrono::DateTime<chrono::Utc>) {
     print(&format!("last full look   {}", at(status.last_resync_at)));
     print(&format!("next deadline    {}", at(status.earliest_unmet_deadline)));
     let jobs = &status.jobs;
-    print(&format!("jobs             {} scheduled, {} running, {} completed, {} cancelled", jobs.scheduled, jobs.running, jobs.completed, jobs.cancelled));
+    print(&format!(
+        "jobs             {} scheduled, {} running, {} completed, {} cancelled",
+        jobs.scheduled, jobs.running, jobs.completed, jobs.cancelled
+    ));
     print(&format!("                 {} due, {} overdue, {} held", jobs.due, jobs.overdue, jobs.held));
     print(&format!("quarantined      {}", status.quarantined.len()));
     for record in &status.quarantined {

@@ -48,30 +48,18 @@ pub(super) fn address(url: &str) -> Read<Address> {
         return Err("holds a bare #; write it as %23".to_owned());
     }
     let query = url.split_once('?').map_or("", |(_, query)| query);
-    let names = || {
-        query
-            .split('&')
-            .filter(|pair| !pair.is_empty())
-            .map(|pair| pair.split('=').next().unwrap_or(pair))
-    };
+    let names = || query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split('=').next().unwrap_or(pair));
     let known = |name: &&str| PARAMETERS.contains(name) || name.starts_with("options[");
     if let Some(unknown) = names().find(|name| !known(name)) {
-        return Err(format!(
-            "has an unknown parameter {unknown:?}; known: {}",
-            PARAMETERS[..18].join(", ")
-        ));
+        return Err(format!("has an unknown parameter {unknown:?}; known: {}", PARAMETERS[..18].join(", ")));
     }
-    let options = PgConnectOptions::from_str(url)
-        .map_err(|error| format!("is no postgres address: {error}"))?;
+    let options = PgConnectOptions::from_str(url).map_err(|error| format!("is no postgres address: {error}"))?;
     let here = options.get_socket().is_some() || is_local(options.get_host());
     let spelt = names().any(|name| matches!(name, "sslmode" | "ssl-mode"));
     if here || spelt {
         let weak = !here && !matches!(options.get_ssl_mode(), PgSslMode::VerifyFull);
         let warning = weak.then(|| {
-            format!(
-                "database.url: its sslmode does not prove that {} is who it claims to be; sslmode=verify-full does",
-                options.get_host()
-            )
+            format!("database.url: its sslmode does not prove that {} is who it claims to be; sslmode=verify-full does", options.get_host())
         });
         return Ok(Address { url: url.into(), warning });
     }
@@ -81,7 +69,5 @@ pub(super) fn address(url: &str) -> Read<Address> {
 
 fn is_local(host: &str) -> bool {
     let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    host.starts_with('/')
-        || host.eq_ignore_ascii_case("localhost")
-        || ip.is_ok_and(|ip| ip.is_loopback())
+    host.starts_with('/') || host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback())
 }

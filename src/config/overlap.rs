@@ -40,10 +40,7 @@ pub(super) fn judge(root: &Table<'_>, stores: &Stores, points: &[Point], classes
     let mut names = Vec::new();
     for name in points.iter().filter_map(|point| point.name.as_ref()) {
         if names.contains(&name) {
-            root.fault(
-                &format!("starting_points[{name}].name"),
-                format!("{name:?} is defined twice"),
-            );
+            root.fault(&format!("starting_points[{name}].name"), format!("{name:?} is defined twice"));
         }
         names.push(name);
     }
@@ -59,18 +56,13 @@ pub(super) fn judge(root: &Table<'_>, stores: &Stores, points: &[Point], classes
     }
     let targets: Vec<_> = classes
         .iter()
-        .flat_map(|class| {
-            class.targets.iter().map(move |(key, target)| (class, key, target.as_ref()))
-        })
+        .flat_map(|class| class.targets.iter().map(move |(key, target)| (class, key, target.as_ref())))
         .filter_map(|(class, key, target)| Some((class, key, target?)))
         .collect();
     for (at, &(class, key, target)) in targets.iter().enumerate() {
         let spelt = target.table.spelt();
         if target.table.schema() == "retention" {
-            root.fault(
-                key,
-                format!("{spelt:?} lies in schema retention, which is the daemon's own"),
-            );
+            root.fault(key, format!("{spelt:?} lies in schema retention, which is the daemon's own"));
         }
         for point in points.iter().filter(|point| point.table.as_ref() == Some(&target.table)) {
             let name = point.name.as_deref().unwrap_or("?");
@@ -79,16 +71,14 @@ pub(super) fn judge(root: &Table<'_>, stores: &Stores, points: &[Point], classes
         for place in classes.iter().flat_map(|class| &class.places) {
             let store = place.place.store.as_ref();
             let everywhere = store.is_none();
-            if place.table == target.table
-                && (everywhere || same(stores, store, Some(&target.store)))
-            {
+            if place.table == target.table && (everywhere || same(stores, store, Some(&target.store))) {
                 let owner = &place.place.class;
                 root.fault(key, format!("{spelt:?} is under the customer's control ({owner}) and can never be a target"));
             }
         }
-        let earlier = targets[..at].iter().filter(|(_, _, other)| {
-            other.table == target.table && same(stores, Some(&other.store), Some(&target.store))
-        });
+        let earlier = targets[..at]
+            .iter()
+            .filter(|(_, _, other)| other.table == target.table && same(stores, Some(&other.store), Some(&target.store)));
         for &(owner, _, other) in earlier {
             if std::ptr::eq(owner, class) {
                 root.fault(key, format!("this class names {spelt:?} twice"));
@@ -101,19 +91,14 @@ pub(super) fn judge(root: &Table<'_>, stores: &Stores, points: &[Point], classes
 
 /// Two names may stand for one store.
 fn same(stores: &Stores, a: Option<&String>, b: Option<&String>) -> bool {
-    let store =
-        |name: Option<&String>| name.and_then(|name| stores.get(name)).and_then(Option::as_ref);
+    let store = |name: Option<&String>| name.and_then(|name| stores.get(name)).and_then(Option::as_ref);
     a == b || store(a).is_some_and(|a| Some(a) == store(b))
 }
 
 /// What is wrong with two classes that share a table: only the feature can tell whose a record is.
 fn shared(owner: &Class, other: &Target, class: &Class, target: &Target) -> Option<String> {
     let spelt = target.table.spelt();
-    let by = format!(
-        "{spelt:?} is a target of {}/{} too",
-        owner.feature.as_deref().unwrap_or("?"),
-        owner.name.as_deref().unwrap_or("?")
-    );
+    let by = format!("{spelt:?} is a target of {}/{} too", owner.feature.as_deref().unwrap_or("?"), owner.name.as_deref().unwrap_or("?"));
     if target.feature_column.is_none() || other.feature_column.is_none() {
         Some(format!("{by}; classes that share a table need feature_column on both"))
     } else if target.feature_column != other.feature_column {

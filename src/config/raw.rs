@@ -4,9 +4,7 @@
 
 use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
-use ::config::{
-    Config, ConfigError, Environment, FileFormat, Format, Map, Source, Value, ValueKind,
-};
+use ::config::{Config, ConfigError, Environment, FileFormat, Format, Map, Source, Value, ValueKind};
 
 use super::table::Faults;
 
@@ -57,9 +55,7 @@ pub(super) type Text<'a> = (&'a str, &'a str);
 /// The process environment. The only place that reads it; what is not UTF-8 cannot be a setting and is left out.
 #[must_use]
 pub fn environment() -> BTreeMap<String, String> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect()
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
 }
 
 /// The files to read: those given, else those that `RETENTIOND_CONFIG` names.
@@ -74,11 +70,7 @@ pub(super) fn files(given: &[PathBuf], environment: &BTreeMap<String, String>) -
 /// Reads every file; those that cannot be read, or are given twice, are faults.
 pub(super) fn read(files: &[PathBuf], faults: &Faults) -> Vec<(String, String)> {
     if files.is_empty() {
-        faults.add(
-            "configuration",
-            "no file is given: use -c FILE, or RETENTIOND_CONFIG=FILE",
-            None,
-        );
+        faults.add("configuration", "no file is given: use -c FILE, or RETENTIOND_CONFIG=FILE", None);
     }
     let mut seen = Vec::new();
     let mut texts = Vec::new();
@@ -86,11 +78,7 @@ pub(super) fn read(files: &[PathBuf], faults: &Faults) -> Vec<(String, String)> 
         let name = path.display().to_string();
         let same = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
         if seen.contains(&same) {
-            faults.add(
-                &name,
-                "this file is given twice; later files override earlier ones, so give it once",
-                None,
-            );
+            faults.add(&name, "this file is given twice; later files override earlier ones, so give it once", None);
             continue;
         }
         seen.push(same);
@@ -114,11 +102,7 @@ pub(super) fn unreadable(error: &io::Error) -> String {
 }
 
 /// Lays all layers over each other. `None` when a layer cannot be understood at all, with the reason in `faults`.
-pub(super) fn merge(
-    files: &[Text<'_>],
-    environment: &BTreeMap<String, String>,
-    faults: &Faults,
-) -> Option<Tree> {
+pub(super) fn merge(files: &[Text<'_>], environment: &BTreeMap<String, String>, faults: &Faults) -> Option<Tree> {
     let written: Vec<_> = files.iter().map(|file| (file.0, toml(*file, faults))).collect();
     let mut layers = vec![toml(("the defaults", DEFAULTS), faults)?];
     one_file_defines_the_rules(&written, faults);
@@ -165,37 +149,26 @@ fn toml((name, text): Text<'_>, faults: &Faults) -> Option<Tree> {
 
 /// A TOML error quotes the offending line, and that line may hold a password.
 fn without_source(error: &str) -> String {
-    let quotes = |line: &&str| {
-        line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|')
-    };
+    let quotes = |line: &&str| line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|');
     error.lines().filter(|line| !quotes(line)).collect::<Vec<_>>().join("; ")
 }
 
 fn one_file_defines_the_rules(files: &[(&str, Option<Tree>)], faults: &Faults) {
     let defines = |rule: &str| -> Vec<&str> {
         let has = |tree: &Tree| tree.contains_key(rule);
-        files
-            .iter()
-            .filter(|(_, tree)| tree.as_ref().is_some_and(has))
-            .map(|&(name, _)| name)
-            .collect()
+        files.iter().filter(|(_, tree)| tree.as_ref().is_some_and(has)).map(|&(name, _)| name).collect()
     };
     let mut all: Vec<_> = RULES.iter().flat_map(|rule| defines(rule)).collect();
     all.sort_unstable();
     all.dedup();
     if all.len() > 1 {
-        let problem =
-            format!("rules are defined in {}; exactly one file may define them", all.join(" and "));
+        let problem = format!("rules are defined in {}; exactly one file may define them", all.join(" and "));
         faults.add(RULES.join(", "), problem, None);
     }
     // A file that could not be parsed may well define them.
     if files.iter().all(|(_, tree)| tree.is_some()) {
         for rule in RULES.into_iter().filter(|rule| defines(rule).is_empty()) {
-            faults.add(
-                rule,
-                "is missing: rules have no defaults, one of the given files must define them",
-                None,
-            );
+            faults.add(rule, "is missing: rules have no defaults, one of the given files must define them", None);
         }
     }
 }
@@ -224,18 +197,13 @@ fn variables(environment: &BTreeMap<String, String>) -> Result<Tree, ConfigError
 fn one_address(layers: &mut [Tree], faults: &Faults) {
     let mut replaced = false;
     for layer in layers.iter_mut().rev() {
-        let Some(ValueKind::Table(database)) = layer.get_mut("database").map(|v| &mut v.kind)
-        else {
+        let Some(ValueKind::Table(database)) = layer.get_mut("database").map(|v| &mut v.kind) else {
             continue;
         };
         let has = |key| database.contains_key(key);
         if has("url") && has("url_file") {
             let origin = database["url"].origin().map(str::to_owned);
-            faults.add(
-                "database.url",
-                "url and url_file are both set in one place; keep one of them",
-                origin.as_deref(),
-            );
+            faults.add("database.url", "url and url_file are both set in one place; keep one of them", origin.as_deref());
         }
         let sets = has("url") || has("url_file");
         if replaced {
@@ -247,8 +215,7 @@ fn one_address(layers: &mut [Tree], faults: &Faults) {
 }
 
 fn overlay(layers: Vec<Tree>) -> Result<Tree, ConfigError> {
-    let builder =
-        layers.into_iter().fold(Config::builder(), |builder, tree| builder.add_source(Layer(tree)));
+    let builder = layers.into_iter().fold(Config::builder(), |builder, tree| builder.add_source(Layer(tree)));
     builder.build()?.cache.into_table()
 }
 

@@ -30,9 +30,7 @@ const OTHER_STORE_KEYS: [&str; 14] = [
 /// `None` is a store that was named but cannot be used; its fault is on record.
 pub(super) fn store(t: &mut Table<'_>) -> Option<Store> {
     let kinds = ["postgres", "mysql", "mongodb", "objects", "cmq", "amqp", "expiring"];
-    let kind = t.need("kind", "write kind = \"postgres\"", |value| {
-        word(&kinds.map(|kind| (kind, kind)))(value)
-    });
+    let kind = t.need("kind", "write kind = \"postgres\"", |value| word(&kinds.map(|kind| (kind, kind)))(value));
     if kind == Some("postgres") {
         for key in ["url", "url_file"] {
             t.refuse(key, "a second database is not available in this version; without it, this store is the main database");
@@ -43,9 +41,7 @@ pub(super) fn store(t: &mut Table<'_>) -> Option<Store> {
         t.maybe(key, |_| Ok(()));
     }
     if let Some(kind) = kind {
-        let problem = format!(
-            "kind {kind:?} is not available in this version; available: \"postgres\" (the main database)"
-        );
+        let problem = format!("kind {kind:?} is not available in this version; available: \"postgres\" (the main database)");
         t.fault("kind", problem);
     }
     None
@@ -53,9 +49,7 @@ pub(super) fn store(t: &mut Table<'_>) -> Option<Store> {
 
 pub(super) fn starting_point(t: &mut Table<'_>) -> Point {
     let name = t.need("name", "classes, jobs and logs refer to it", |value| match text(value)? {
-        name if name == "request" => {
-            Err("\"request\" is what jobs on request are called; choose another name".to_owned())
-        }
+        name if name == "request" => Err("\"request\" is what jobs on request are called; choose another name".to_owned()),
         name => Ok(name),
     });
     let table = t.need("table", "which table holds it?", table_name);
@@ -64,10 +58,7 @@ pub(super) fn starting_point(t: &mut Table<'_>) -> Point {
     let since_column = t.need("since_column", "which column says since when?", column);
     let region_column = t.maybe("region_column", column);
     if t.has("region_column") && t.has("feature_column") {
-        t.fault(
-            "region_column",
-            "belongs to an account-level starting point, without feature_column",
-        );
+        t.fault("region_column", "belongs to an account-level starting point, without feature_column");
     }
     let whole = (|| {
         Some(StartingPoint {
@@ -82,11 +73,7 @@ pub(super) fn starting_point(t: &mut Table<'_>) -> Point {
     Point { name, table, whole }
 }
 
-pub(super) fn data_class(
-    t: &mut Table<'_>,
-    stores: &BTreeMap<String, Option<Store>>,
-    points: &[Point],
-) -> Class {
+pub(super) fn data_class(t: &mut Table<'_>, stores: &BTreeMap<String, Option<Store>>, points: &[Point]) -> Class {
     let feature = t.need("feature", "which feature does it belong to?", text);
     let name = t.need("name", "what is it called within its feature?", text);
     let controller = t.maybe("controlled_by", |value| {
@@ -96,13 +83,10 @@ pub(super) fn data_class(
     let label = feature.clone().zip(name.clone());
     let mut class = Class { feature, name, ..Class::default() };
     if controller.is_some() {
-        for key in ["starting_points", "retain_for", "delete_within", "delete_by_after", "targets"]
-        {
+        for key in ["starting_points", "retain_for", "delete_within", "delete_by_after", "targets"] {
             t.refuse(key, "has no place in a class that the customer controls: it is never purged");
         }
-        let places = t
-            .need("places", "name the tables that must never be purged", texts)
-            .unwrap_or_default();
+        let places = t.need("places", "name the tables that must never be purged", texts).unwrap_or_default();
         for place in places {
             match protected(&place, stores, label.as_ref()) {
                 Ok(place) => class.places.push(place),
@@ -117,10 +101,7 @@ pub(super) fn data_class(
     let delete_by = delete_by(t, retain_for);
     let targets = t.list("targets", |_| None, |t| target(t, stores));
     if targets.is_empty() {
-        t.fault(
-            "targets",
-            "is missing: write [[data_classes.targets]] for every place that holds this class",
-        );
+        t.fault("targets", "is missing: write [[data_classes.targets]] for every place that holds this class");
     }
     class.targets.clone_from(&targets);
     class.whole = (|| {
@@ -138,17 +119,13 @@ pub(super) fn data_class(
 }
 
 fn starting_points(t: &mut Table<'_>, points: &[Point]) -> Option<Vec<usize>> {
-    let names =
-        t.need("starting_points", "name the starting points that its period runs from", texts)?;
+    let names = t.need("starting_points", "name the starting points that its period runs from", texts)?;
     let defined: Vec<_> = points.iter().filter_map(|point| point.name.as_deref()).collect();
     let mut indices = Vec::new();
     for name in names {
         match points.iter().position(|point| point.name.as_ref() == Some(&name)) {
             Some(at) => indices.push(at),
-            None => t.fault(
-                "starting_points",
-                format!("{name:?} is not defined; defined: {}", defined.join(", ")),
-            ),
+            None => t.fault("starting_points", format!("{name:?} is not defined; defined: {}", defined.join(", "))),
         }
     }
     indices.sort_unstable();
@@ -156,10 +133,7 @@ fn starting_points(t: &mut Table<'_>, points: &[Point]) -> Option<Vec<usize>> {
 }
 
 fn delete_by(t: &mut Table<'_>, retain_for: Option<RetentionPeriod>) -> Option<DeleteBy> {
-    let (both, neither) = (
-        t.has("delete_within") && t.has("delete_by_after"),
-        !t.has("delete_within") && !t.has("delete_by_after"),
-    );
+    let (both, neither) = (t.has("delete_within") && t.has("delete_by_after"), !t.has("delete_within") && !t.has("delete_by_after"));
     let within = t.maybe("delete_within", period);
     let after = t.maybe("delete_by_after", period);
     if both {
@@ -172,9 +146,7 @@ fn delete_by(t: &mut Table<'_>, retain_for: Option<RetentionPeriod>) -> Option<D
     if let (Some(after), Some(retain_for)) = (after, retain_for)
         && !never_before(after, retain_for)
     {
-        let problem = format!(
-            "{after} can end before retain_for = {retain_for} does; it must never be the shorter one"
-        );
+        let problem = format!("{after} can end before retain_for = {retain_for} does; it must never be the shorter one");
         t.fault("delete_by_after", problem);
     }
     within.map(DeleteBy::Within).or(after.map(DeleteBy::AfterStart))
@@ -196,9 +168,7 @@ fn target(t: &mut Table<'_>, stores: &BTreeMap<String, Option<Store>>) -> (Strin
         if stores.contains_key(&store) {
             Ok(store)
         } else if stores.is_empty() {
-            Err(format!(
-                "{store:?} is not defined: write [stores.{store}] with kind = \"postgres\""
-            ))
+            Err(format!("{store:?} is not defined: write [stores.{store}] with kind = \"postgres\""))
         } else {
             Err(format!("{store:?} is not defined; defined: {}", defined()))
         }
@@ -237,18 +207,13 @@ fn target(t: &mut Table<'_>, stores: &BTreeMap<String, Option<Store>>) -> (Strin
 }
 
 /// A place under the customer's control, spelt `[store/]place` (R13).
-fn protected(
-    spelt: &str,
-    stores: &BTreeMap<String, Option<Store>>,
-    class: Option<&(String, String)>,
-) -> Read<Place> {
+fn protected(spelt: &str, stores: &BTreeMap<String, Option<Store>>, class: Option<&(String, String)>) -> Read<Place> {
     let (store, place) = match spelt.split_once('/') {
         Some((store, place)) if stores.contains_key(store) => (Some(store.to_owned()), place),
         _ => (None, spelt),
     };
     // What cannot be a table here would protect nothing, and nobody would notice.
-    let table = TableName::parse(place)
-        .map_err(|error| format!("{spelt:?} is neither a table nor store/table: {error}"))?;
+    let table = TableName::parse(place).map_err(|error| format!("{spelt:?} is neither a table nor store/table: {error}"))?;
     let class = class.map_or_else(String::new, |(feature, name)| format!("{feature}/{name}"));
     Ok(Place { table, place: CustomerPlace { class, store, place: place.to_owned() } })
 }

@@ -39,12 +39,7 @@ pub struct Invalid {
 pub(super) struct Faults(RefCell<Vec<Fault>>);
 
 impl Faults {
-    pub(super) fn add(
-        &self,
-        key: impl Into<String>,
-        problem: impl Into<String>,
-        origin: Option<&str>,
-    ) {
+    pub(super) fn add(&self, key: impl Into<String>, problem: impl Into<String>, origin: Option<&str>) {
         let origin = origin.map(str::to_owned);
         self.0.borrow_mut().push(Fault { key: key.into(), problem: problem.into(), origin });
     }
@@ -77,12 +72,7 @@ impl<'a> Table<'a> {
         Self::open(String::new(), tree, faults, read)
     }
 
-    fn open<T>(
-        path: String,
-        values: Tree,
-        faults: &'a Faults,
-        read: impl FnOnce(&mut Self) -> T,
-    ) -> T {
+    fn open<T>(path: String, values: Tree, faults: &'a Faults, read: impl FnOnce(&mut Self) -> T) -> T {
         let mut table = Self { path, values, asked: Vec::new(), faults };
         let value = read(&mut table);
         table.close();
@@ -123,11 +113,7 @@ impl<'a> Table<'a> {
     }
 
     /// A key that may be absent. `None` also when it is set wrongly; the fault is then on record.
-    pub(super) fn maybe<T>(
-        &mut self,
-        key: &'static str,
-        read: impl FnOnce(&Value) -> Read<T>,
-    ) -> Option<T> {
+    pub(super) fn maybe<T>(&mut self, key: &'static str, read: impl FnOnce(&Value) -> Read<T>) -> Option<T> {
         match read(self.ask(key)?) {
             Ok(value) => Some(value),
             Err(problem) => {
@@ -138,12 +124,7 @@ impl<'a> Table<'a> {
     }
 
     /// A key that must be there; `None` has its fault on record.
-    pub(super) fn need<T>(
-        &mut self,
-        key: &'static str,
-        remedy: &str,
-        read: impl FnOnce(&Value) -> Read<T>,
-    ) -> Option<T> {
+    pub(super) fn need<T>(&mut self, key: &'static str, remedy: &str, read: impl FnOnce(&Value) -> Read<T>) -> Option<T> {
         if !self.has(key) {
             self.fault(key, format!("is missing: {remedy}"));
         }
@@ -151,11 +132,7 @@ impl<'a> Table<'a> {
     }
 
     /// A key with a compiled-in default.
-    pub(super) fn scalar<T>(
-        &mut self,
-        key: &'static str,
-        read: impl FnOnce(&Value) -> Read<T>,
-    ) -> Option<T> {
+    pub(super) fn scalar<T>(&mut self, key: &'static str, read: impl FnOnce(&Value) -> Read<T>) -> Option<T> {
         self.need(key, "it has lost its default", read)
     }
 
@@ -174,11 +151,7 @@ impl<'a> Table<'a> {
     }
 
     /// A table inside this one; absent is empty.
-    pub(super) fn section<T>(
-        &mut self,
-        key: &'static str,
-        read: impl FnOnce(&mut Table<'a>) -> T,
-    ) -> Option<T> {
+    pub(super) fn section<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Table<'a>) -> T) -> Option<T> {
         let tree = match self.ask(key).cloned() {
             Some(value) => self.tree(self.key(key), &value)?,
             None => Tree::new(),
@@ -208,11 +181,7 @@ impl<'a> Table<'a> {
     }
 
     /// Tables by names that the operator chooses.
-    pub(super) fn named<T>(
-        &mut self,
-        key: &'static str,
-        mut read: impl FnMut(&mut Table<'a>) -> T,
-    ) -> BTreeMap<String, T> {
+    pub(super) fn named<T>(&mut self, key: &'static str, mut read: impl FnMut(&mut Table<'a>) -> T) -> BTreeMap<String, T> {
         let tree = self.ask(key).cloned().and_then(|value| self.tree(self.key(key), &value));
         let mut tables = BTreeMap::new();
         for (name, value) in tree.into_iter().flatten().collect::<BTreeMap<_, _>>() {
@@ -236,12 +205,7 @@ impl<'a> Table<'a> {
 /// The known key that a misspelt one most likely means.
 fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
     let close = |&(_, edits): &(&str, usize)| edits <= 2 && edits < key.chars().count();
-    known
-        .iter()
-        .map(|&k| (k, edits(key, k)))
-        .min_by_key(|&(_, edits)| edits)
-        .filter(close)
-        .map(|(k, _)| k)
+    known.iter().map(|&k| (k, edits(key, k))).min_by_key(|&(_, edits)| edits).filter(close).map(|(k, _)| k)
 }
 
 /// How many characters must be changed, added or taken away to turn `a` into `b`.
@@ -262,9 +226,7 @@ fn kind(value: &Value) -> &'static str {
     match value.kind {
         ValueKind::Nil => "nothing",
         ValueKind::Boolean(_) => "true or false",
-        ValueKind::I64(_) | ValueKind::I128(_) | ValueKind::U64(_) | ValueKind::U128(_) => {
-            "a whole number"
-        }
+        ValueKind::I64(_) | ValueKind::I128(_) | ValueKind::U64(_) | ValueKind::U128(_) => "a whole number",
         ValueKind::Float(_) => "a fraction",
         ValueKind::String(_) => "text",
         ValueKind::Table(_) => "a table",
@@ -301,8 +263,7 @@ pub(super) fn word<T: Copy>(words: &[(&str, T)]) -> impl FnOnce(&Value) -> Read<
     move |value| {
         let given = text(value)?;
         let known = words.iter().find(|(word, _)| *word == given).map(|&(_, meaning)| meaning);
-        let all =
-            || words.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(", ");
+        let all = || words.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(", ");
         known.ok_or_else(|| format!("{given:?} is not one of {}", all()))
     }
 }
@@ -314,18 +275,14 @@ pub(super) fn number(bounds: RangeInclusive<u32>) -> impl FnOnce(&Value) -> Read
             return Err(format!("must be a whole number, not {}", kind(value)));
         };
         let fits = u32::try_from(given).ok().filter(|n| bounds.contains(n));
-        fits.ok_or_else(|| {
-            format!("{given} is not between {} and {}", bounds.start(), bounds.end())
-        })
+        fits.ok_or_else(|| format!("{given} is not between {} and {}", bounds.start(), bounds.end()))
     }
 }
 
 /// A limit that is either a number or the word `unlimited`, which must be spelt out; 0 is none (I12).
 pub(super) fn limit(value: &Value) -> Read<Option<u64>> {
     if let ValueKind::I64(given) = value.kind {
-        return u64::try_from(given)
-            .map(Some)
-            .map_err(|_| format!("{given} is negative; 0 is none, \"unlimited\" is no limit"));
+        return u64::try_from(given).map(Some).map_err(|_| format!("{given} is negative; 0 is none, \"unlimited\" is no limit"));
     }
     match text(value) {
         Ok(word) if word == "unlimited" => Ok(None),
@@ -340,21 +297,17 @@ pub(super) fn share(value: &Value) -> Read<f64> {
     let ValueKind::String(given) = &value.kind else {
         return Err(format!("must be text in quotes, not {}: {remedy}", kind(value)));
     };
-    let percent =
-        given.trim().strip_suffix('%').and_then(|number| number.trim_end().parse::<f64>().ok());
+    let percent = given.trim().strip_suffix('%').and_then(|number| number.trim_end().parse::<f64>().ok());
     // NaN is in no range.
     let percent = percent.filter(|percent| (0.0..=100.0).contains(percent));
-    percent
-        .map(|percent| percent / 100.0)
-        .ok_or_else(|| format!("{given:?} is not a share: {remedy}"))
+    percent.map(|percent| percent / 100.0).ok_or_else(|| format!("{given:?} is not a share: {remedy}"))
 }
 
 /// A positive duration with its unit, at most a year.
 pub(super) fn duration(value: &Value) -> Read<Duration> {
     let given = with_unit(value, "5s")?;
-    let duration = humantime::parse_duration(&given).map_err(|error| {
-        format!("{given:?} is not a duration ({error}): write it like \"300ms\", \"5s\" or \"1h\"")
-    })?;
+    let duration = humantime::parse_duration(&given)
+        .map_err(|error| format!("{given:?} is not a duration ({error}): write it like \"300ms\", \"5s\" or \"1h\""))?;
     if duration.is_zero() {
         Err(format!("{given:?} is zero; it must be longer"))
     } else if duration > Duration::from_hours(366 * 24) {
@@ -368,8 +321,7 @@ pub(super) fn duration(value: &Value) -> Read<Duration> {
 pub(super) fn at_least(least: Duration) -> impl FnOnce(&Value) -> Read<Duration> {
     move |value| {
         let given = duration(value)?;
-        let (shown, least_shown) =
-            (humantime::format_duration(given), humantime::format_duration(least));
+        let (shown, least_shown) = (humantime::format_duration(given), humantime::format_duration(least));
         if given < least { Err(format!("{shown} is less than {least_shown}")) } else { Ok(given) }
     }
 }

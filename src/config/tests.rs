@@ -8,8 +8,7 @@ use secrecy::ExposeSecret;
 
 use super::{raw::DEFAULTS, *};
 
-const MINE: &str =
-    "mode = \"enforce\"\n[database]\nurl = \"postgres://u:hunter2@127.0.0.1:5/platform\"\n";
+const MINE: &str = "mode = \"enforce\"\n[database]\nurl = \"postgres://u:hunter2@127.0.0.1:5/platform\"\n";
 
 fn env(variables: &[(&str, &str)]) -> BTreeMap<String, String> {
     variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
@@ -59,8 +58,7 @@ fn the_shipped_file_needs_only_a_mode_and_an_address() {
             "database.url: is missing: write url = \"postgres://…\" or url_file, or set DATABASE_URL",
         ]
     );
-    let offline =
-        parse(&[("shipped", SHIPPED), ("mine", "mode = \"observe\"")], &env(&[]), Needs::Nothing);
+    let offline = parse(&[("shipped", SHIPPED), ("mine", "mode = \"observe\"")], &env(&[]), Needs::Nothing);
     assert_eq!(offline.unwrap().mode, Mode::Observe);
 }
 
@@ -88,23 +86,19 @@ fn the_shipped_file_shows_every_scalar_key_with_its_default() {
     assert_eq!(scalars(SHIPPED), defaults);
     // Each section lists its known keys when it meets a strange one; together they must be the same keys.
     let sections: Vec<&str> = DEFAULTS.lines().filter(|line| line.starts_with('[')).collect();
-    let strange: String =
-        sections.iter().map(|section| format!("{section}\nzzzzzzzz = 1\n")).collect();
+    let strange: String = sections.iter().map(|section| format!("{section}\nzzzzzzzz = 1\n")).collect();
     let later = ["poll.vanish_interval", "verifier.watch_for", "http.tokens", "log.account_ids"];
     let absent = ["database.url", "database.url_file"];
     let mut known: Vec<String> = Vec::new();
     for fault in parse(&[("mine", &strange)], &env(&[]), Needs::Nothing).unwrap_err().faults {
-        if let (Some(section), Some((_, keys))) =
-            (fault.key.strip_suffix(".zzzzzzzz"), fault.problem.split_once("known here: "))
-        {
+        if let (Some(section), Some((_, keys))) = (fault.key.strip_suffix(".zzzzzzzz"), fault.problem.split_once("known here: ")) {
             known.extend(keys.split(", ").map(|key| format!("{section}.{key}")));
         }
     }
     known.retain(|key| !later.contains(&key.as_str()) && !absent.contains(&key.as_str()));
     known.sort();
     assert_eq!(known, defaults.into_keys().collect::<Vec<_>>());
-    for shown in ["#   mode = ", "# url = ", "# url_file = ", "# regions = ", "# region_column = "]
-    {
+    for shown in ["#   mode = ", "# url = ", "# url_file = ", "# regions = ", "# region_column = "] {
         assert!(SHIPPED.contains(shown), "{shown} is not shown");
     }
 }
@@ -116,223 +110,63 @@ fn every_mistake_is_named_with_its_remedy() {
     for (from, to, key, words) in [
         // Whole file.
         ("mode = \"enforce\"", "", "mode", "is missing"),
-        (
-            "mode = \"enforce\"",
-            "mode = \"delete\"",
-            "mode",
-            "\"delete\" is not one of \"enforce\", \"observe\"",
-        ),
+        ("mode = \"enforce\"", "mode = \"delete\"", "mode", "\"delete\" is not one of \"enforce\", \"observe\""),
         ("mode = \"enforce\"", "mode = true", "mode", "must be text in quotes, not true or false"),
         ("mode = \"enforce\"", "mode = \"enforce\"\npol = 1", "pol", "did you mean poll?"),
-        (
-            "mode = \"enforce\"",
-            "mode = \"enforce\"\n\"guard.window\" = \"1h\"",
-            "guard.window",
-            "write tables as [table]",
-        ),
-        (
-            "mode = \"enforce\"",
-            "mode = \"enforce\"\n\"data_classes[0].name\" = \"x\"",
-            "data_classes[0].name",
-            "is not a key",
-        ),
-        (
-            "mode = \"enforce\"",
-            "mode =\nurl = \"hunter2\"",
-            "all",
-            "is not TOML: TOML parse error at line 1, column 7",
-        ),
+        ("mode = \"enforce\"", "mode = \"enforce\"\n\"guard.window\" = \"1h\"", "guard.window", "write tables as [table]"),
+        ("mode = \"enforce\"", "mode = \"enforce\"\n\"data_classes[0].name\" = \"x\"", "data_classes[0].name", "is not a key"),
+        ("mode = \"enforce\"", "mode =\nurl = \"hunter2\"", "all", "is not TOML: TOML parse error at line 1, column 7"),
         ("mode = \"enforce\"", "mode = \"enforce\"\nmode = \"observe\"", "all", "duplicate key"),
-        (
-            "[stores.platform]",
-            "[ledger]\n[stores.platform]",
-            "ledger",
-            "does nothing in this version",
-        ),
-        (
-            "[stores.platform]",
-            "[[exemptions]]\n[stores.platform]",
-            "exemptions",
-            "does nothing in this version",
-        ),
-        (
-            "[stores.platform]",
-            "[approvals]\n[stores.platform]",
-            "approvals",
-            "does nothing in this version",
-        ),
+        ("[stores.platform]", "[ledger]\n[stores.platform]", "ledger", "does nothing in this version"),
+        ("[stores.platform]", "[[exemptions]]\n[stores.platform]", "exemptions", "does nothing in this version"),
+        ("[stores.platform]", "[approvals]\n[stores.platform]", "approvals", "does nothing in this version"),
         // Database.
         ("[database]", "[database]\nurl_file = \"/none\"", "database.url", "both set"),
         ("max_connections = 16", "max_connections = 7", "database.max_connections", "at least 8"),
-        (
-            "max_connections = 16",
-            "max_connections = 0",
-            "database.max_connections",
-            "0 is not between 1 and 1000",
-        ),
-        (
-            "statement_cache = 100",
-            "statement_cache = -1",
-            "database.statement_cache",
-            "-1 is not between",
-        ),
+        ("max_connections = 16", "max_connections = 0", "database.max_connections", "0 is not between 1 and 1000"),
+        ("statement_cache = 100", "statement_cache = -1", "database.statement_cache", "-1 is not between"),
         // Passes.
         ("[poll]", "[poll]\nintervall = \"5s\"", "poll.intervall", "did you mean interval?"),
-        (
-            "[poll]",
-            "[poll]\nzzzz = 1",
-            "poll.zzzz",
-            "known here: interval, resync_interval, overlap",
-        ),
-        (
-            "[poll]",
-            "[poll]\nvanish_interval = \"1h\"",
-            "poll.vanish_interval",
-            "does nothing in this version",
-        ),
-        (
-            "[poll]\ninterval = \"5s\"",
-            "[poll]\ninterval = 5",
-            "poll.interval",
-            "5 has no unit: write it like \"5s\"",
-        ),
-        (
-            "[poll]\ninterval = \"5s\"",
-            "[poll]\ninterval = \"5\"",
-            "poll.interval",
-            "\"5\" has no unit",
-        ),
-        (
-            "[poll]\ninterval = \"5s\"",
-            "[poll]\ninterval = \"5 lunes\"",
-            "poll.interval",
-            "is not a duration",
-        ),
-        (
-            "[poll]\ninterval = \"5s\"",
-            "[poll]\ninterval = \"-5s\"",
-            "poll.interval",
-            "is not a duration",
-        ),
+        ("[poll]", "[poll]\nzzzz = 1", "poll.zzzz", "known here: interval, resync_interval, overlap"),
+        ("[poll]", "[poll]\nvanish_interval = \"1h\"", "poll.vanish_interval", "does nothing in this version"),
+        ("[poll]\ninterval = \"5s\"", "[poll]\ninterval = 5", "poll.interval", "5 has no unit: write it like \"5s\""),
+        ("[poll]\ninterval = \"5s\"", "[poll]\ninterval = \"5\"", "poll.interval", "\"5\" has no unit"),
+        ("[poll]\ninterval = \"5s\"", "[poll]\ninterval = \"5 lunes\"", "poll.interval", "is not a duration"),
+        ("[poll]\ninterval = \"5s\"", "[poll]\ninterval = \"-5s\"", "poll.interval", "is not a duration"),
         ("[poll]\ninterval = \"5s\"", "[poll]\ninterval = \"0s\"", "poll.interval", "is zero"),
-        (
-            "[poll]\ninterval = \"5s\"",
-            "[poll]\ninterval = \"2years\"",
-            "poll.interval",
-            "longer than a year",
-        ),
-        (
-            "[poll]\ninterval = \"5s\"",
-            "[poll]\ninterval = \"\"",
-            "poll.interval",
-            "must not be empty",
-        ),
-        (
-            "resync_interval = \"1h\"",
-            "resync_interval = \"4s\"",
-            "poll.resync_interval",
-            "4s is shorter than poll.interval = 5s",
-        ),
+        ("[poll]\ninterval = \"5s\"", "[poll]\ninterval = \"2years\"", "poll.interval", "longer than a year"),
+        ("[poll]\ninterval = \"5s\"", "[poll]\ninterval = \"\"", "poll.interval", "must not be empty"),
+        ("resync_interval = \"1h\"", "resync_interval = \"4s\"", "poll.resync_interval", "4s is shorter than poll.interval = 5s"),
         ("concurrency = 4", "concurrency = 0", "executor.concurrency", "0 is not between 1 and 64"),
-        (
-            "concurrency = 4",
-            "concurrency = 65",
-            "executor.concurrency",
-            "65 is not between 1 and 64",
-        ),
-        (
-            "concurrency = 4",
-            "concurrency = \"4\"",
-            "executor.concurrency",
-            "must be a whole number, not text",
-        ),
-        (
-            "max_rows_per_batch = 5000",
-            "max_rows_per_batch = 100001",
-            "executor.max_rows_per_batch",
-            "not between 1 and 100000",
-        ),
+        ("concurrency = 4", "concurrency = 65", "executor.concurrency", "65 is not between 1 and 64"),
+        ("concurrency = 4", "concurrency = \"4\"", "executor.concurrency", "must be a whole number, not text"),
+        ("max_rows_per_batch = 5000", "max_rows_per_batch = 100001", "executor.max_rows_per_batch", "not between 1 and 100000"),
         ("lease = \"30s\"", "lease = \"4s\"", "executor.lease", "4s is less than 5s"),
-        (
-            "max_backoff = \"5m\"",
-            "max_backoff = \"900ms\"",
-            "executor.max_backoff",
-            "900ms is less than 1s",
-        ),
-        (
-            "[verifier]",
-            "[verifier]\nwatch_for = \"1d\"",
-            "verifier.watch_for",
-            "does nothing in this version",
-        ),
+        ("max_backoff = \"5m\"", "max_backoff = \"900ms\"", "executor.max_backoff", "900ms is less than 1s"),
+        ("[verifier]", "[verifier]\nwatch_for = \"1d\"", "verifier.watch_for", "does nothing in this version"),
         // Guard.
-        (
-            "max_accounts = 1000",
-            "max_accounts = -1",
-            "guard.max_accounts",
-            "-1 is negative; 0 is none",
-        ),
-        (
-            "max_accounts = 1000",
-            "max_accounts = \"many\"",
-            "guard.max_accounts",
-            "neither a whole number nor \"unlimited\"",
-        ),
+        ("max_accounts = 1000", "max_accounts = -1", "guard.max_accounts", "-1 is negative; 0 is none"),
+        ("max_accounts = 1000", "max_accounts = \"many\"", "guard.max_accounts", "neither a whole number nor \"unlimited\""),
         ("max_accounts = 1000", "max_accounts = 0.5", "guard.max_accounts", "not a fraction"),
         ("max_share = \"10%\"", "max_share = \"unlimited\"", "guard.max_share", "is not a share"),
         ("max_share = \"10%\"", "max_share = \"100.1%\"", "guard.max_share", "is not a share"),
         ("max_share = \"10%\"", "max_share = \"NaN%\"", "guard.max_share", "is not a share"),
         ("max_share = \"10%\"", "max_share = \"10\"", "guard.max_share", "write a percentage"),
-        (
-            "max_shrink = \"10%\"",
-            "max_shrink = 0.1",
-            "guard.max_shrink",
-            "not a fraction: write a percentage",
-        ),
+        ("max_shrink = \"10%\"", "max_shrink = 0.1", "guard.max_shrink", "not a fraction: write a percentage"),
         ("max_shrink = \"10%\"", "max_shrink = \"-1%\"", "guard.max_shrink", "is not a share"),
         // Listeners and logs.
-        (
-            "listen = \"127.0.0.1:8080\"",
-            "listen = \"0.0.0.0:8080\"",
-            "http.listen",
-            "is not a loopback address",
-        ),
-        (
-            "listen = \"127.0.0.1:8080\"",
-            "listen = \"localhost\"",
-            "http.listen",
-            "is not an address and a port",
-        ),
+        ("listen = \"127.0.0.1:8080\"", "listen = \"0.0.0.0:8080\"", "http.listen", "is not a loopback address"),
+        ("listen = \"127.0.0.1:8080\"", "listen = \"localhost\"", "http.listen", "is not an address and a port"),
         ("127.0.0.1:9464", "127.0.0.1:8080", "http.ops_listen", "is http.listen too"),
         ("[http]", "[http]\ntokens = []", "http.tokens", "does nothing in this version"),
-        (
-            "format = \"auto\"",
-            "format = \"xml\"",
-            "log.format",
-            "is not one of \"auto\", \"json\", \"text\"",
-        ),
+        ("format = \"auto\"", "format = \"xml\"", "log.format", "is not one of \"auto\", \"json\", \"text\""),
         ("level = \"info\"", "level = \"infoo\"", "log.level", "\"infoo\" is not a filter"),
         ("level = \"info\"", "level = \"retentiond=loud\"", "log.level", "is not a filter"),
         ("[log]", "[log]\naccount_ids = true", "log.account_ids", "does nothing in this version"),
         // Regions.
-        (
-            "mode = \"enforce\"",
-            "mode = \"enforce\"\nregions = [\"a\"]",
-            "regions",
-            "needs an account-level starting point",
-        ),
-        (
-            "mode = \"enforce\"",
-            "mode = \"enforce\"\nregions = []",
-            "regions",
-            "must name at least one",
-        ),
-        (
-            "mode = \"enforce\"",
-            "mode = \"enforce\"\nregions = \"a\"",
-            "regions",
-            "must be an array of texts",
-        ),
+        ("mode = \"enforce\"", "mode = \"enforce\"\nregions = [\"a\"]", "regions", "needs an account-level starting point"),
+        ("mode = \"enforce\"", "mode = \"enforce\"\nregions = []", "regions", "must name at least one"),
+        ("mode = \"enforce\"", "mode = \"enforce\"\nregions = \"a\"", "regions", "must be an array of texts"),
         (
             "since_column = \"terminated_at\"",
             "since_column = \"t\"\nregion_column = \"r\"",
@@ -340,38 +174,13 @@ fn every_mistake_is_named_with_its_remedy() {
             "account-level",
         ),
         // Starting points.
-        (
-            "name = \"account_deleted\"",
-            "name = \"request\"",
-            "starting_points[request].name",
-            "choose another name",
-        ),
+        ("name = \"account_deleted\"", "name = \"request\"", "starting_points[request].name", "choose another name"),
         ("name = \"account_deleted\"", "", "starting_points[0].name", "is missing"),
-        (
-            "name = \"cmq_disabled\"",
-            "name = \"account_deleted\"",
-            "starting_points[account_deleted].name",
-            "is defined twice",
-        ),
+        ("name = \"cmq_disabled\"", "name = \"account_deleted\"", "starting_points[account_deleted].name", "is defined twice"),
         (point, "", "starting_points[account_deleted].since_column", "is missing"),
-        (
-            point,
-            "since_column = \"\"",
-            "starting_points[account_deleted].since_column",
-            "must not be empty",
-        ),
-        (
-            point,
-            "since_column = \"deleted_at\"\ncolumn = \"x\"",
-            "starting_points[account_deleted].column",
-            "unknown key",
-        ),
-        (
-            "table = \"accounts\"",
-            "table = \"a b\"",
-            "starting_points[account_deleted].table",
-            "\"a b\": not a table name",
-        ),
+        (point, "since_column = \"\"", "starting_points[account_deleted].since_column", "must not be empty"),
+        (point, "since_column = \"deleted_at\"\ncolumn = \"x\"", "starting_points[account_deleted].column", "unknown key"),
+        ("table = \"accounts\"", "table = \"a b\"", "starting_points[account_deleted].table", "\"a b\": not a table name"),
         // Data classes.
         (
             "[\"account_deleted\", \"feature_terminated\"]",
@@ -398,30 +207,10 @@ fn every_mistake_is_named_with_its_remedy() {
             "must be an array of texts",
         ),
         (class, "", "data_classes[mps/configuration].retain_for", "is missing"),
-        (
-            class,
-            "retain_for = 30",
-            "data_classes[mps/configuration].retain_for",
-            "30 has no unit: write it like \"30d\"",
-        ),
-        (
-            class,
-            "retain_for = \"7\"",
-            "data_classes[mps/configuration].retain_for",
-            "\"7\" has no unit",
-        ),
-        (
-            class,
-            "retain_for = \"-30d\"",
-            "data_classes[mps/configuration].retain_for",
-            "\"-30d\": a period is a positive whole number",
-        ),
-        (
-            class,
-            "retain_for = \"0d\"",
-            "data_classes[mps/configuration].retain_for",
-            "would delete at once",
-        ),
+        (class, "retain_for = 30", "data_classes[mps/configuration].retain_for", "30 has no unit: write it like \"30d\""),
+        (class, "retain_for = \"7\"", "data_classes[mps/configuration].retain_for", "\"7\" has no unit"),
+        (class, "retain_for = \"-30d\"", "data_classes[mps/configuration].retain_for", "\"-30d\": a period is a positive whole number"),
+        (class, "retain_for = \"0d\"", "data_classes[mps/configuration].retain_for", "would delete at once"),
         (
             "delete_within = \"24h\"",
             "delete_within = \"24h\"\ndelete_by_after = \"40d\"",
@@ -434,30 +223,15 @@ fn every_mistake_is_named_with_its_remedy() {
             "data_classes[mps/configuration].delete_by_after",
             "can end before retain_for = 30d does",
         ),
-        (
-            "delete_within = \"24h\"",
-            "delete_by_after = \"1month\"",
-            "data_classes[mps/configuration].delete_by_after",
-            "can end before",
-        ),
-        (
-            "name = \"queue\"",
-            "name = \"configuration\"",
-            "data_classes[mps/configuration].name",
-            "already",
-        ),
+        ("delete_within = \"24h\"", "delete_by_after = \"1month\"", "data_classes[mps/configuration].delete_by_after", "can end before"),
+        ("name = \"queue\"", "name = \"configuration\"", "data_classes[mps/configuration].name", "already"),
         (
             "controlled_by = \"customer\"",
             "controlled_by = \"us\"",
             "data_classes[mps/media].controlled_by",
             "\"us\" is not one of \"customer\"",
         ),
-        (
-            "places = [\"media_objects\"]",
-            "places = []",
-            "data_classes[mps/media].places",
-            "must name at least one",
-        ),
+        ("places = [\"media_objects\"]", "places = []", "data_classes[mps/media].places", "must name at least one"),
         ("places = [\"media_objects\"]", "", "data_classes[mps/media].places", "is missing"),
         (
             "places = [\"media_objects\"]",
@@ -471,12 +245,7 @@ fn every_mistake_is_named_with_its_remedy() {
             "data_classes[mps/media].retain_for",
             "it is never purged",
         ),
-        (
-            class,
-            "retain_for = \"30d\"\nplaces = [\"x\"]",
-            "data_classes[mps/configuration].places",
-            "controlled_by",
-        ),
+        (class, "retain_for = \"30d\"\nplaces = [\"x\"]", "data_classes[mps/configuration].places", "controlled_by"),
         // Targets.
         (
             "store = \"platform\"",
@@ -484,12 +253,7 @@ fn every_mistake_is_named_with_its_remedy() {
             "data_classes[mps/configuration].targets[0].store",
             "\"plattform\" is not defined; defined: platform",
         ),
-        (
-            "store = \"platform\"",
-            "",
-            "data_classes[mps/configuration].targets[0].store",
-            "is missing",
-        ),
+        ("store = \"platform\"", "", "data_classes[mps/configuration].targets[0].store", "is missing"),
         (
             "table = \"task_configurations\"",
             "table = \"media_objects\"",
@@ -538,12 +302,7 @@ fn every_mistake_is_named_with_its_remedy() {
             "data_classes[mps/queue].targets[0].prefix",
             "another kind of store",
         ),
-        (
-            "table = \"queue_messages\"",
-            "table = \"a.b.c\"",
-            "data_classes[mps/queue].targets[0].table",
-            "not a table name",
-        ),
+        ("table = \"queue_messages\"", "table = \"a.b.c\"", "data_classes[mps/queue].targets[0].table", "not a table name"),
         // Stores.
         (
             "kind = \"postgres\"",
@@ -558,12 +317,7 @@ fn every_mistake_is_named_with_its_remedy() {
             "stores.platform.url",
             "not available in this version",
         ),
-        (
-            "[stores.platform]\nkind = \"postgres\"",
-            "",
-            "data_classes[mps/configuration].targets[0].store",
-            "write [stores.platform]",
-        ),
+        ("[stores.platform]\nkind = \"postgres\"", "", "data_classes[mps/configuration].targets[0].store", "write [stores.platform]"),
     ] {
         let found = faults(changed(from, to));
         let start = format!("{key}: ");
@@ -571,10 +325,7 @@ fn every_mistake_is_named_with_its_remedy() {
             found.iter().any(|fault| fault.starts_with(&start) && fault.contains(words)),
             "{from:?} -> {to:?}\nwanted {key}: {words}\nfound {found:#?}"
         );
-        assert!(
-            !format!("{found:?}").contains("hunter2"),
-            "{to:?} gives the password away: {found:#?}"
-        );
+        assert!(!format!("{found:?}").contains("hunter2"), "{to:?} gives the password away: {found:#?}");
     }
 }
 
@@ -604,18 +355,12 @@ fn what_lies_just_inside_each_bound_is_accepted() {
         ("delete_within = \"24h\"", "delete_by_after = \"2months\""),
         ("table = \"task_configurations\"", "table = \"\\\"Media\\\".\\\"Objects\\\"\""),
         ("table = \"task_configurations\"", "table = \"\\\"Media_objects\\\"\""),
-        (
-            "since_column = \"deleted_at\"",
-            "since_column = \"deleted at\"\nregion_column = \"region\"",
-        ),
+        ("since_column = \"deleted_at\"", "since_column = \"deleted at\"\nregion_column = \"region\""),
         ("places = [\"media_objects\"]", "places = [\"platform/media_objects\", \"crm.media\"]"),
     ] {
         assert!(changed(from, to).is_ok(), "{to}: {:#?}", changed(from, to).err());
     }
-    assert_eq!(
-        changed("max_accounts = 1000", "max_accounts = 0").unwrap().guard.max_accounts,
-        Some(0)
-    );
+    assert_eq!(changed("max_accounts = 1000", "max_accounts = 0").unwrap().guard.max_accounts, Some(0));
 }
 
 #[test]
@@ -648,8 +393,7 @@ fn several_faults_are_reported_together() {
 #[test]
 fn a_place_of_one_store_is_protected_under_every_name_of_that_store() {
     let two = "[stores.other]\nkind = \"postgres\"\n";
-    let all =
-        format!("{two}{SHIPPED}").replacen("\"media_objects\"", "\"other/task_configurations\"", 1);
+    let all = format!("{two}{SHIPPED}").replacen("\"media_objects\"", "\"other/task_configurations\"", 1);
     let found = faults(parse(&[("all", &all), ("mine", MINE)], &env(&[]), Needs::Database));
     assert!(found[0].contains("under the customer's control"), "{found:?}");
 }
@@ -658,27 +402,15 @@ fn a_place_of_one_store_is_protected_under_every_name_of_that_store() {
 fn classes_of_different_features_may_share_a_table_by_its_feature_column() {
     let shared = |feature: &str, column: &str| {
         let all = SHIPPED
-            .replacen(
-                "table = \"task_configurations\"",
-                "table = \"all\"\nfeature_column = \"feature\"",
-                1,
-            )
+            .replacen("table = \"task_configurations\"", "table = \"all\"\nfeature_column = \"feature\"", 1)
             .replacen("table = \"queue_messages\"", &format!("table = \"public.all\"\n{column}"), 1)
-            .replacen(
-                "feature = \"mps\"\nname = \"queue\"",
-                &format!("feature = \"{feature}\"\nname = \"queue\""),
-                1,
-            );
+            .replacen("feature = \"mps\"\nname = \"queue\"", &format!("feature = \"{feature}\"\nname = \"queue\""), 1);
         parse(&[("all", &all), ("mine", MINE)], &env(&[]), Needs::Database)
     };
     assert!(shared("vod", "feature_column = \"feature\"").is_ok());
-    assert!(
-        faults(shared("mps", "feature_column = \"feature\""))[0].contains("for the same feature")
-    );
+    assert!(faults(shared("mps", "feature_column = \"feature\""))[0].contains("for the same feature"));
     assert!(faults(shared("vod", ""))[0].contains("need feature_column on both"));
-    assert!(
-        faults(shared("vod", "feature_column = \"f\""))[0].contains("with another feature_column")
-    );
+    assert!(faults(shared("vod", "feature_column = \"f\""))[0].contains("with another feature_column"));
 }
 
 #[test]
@@ -690,21 +422,13 @@ fn rules_come_from_exactly_one_file() {
     assert_eq!(none.len(), 2, "{none:?}");
     assert!(none[0].starts_with("starting_points: is missing: rules have no defaults"), "{none:?}");
     assert!(none[1].starts_with("data_classes: is missing"), "{none:?}");
-    for name in
-        ["RETENTIOND__DATA_CLASSES__0__RETAIN_FOR", "RETENTIOND__DATA_CLASSES[0]__RETAIN_FOR"]
-    {
+    for name in ["RETENTIOND__DATA_CLASSES__0__RETAIN_FOR", "RETENTIOND__DATA_CLASSES[0]__RETAIN_FOR"] {
         let variable = faults(with(MINE, &[(name, "1s")]));
         assert!(variable[0].contains("never from the environment"), "{variable:?}");
     }
     let empty = "starting_points = []\ndata_classes = []";
     let empty = faults(parse(&[("mine", empty)], &env(&[]), Needs::Nothing));
-    assert_eq!(
-        empty[1..],
-        [
-            "starting_points: must define at least one (mine)",
-            "data_classes: must define at least one (mine)"
-        ]
-    );
+    assert_eq!(empty[1..], ["starting_points: must define at least one (mine)", "data_classes: must define at least one (mine)"]);
 }
 
 #[test]
@@ -720,14 +444,8 @@ fn later_layers_override_earlier_ones() {
 
     let (given, own) = ("postgres://a@127.0.0.1/one", "postgres://a@127.0.0.1/two");
     assert_eq!(url(with(MINE, &[("DATABASE_URL", given)]).unwrap()), given);
-    assert_eq!(
-        url(with(MINE, &[("DATABASE_URL", given), ("RETENTIOND__DATABASE__URL", own)]).unwrap()),
-        own
-    );
-    assert_eq!(
-        url(with(MINE, &[("DATABASE_URL", "")]).unwrap()),
-        "postgres://u:hunter2@127.0.0.1:5/platform"
-    );
+    assert_eq!(url(with(MINE, &[("DATABASE_URL", given), ("RETENTIOND__DATABASE__URL", own)]).unwrap()), own);
+    assert_eq!(url(with(MINE, &[("DATABASE_URL", "")]).unwrap()), "postgres://u:hunter2@127.0.0.1:5/platform");
 
     // Program settings, with a single underscore, are no keys; a misspelt key is one too many.
     let settings = [("RETENTIOND_BIN", "x"), ("RETENTIOND_LOG", "x"), ("RETENTIOND_CONFIG", "x")];
@@ -751,8 +469,7 @@ fn an_address_may_come_from_a_file_and_a_later_layer_replaces_either() {
     fs::write(&secret, "postgres://u:hunter2@127.0.0.1/filed\n").unwrap();
     let filed = format!("[database]\nurl_file = {secret:?}\n");
     let url = |files: &[(&str, &str)], variables: &[(&str, &str)]| {
-        let files: Vec<_> =
-            [("shipped", SHIPPED)].into_iter().chain(files.iter().copied()).collect();
+        let files: Vec<_> = [("shipped", SHIPPED)].into_iter().chain(files.iter().copied()).collect();
         let config = parse(&files, &env(variables), Needs::Database);
         config.map(|config| config.database.url.expose_secret().to_owned())
     };
@@ -762,15 +479,13 @@ fn an_address_may_come_from_a_file_and_a_later_layer_replaces_either() {
     assert_eq!(url(&both, &[]).unwrap(), "postgres://u:hunter2@127.0.0.1:5/platform");
     let spelt = secret.to_str().unwrap();
     assert_eq!(url(&both, &[("RETENTIOND__DATABASE__URL_FILE", spelt)]).unwrap(), in_file);
-    let twice =
-        [("RETENTIOND__DATABASE__URL", "postgres://h"), ("RETENTIOND__DATABASE__URL_FILE", spelt)];
+    let twice = [("RETENTIOND__DATABASE__URL", "postgres://h"), ("RETENTIOND__DATABASE__URL_FILE", spelt)];
     assert!(url(&both, &twice).unwrap_err().to_string().contains("both set in one place"));
 
     fs::write(&secret, "mysql://u:hunter2@h/d").unwrap();
     let wrong = url(&both, &[("RETENTIOND__DATABASE__URL_FILE", spelt)]).unwrap_err().to_string();
     assert!(wrong.contains("must start with postgres://") && !wrong.contains("hunter2"), "{wrong}");
-    let none =
-        url(&both, &[("RETENTIOND__DATABASE__URL_FILE", "/no/such/file")]).unwrap_err().to_string();
+    let none = url(&both, &[("RETENTIOND__DATABASE__URL_FILE", "/no/such/file")]).unwrap_err().to_string();
     assert!(none.contains("database.url_file: \"/no/such/file\" cannot be read"), "{none}");
 }
 
@@ -778,26 +493,13 @@ fn an_address_may_come_from_a_file_and_a_later_layer_replaces_either() {
 fn an_address_off_this_machine_gets_a_proof_of_identity() {
     let with_url = |url: &str| with("mode = \"observe\"", &[("DATABASE_URL", url)]);
     let url = |given: &str| with_url(given).unwrap().database.url.expose_secret().to_owned();
-    for local in [
-        "postgres://127.0.0.1/d",
-        "postgres://localhost/d",
-        "postgres://[::1]/d",
-        "postgres:///d?host=/run/pg",
-    ] {
+    for local in ["postgres://127.0.0.1/d", "postgres://localhost/d", "postgres://[::1]/d", "postgres:///d?host=/run/pg"] {
         assert_eq!(url(local), local);
     }
     assert_eq!(url("postgres://db/d"), "postgres://db/d?sslmode=verify-full");
-    assert_eq!(
-        url("postgresql://10.0.0.1/d?user=u"),
-        "postgresql://10.0.0.1/d?user=u&sslmode=verify-full"
-    );
-    assert_eq!(
-        url("postgres://localhost/d?hostaddr=10.0.0.1"),
-        "postgres://localhost/d?hostaddr=10.0.0.1&sslmode=verify-full"
-    );
-    for (mode, warnings) in
-        [("verify-full", 0), ("verify-ca", 1), ("require", 1), ("prefer", 1), ("disable", 1)]
-    {
+    assert_eq!(url("postgresql://10.0.0.1/d?user=u"), "postgresql://10.0.0.1/d?user=u&sslmode=verify-full");
+    assert_eq!(url("postgres://localhost/d?hostaddr=10.0.0.1"), "postgres://localhost/d?hostaddr=10.0.0.1&sslmode=verify-full");
+    for (mode, warnings) in [("verify-full", 0), ("verify-ca", 1), ("require", 1), ("prefer", 1), ("disable", 1)] {
         let given = format!("postgres://db/d?sslmode={mode}");
         let config = with_url(&given).unwrap();
         assert_eq!(config.database.url.expose_secret(), given);
@@ -847,27 +549,14 @@ fn files_are_read_in_order_and_the_unreadable_are_named() {
     let listed = format!("{}:{}", path("a.toml").display(), path("b.toml").display());
     assert!(load(&[], &env(&[("RETENTIOND_CONFIG", &listed)]), Needs::Database).is_ok());
     // Files that are given replace those of the environment.
-    assert!(
-        load(&[path("a.toml")], &env(&[("RETENTIOND_CONFIG", &listed)]), Needs::Database).is_err()
-    );
+    assert!(load(&[path("a.toml")], &env(&[("RETENTIOND_CONFIG", &listed)]), Needs::Database).is_err());
 
     let found = faults(load(
-        &[
-            path("none.toml"),
-            dir.path().to_owned(),
-            path("bytes.toml"),
-            path("a.toml"),
-            path("./a.toml"),
-        ],
+        &[path("none.toml"), dir.path().to_owned(), path("bytes.toml"), path("a.toml"), path("./a.toml")],
         &env(&[]),
         Needs::Database,
     ));
-    for (fault, words) in found.iter().zip([
-        "none.toml: cannot be read",
-        "is a directory",
-        "is not UTF-8",
-        "is given twice",
-    ]) {
+    for (fault, words) in found.iter().zip(["none.toml: cannot be read", "is a directory", "is not UTF-8", "is given twice"]) {
         assert!(fault.contains(words), "{words}: {fault}");
     }
     assert_eq!(found.len(), 4, "{found:#?}");

@@ -12,9 +12,7 @@ use super::{
     overlap::{Point, judge},
     raw::{self, Text, Tree},
     rules::{data_class, starting_point, store},
-    table::{
-        Faults, Invalid, Read, Table, at_least, duration, limit, number, share, text, texts, word,
-    },
+    table::{Faults, Invalid, Read, Table, at_least, duration, limit, number, share, text, texts, word},
 };
 use crate::model::Mode;
 
@@ -32,17 +30,12 @@ pub enum Needs {
 /// # Errors
 /// Every fault that was found. Files that cannot be read or parsed are reported alone, because nothing sure can be
 /// said of the rest.
-pub fn load(
-    files: &[PathBuf],
-    environment: &BTreeMap<String, String>,
-    needs: Needs,
-) -> Result<Config, Invalid> {
+pub fn load(files: &[PathBuf], environment: &BTreeMap<String, String>, needs: Needs) -> Result<Config, Invalid> {
     let faults = Faults::default();
     let files = raw::files(files, environment);
     let texts = raw::read(&files, &faults);
     faults.settle(Some(()))?;
-    let texts: Vec<Text<'_>> =
-        texts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let texts: Vec<Text<'_>> = texts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let mut config = parse(&texts, environment, needs)?;
     config.origin = Origin { files };
     Ok(config)
@@ -52,11 +45,7 @@ pub fn load(
 ///
 /// # Errors
 /// Every fault that was found.
-pub fn parse(
-    files: &[Text<'_>],
-    environment: &BTreeMap<String, String>,
-    needs: Needs,
-) -> Result<Config, Invalid> {
+pub fn parse(files: &[Text<'_>], environment: &BTreeMap<String, String>, needs: Needs) -> Result<Config, Invalid> {
     let faults = Faults::default();
     let tree = raw::merge(files, environment, &faults);
     let config = tree.and_then(|tree| Table::read(tree, &faults, |root| config(root, needs)));
@@ -66,15 +55,10 @@ pub fn parse(
 fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
     let mut warnings = Vec::new();
     let modes = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
-    let mode = root.need(
-        "mode",
-        "write mode = \"enforce\" or \"observe\"; there is no default",
-        word(&modes),
-    );
+    let mode = root.need("mode", "write mode = \"enforce\" or \"observe\"; there is no default", word(&modes));
     let executor = root.section("executor", executor).flatten();
     let concurrency = executor.as_ref().map(|executor| executor.concurrency);
-    let database =
-        root.section("database", |t| database(t, needs, concurrency, &mut warnings)).flatten();
+    let database = root.section("database", |t| database(t, needs, concurrency, &mut warnings)).flatten();
     let poll = root.section("poll", poll).flatten();
     let verifier = root.section("verifier", verifier).flatten();
     let guard = root.section("guard", |t| guard(t, &mut warnings)).flatten();
@@ -83,11 +67,8 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
     let regions = root.maybe("regions", texts);
     let stores = root.named("stores", store);
     let points = root.list("starting_points", label(&["name"]), starting_point);
-    let classes =
-        root.list("data_classes", label(&["feature", "name"]), |t| data_class(t, &stores, &points));
-    for (key, none) in
-        [("starting_points", points.is_empty()), ("data_classes", classes.is_empty())]
-    {
+    let classes = root.list("data_classes", label(&["feature", "name"]), |t| data_class(t, &stores, &points));
+    for (key, none) in [("starting_points", points.is_empty()), ("data_classes", classes.is_empty())] {
         if none && root.has(key) {
             root.fault(key, "must define at least one");
         }
@@ -95,13 +76,9 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
     root.later(&["exemptions", "ledger", "approvals"]);
     judge(root, &stores, &points, &classes);
 
-    let usable =
-        |point: &Point| point.whole.as_ref().is_some_and(|point| point.region_column.is_some());
+    let usable = |point: &Point| point.whole.as_ref().is_some_and(|point| point.region_column.is_some());
     if regions.is_some() && !points.iter().any(usable) {
-        root.fault(
-            "regions",
-            "needs an account-level starting point with a region_column to tell regions by",
-        );
+        root.fault("regions", "needs an account-level starting point with a region_column to tell regions by");
     }
     for (at, point) in points.iter().enumerate() {
         let used = classes.iter().any(|class| class.starting_points.contains(&at));
@@ -134,20 +111,14 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
     })
 }
 
-fn database(
-    t: &mut Table<'_>,
-    needs: Needs,
-    concurrency: Option<usize>,
-    warnings: &mut Vec<String>,
-) -> Option<Database> {
+fn database(t: &mut Table<'_>, needs: Needs, concurrency: Option<usize>, warnings: &mut Vec<String>) -> Option<Database> {
     let max_connections = t.scalar("max_connections", number(1..=1_000));
     let statement_cache = t.scalar("statement_cache", number(0..=10_000));
     if let (Some(most), Some(workers)) = (max_connections, concurrency) {
         // Listening, planning and answering need one each while every worker holds its own.
         let least = workers + 4;
         if (most as usize) < least {
-            let problem =
-                format!("{most} is too few for executor.concurrency = {workers}: at least {least}");
+            let problem = format!("{most} is too few for executor.concurrency = {workers}: at least {least}");
             t.fault("max_connections", problem);
         }
     }
@@ -157,11 +128,8 @@ fn database(
         match needs {
             Needs::Nothing => Ok(None),
             Needs::Database => {
-                let content = fs::read_to_string(&path)
-                    .map_err(|error| format!("{path:?} {}", raw::unreadable(&error)))?;
-                address(&content)
-                    .map(Some)
-                    .map_err(|problem| format!("the address in {path:?} {problem}"))
+                let content = fs::read_to_string(&path).map_err(|error| format!("{path:?} {}", raw::unreadable(&error)))?;
+                address(&content).map(Some).map_err(|problem| format!("the address in {path:?} {problem}"))
             }
         }
     });
@@ -173,14 +141,9 @@ fn database(
     if given && needs == Needs::Database && address.is_none() {
         return None;
     }
-    let (url, warning) =
-        address.map_or_else(|| (SecretString::default(), None), |a| (a.url, a.warning));
+    let (url, warning) = address.map_or_else(|| (SecretString::default(), None), |a| (a.url, a.warning));
     warnings.extend(warning);
-    Some(Database {
-        url,
-        max_connections: max_connections?,
-        statement_cache: statement_cache? as usize,
-    })
+    Some(Database { url, max_connections: max_connections?, statement_cache: statement_cache? as usize })
 }
 
 fn poll(t: &mut Table<'_>) -> Option<Poll> {
@@ -191,10 +154,7 @@ fn poll(t: &mut Table<'_>) -> Option<Poll> {
         && long < short
     {
         let shown = humantime::format_duration;
-        t.fault(
-            "resync_interval",
-            format!("{} is shorter than poll.interval = {}", shown(long), shown(short)),
-        );
+        t.fault("resync_interval", format!("{} is shorter than poll.interval = {}", shown(long), shown(short)));
     }
     t.later(&["vanish_interval"]);
     Some(Poll { interval: interval?, resync_interval: resync_interval?, overlap: overlap? })
@@ -206,12 +166,7 @@ fn executor(t: &mut Table<'_>) -> Option<Executor> {
     let lease = t.scalar("lease", at_least(Duration::from_secs(5)));
     // Back-off starts at one second (R45).
     let max_backoff = t.scalar("max_backoff", at_least(Duration::from_secs(1)));
-    Some(Executor {
-        concurrency: concurrency? as usize,
-        max_rows_per_batch: max_rows_per_batch?,
-        lease: lease?,
-        max_backoff: max_backoff?,
-    })
+    Some(Executor { concurrency: concurrency? as usize, max_rows_per_batch: max_rows_per_batch?, lease: lease?, max_backoff: max_backoff? })
 }
 
 fn verifier(t: &mut Table<'_>) -> Option<Verifier> {
@@ -260,9 +215,7 @@ fn http(t: &mut Table<'_>) -> Option<Http> {
 
 fn socket(value: &::config::Value) -> Read<SocketAddr> {
     let given = text(value)?;
-    given.parse().map_err(|_| {
-        format!("{given:?} is not an address and a port: write it like \"127.0.0.1:9464\"")
-    })
+    given.parse().map_err(|_| format!("{given:?} is not an address and a port: write it like \"127.0.0.1:9464\""))
 }
 
 fn log(t: &mut Table<'_>) -> Option<Log> {
@@ -285,8 +238,7 @@ fn log(t: &mut Table<'_>) -> Option<Log> {
 /// Names a table of an array by some of its texts, joined by `/`.
 fn label(keys: &'static [&str]) -> impl Fn(&Tree) -> Option<String> {
     move |tree| {
-        let words: Option<Vec<_>> =
-            keys.iter().map(|&key| tree.get(key).and_then(|value| text(value).ok())).collect();
+        let words: Option<Vec<_>> = keys.iter().map(|&key| tree.get(key).and_then(|value| text(value).ok())).collect();
         words.map(|words| words.join("/"))
     }
 }

@@ -72,11 +72,7 @@ fn a_kept_folder_keeps_its_data_and_password_for_the_next_start() {
     assert_eq!(made, ask(&server, "SELECT system_identifier::text FROM pg_control_system()"));
     server.stop().unwrap();
 
-    let again = Server::start(&Options {
-        settings: vec![("work_mem".into(), "7MB".into())],
-        ..options.clone()
-    })
-    .unwrap();
+    let again = Server::start(&Options { settings: vec![("work_mem".into(), "7MB".into())], ..options.clone() }).unwrap();
     assert_eq!(made, ask(&again, "SELECT system_identifier::text FROM pg_control_system()"));
     assert_eq!(ask(&again, "SELECT current_setting('work_mem')"), "7MB");
     again.stop().unwrap();
@@ -92,8 +88,7 @@ fn a_folder_that_holds_anything_else_is_refused_and_left_as_it_was() {
     fs::write(home.path().join("letter.txt"), "dear").unwrap();
     fs::set_permissions(home.path(), Permissions::from_mode(0o755)).unwrap();
     let before = fs::metadata(home.path()).unwrap();
-    let refused =
-        Server::start(&Options { dir: Some(home.path().to_owned()), ..scratch() }).unwrap_err();
+    let refused = Server::start(&Options { dir: Some(home.path().to_owned()), ..scratch() }).unwrap_err();
     assert!(matches!(refused, EmbeddedError::Occupied { .. }), "{refused}");
     let after = fs::metadata(home.path()).unwrap();
     assert_eq!((before.uid(), before.mode()), (after.uid(), after.mode()));
@@ -104,10 +99,7 @@ fn a_folder_that_holds_anything_else_is_refused_and_left_as_it_was() {
 fn a_server_that_cannot_start_says_why_and_what_to_do() {
     let nowhere = Options { bin: Some("/nonexistent".into()), ..scratch() };
     let error = Server::start(&nowhere).unwrap_err().to_string();
-    assert!(
-        error.contains("/nonexistent") && error.contains("apt-get install postgresql-15"),
-        "{error}"
-    );
+    assert!(error.contains("/nonexistent") && error.contains("apt-get install postgresql-15"), "{error}");
 
     let wrong = Options { settings: vec![("wal_level".into(), "loud".into())], ..scratch() };
     let error = Server::start(&wrong).unwrap_err().to_string();
@@ -128,8 +120,7 @@ fn a_folder_that_the_other_user_cannot_enter_is_named() {
 
 #[test]
 fn users_are_found_by_their_whole_name() {
-    let passwd =
-        "postgresql:x:7:8::/:/bin/sh\npostgres:x:101:104:admin:/var/lib/postgresql:/bin/bash\n";
+    let passwd = "postgresql:x:7:8::/:/bin/sh\npostgres:x:101:104:admin:/var/lib/postgresql:/bin/bash\n";
     let user = User::find("postgres", passwd).unwrap();
     assert_eq!((user.uid, user.gid), (101, 104));
     assert!(User::find("nobody", passwd).is_none());

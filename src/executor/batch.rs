@@ -63,7 +63,9 @@ impl Batch {
         .await?;
         match moved {
             None => Ok(()),
-            Some(table) => Err(refused(format!("table {table} is not the one that was checked at start; restart the daemon to check it anew"))),
+            Some(table) => {
+                Err(refused(format!("table {table} is not the one that was checked at start; restart the daemon to check it anew")))
+            }
         }
     }
 
@@ -104,7 +106,12 @@ impl Batch {
     }
 
     /// The separate look: which targets still hold records, by job.
-    pub(super) async fn left(&self, conn: &mut PgConnection, class: &Class, jobs: &[&Claimed]) -> Result<BTreeMap<i64, Vec<String>>, DatabaseError> {
+    pub(super) async fn left(
+        &self,
+        conn: &mut PgConnection,
+        class: &Class,
+        jobs: &[&Claimed],
+    ) -> Result<BTreeMap<i64, Vec<String>>, DatabaseError> {
         if jobs.is_empty() {
             return Ok(BTreeMap::new());
         }
@@ -155,12 +162,8 @@ fn license(class: &Class) -> String {
 /// `licensed (id, account_id)`: the jobs that may be purged as this very statement sees them. No predicate is left to an earlier one.
 fn licensed(class: &Class) -> String {
     let feature = &class.rule.feature;
-    let stands: Vec<String> = class
-        .source
-        .points()
-        .iter()
-        .map(|point| format!("when {} then {}", literal(&point.name), point.stands(feature, "c")))
-        .collect();
+    let stands: Vec<String> =
+        class.source.points().iter().map(|point| format!("when {} then {}", literal(&point.name), point.stands(feature, "c"))).collect();
     format!(
         "{},
          licensed as materialized (

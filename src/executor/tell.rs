@@ -47,14 +47,28 @@ pub(super) fn outcome(class: &Class, job: &Claimed, progress: &Progress, left: O
         Next::Continue => job!(debug, "job.continued", class, job, [attempt = job.attempts,], "more records than one batch takes"),
         Next::Wait("residue", pause) => {
             let (targets, retry_in_ms) = (left.unwrap_or_default().join(", "), millis(pause));
-            job!(error, "residue.found", class, job, [targets, looks = progress.looks, retry_in_ms,], "records remain that no batch could delete");
+            job!(
+                error,
+                "residue.found",
+                class,
+                job,
+                [targets, looks = progress.looks, retry_in_ms,],
+                "records remain that no batch could delete"
+            );
         }
         Next::Wait(reason, pause) => {
             job!(info, "job.deferred", class, job, [reason, retry_in_ms = millis(pause),], "the job steps aside");
         }
         Next::Retry(pause) => {
             let error = progress.error.as_deref().unwrap_or("the look gave no answer");
-            job!(warn, "job.failed", class, job, [attempt = job.attempts, error, retry_in_ms = millis(pause),], "the attempt failed and will be made again");
+            job!(
+                warn,
+                "job.failed",
+                class,
+                job,
+                [attempt = job.attempts, error, retry_in_ms = millis(pause),],
+                "the attempt failed and will be made again"
+            );
         }
     }
 }

@@ -46,8 +46,7 @@ pub fn healthcheck(addr: SocketAddr) -> Result<(), HealthcheckError> {
 
 fn probe(addr: SocketAddr, limit: Duration) -> Result<(), HealthcheckError> {
     let addr = reachable(addr);
-    let answer = ask(addr, Instant::now() + limit)
-        .map_err(|source| HealthcheckError::Unreachable { addr, source })?;
+    let answer = ask(addr, Instant::now() + limit).map_err(|source| HealthcheckError::Unreachable { addr, source })?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head.lines().next().unwrap_or_default();
     if status.starts_with("HTTP/1.1 200") {
@@ -140,11 +139,7 @@ mod tests {
 
     #[test]
     fn an_unspecified_address_is_asked_on_loopback() {
-        for (listen, ask) in [
-            ("0.0.0.0:9464", "127.0.0.1:9464"),
-            ("[::]:9464", "[::1]:9464"),
-            ("10.1.2.3:9464", "10.1.2.3:9464"),
-        ] {
+        for (listen, ask) in [("0.0.0.0:9464", "127.0.0.1:9464"), ("[::]:9464", "[::1]:9464"), ("10.1.2.3:9464", "10.1.2.3:9464")] {
             assert_eq!(reachable(listen.parse().unwrap()), ask.parse().unwrap());
         }
     }

@@ -168,7 +168,9 @@ pub async fn release_guard(conn: &mut PgConnection, reason: &str, by: &str) -> R
 
 /// Waits for the batches under way, and keeps others out until this transaction has ended.
 async fn stop_batches(conn: &mut PgConnection) -> Result<(), DatabaseError> {
-    sqlx::query("select set_config('lock_timeout', '60s', true), set_config('statement_timeout', '120s', true)").execute(&mut *conn).await?;
+    sqlx::query("select set_config('lock_timeout', '60s', true), set_config('statement_timeout', '120s', true)")
+        .execute(&mut *conn)
+        .await?;
     sqlx::query("select pg_advisory_xact_lock($1)").bind(STOP_LOCK).execute(conn).await?;
     Ok(())
 }

@@ -51,7 +51,9 @@ impl Target {
     fn of_account(&self, alias: &str, id: &str) -> String {
         let account = self.table.key.equals(&format!("{alias}.{}", self.account), id);
         match &self.feature {
-            Some((column, feature)) => format!("{account} and {alias}.{column}::text = {} collate \"C\"", literal(feature)),
+            Some((column, feature)) => {
+                format!("{account} and {alias}.{column}::text = {} collate \"C\"", literal(feature))
+            }
             None => account,
         }
     }
@@ -92,7 +94,11 @@ struct Seen {
 ///
 /// # Errors
 /// Those of the database.
-pub async fn seen(conn: &mut PgConnection, targets: &[Target], accounts: &[String]) -> Result<BTreeMap<String, Vec<String>>, DatabaseError> {
+pub async fn seen(
+    conn: &mut PgConnection,
+    targets: &[Target],
+    accounts: &[String],
+) -> Result<BTreeMap<String, Vec<String>>, DatabaseError> {
     let mut found: BTreeMap<String, Vec<String>> = accounts.iter().map(|a| (a.clone(), Vec::new())).collect();
     for target in targets {
         let keys: Vec<&str> = accounts.iter().map(String::as_str).filter(|id| target.key().holds(id)).collect();

@@ -73,15 +73,9 @@ impl Line<'_> {
     }
 
     fn text(&self, now: DateTime<Utc>, colour: bool, to: &mut String) {
-        let (dim, bright, plain) =
-            if colour { ("\x1b[2m", paint(self.level), "\x1b[0m") } else { ("", "", "") };
+        let (dim, bright, plain) = if colour { ("\x1b[2m", paint(self.level), "\x1b[0m") } else { ("", "", "") };
         // Writing to a String cannot fail.
-        let _ = write!(
-            to,
-            "{dim}{}{plain} {bright}{:<5}{plain}",
-            now.format("%H:%M:%S"),
-            self.level.as_str()
-        );
+        let _ = write!(to, "{dim}{}{plain} {bright}{:<5}{plain}", now.format("%H:%M:%S"), self.level.as_str());
         match self.fields.get("event") {
             Some(event) => to.extend([" ", &printable(inner(event))]),
             None => to.extend([" ", dim, self.target, plain]),
@@ -113,10 +107,7 @@ impl Line<'_> {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a log line tells when it was written, on the host that wrote it"
-)]
+#[expect(clippy::disallowed_methods, reason = "a log line tells when it was written, on the host that wrote it")]
 fn now() -> DateTime<Utc> {
     Utc::now()
 }

@@ -130,8 +130,7 @@ fn no_key_is_ever_written_twice() {
         let _inside = span.enter();
         tracing::info!(event = "e", ts = 1, level = 1, msg = 1, target = 1, job_id = 2, "m");
     });
-    let want =
-        ["ts", "level", "event", "msg", "field.ts", "field.level", "field.msg", "target", "job_id"];
+    let want = ["ts", "level", "event", "msg", "field.ts", "field.level", "field.msg", "target", "job_id"];
     assert_eq!(keys, want);
     assert_eq!((&line["job_id"], &line["msg"]), (&json!(2), &json!("m")));
 }
@@ -141,8 +140,7 @@ fn spans_lend_their_fields_and_never_override_nearer_ones() {
     let (keys, line) = line(|| {
         let outer = tracing::info_span!("outer", pass = "planner", account_id = "outer");
         let _outer = outer.enter();
-        let inner =
-            tracing::info_span!("inner", account_id = "inner", rows = tracing::field::Empty);
+        let inner = tracing::info_span!("inner", account_id = "inner", rows = tracing::field::Empty);
         let _inner = inner.enter();
         inner.record("rows", 7);
         tracing::info!(event = "poll.completed", "done");
@@ -197,11 +195,7 @@ fn an_error_is_told_with_all_its_causes_once() {
     let error = failure(&["cannot claim jobs", "pool: timed out", "timed out", "no route"]);
     assert_eq!(chain(&error), "cannot claim jobs: pool: timed out: no route");
     let (_, line) = line(|| {
-        tracing::error!(
-            event = "poll.failed",
-            error = &error as &(dyn Error + 'static),
-            "poll failed"
-        );
+        tracing::error!(event = "poll.failed", error = &error as &(dyn Error + 'static), "poll failed");
     });
     assert_eq!(line["error"], "cannot claim jobs: pool: timed out: no route");
 }
@@ -307,8 +301,7 @@ fn a_panic_is_one_json_line_and_nothing_else_on_the_stream() {
         .output()
         .unwrap();
     let text = String::from_utf8(child.stderr).unwrap();
-    let lines: Vec<Json> =
-        text.lines().map(|line| serde_json::from_str(line).expect(&text)).collect();
+    let lines: Vec<Json> = text.lines().map(|line| serde_json::from_str(line).expect(&text)).collect();
     assert_eq!(lines.len(), 3, "{text}");
     for (line, msg) in lines.iter().zip(["on a thread\nof its own", "while recorded"]) {
         assert_eq!((&line["event"], &line["level"]), (&json!("daemon.panicked"), &json!("error")));
@@ -336,19 +329,14 @@ fn child_that_panics() {
     doomed.spawn(|| panic!("on a thread\nof its own")).unwrap().join().unwrap_err();
     thread::spawn(|| tracing::info!(value = %Unspeakable, "never said")).join().unwrap_err();
     tracing::info!(event = "still.here", "after two panics");
-    assert!(matches!(
-        init(LogFormat::Json, "info", Stream::Stderr),
-        Err(TelemetryError::Installed(_))
-    ));
+    assert!(matches!(init(LogFormat::Json, "info", Stream::Stderr), Err(TelemetryError::Installed(_))));
 }
 
 #[test]
 #[ignore = "measures; run with --release --ignored"]
 fn a_hundred_thousand_events_take_less_than_a_second() {
     let null = File::options().write(true).open("/dev/null").unwrap();
-    let log = tracing_subscriber::registry()
-        .with(filter("info").unwrap())
-        .with(Log::new(Style::Json, null));
+    let log = tracing_subscriber::registry().with(filter("info").unwrap()).with(Log::new(Style::Json, null));
     tracing::subscriber::with_default(log, || {
         let start = Instant::now();
         for n in 0..100_000 {
