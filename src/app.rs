@@ -94,6 +94,8 @@ impl App {
         planner::tell_look(Look::Resync, &report, began.elapsed());
         if self.config.mode == Mode::Enforce {
             self.drain(stop).await?;
+            // What a batch found changed is settled before the verdict.
+            planner.look(Look::Poll).await?;
         }
         self.verdict().await
     }

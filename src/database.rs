@@ -32,16 +32,17 @@ impl Purpose {
     /// is an error and never an absence; UTC so that a day has 24 hours. Our own statements name every schema; the search path is
     /// for the platform's triggers, which may rely on `public`. No JIT: the plans that batches insist on look costly to it.
     fn begin(self) -> String {
-        let (access, statement) = match self {
-            Self::Read => ("read only", 30_000),
-            Self::Compare => ("read only", 600_000),
-            Self::Write => ("read write", 5_000),
-            Self::Bulk => ("read write", 120_000),
+        // Milliseconds a statement may take, and those the transaction may sit idle: a full comparison waits while its pages are settled.
+        let (access, statement, idle) = match self {
+            Self::Read => ("read only", 30_000, 5_000),
+            Self::Compare => ("read only", 600_000, 120_000),
+            Self::Write => ("read write", 5_000, 5_000),
+            Self::Bulk => ("read write", 120_000, 5_000),
         };
         format!(
             "begin isolation level read committed {access}; set local row_security = off; set local timezone = 'UTC'; \
              set local search_path = pg_catalog, public, pg_temp; set local jit = off; set local statement_timeout = {statement}; \
-             set local lock_timeout = 2000; set local idle_in_transaction_session_timeout = 5000; \
+             set local lock_timeout = 2000; set local idle_in_transaction_session_timeout = {idle}; \
              set local standard_conforming_strings = on; set local datestyle = 'ISO, YMD'; set local intervalstyle = 'postgres'"
         )
     }

@@ -35,6 +35,10 @@ const SLOW_BATCH: Duration = Duration::from_millis(200);
 const MIN_ROWS_PER_BATCH: i64 = 50;
 /// Looks in a row that may find records which no batch could delete, before somebody is told (R25).
 const PATIENT_LOOKS: i32 = 3;
+/// Its records or its source row are held by somebody else.
+const LOCKED: &str = "locked";
+/// Its records can be locked but do not go.
+const UNDELETABLE: &str = "undeletable";
 /// How long a job steps aside for whoever holds its records or its source row.
 const LOCKED_PAUSE: Duration = Duration::from_secs(1);
 /// How long a job waits for the planner to settle what changed under it.
@@ -228,15 +232,17 @@ impl Worker {
         batch.enter(&mut tx, &self.executor.policy.pinned).await?;
         let verdicts = batch.license(&mut tx, group).await?;
         let licensed: Vec<&Claimed> = group.iter().filter(|j| verdicts.get(&j.id) == Some(&Verdict::Stands)).collect();
-        let mut deleted: BTreeMap<(i64, &str), i64> = BTreeMap::new();
+        let mut purged: BTreeMap<i64, Purged<'_>> = BTreeMap::new();
         let mut budget = self.rows;
         for target in &class.targets {
             if licensed.is_empty() || budget == 0 {
                 break;
             }
-            for (job, records) in batch.delete(&mut tx, target, &licensed, budget).await? {
-                budget -= records;
-                deleted.insert((job, target.name.as_str()), records);
+            for (job, found, records) in batch.delete(&mut tx, target, &licensed, budget).await? {
+                budget -= found;
+                let purged = purged.entry(job).or_default();
+                purged.found += found;
+                purged.records.insert(&target.name, records);
             }
         }
         let left = batch.left(&mut tx, class, &licensed).await?;
@@ -244,31 +250,30 @@ impl Worker {
         for job in group {
             // A job without a verdict is no longer ours: somebody took it back or gave it another plan.
             let Some(verdict) = verdicts.get(&job.id) else { continue };
-            let now: BTreeMap<&str, i64> =
-                class.targets.iter().filter_map(|t| deleted.get(&(job.id, t.name.as_str())).map(|n| (t.name.as_str(), *n))).collect();
+            let purged = purged.remove(&job.id).unwrap_or_default();
+            let left = left.get(&job.id);
             let next = match verdict {
-                Verdict::Stands => self.judge(job, &now, left.get(&job.id), budget == 0),
+                Verdict::Stands => self.judge(job, &purged, left, budget == 0),
                 Verdict::Blocked(reason) => Next::Wait(reason, pause(reason)),
             };
-            progress.push(account(class, job, next, &now, left.get(&job.id)));
+            progress.push((job, account(class, job, next, &purged, left), purged));
         }
-        if jobs::record(&mut tx, &class.jobs, &progress).await? != progress.len() as u64 {
+        let record: Vec<Progress> = progress.iter().map(|(_, p, _)| p.clone()).collect();
+        if jobs::record(&mut tx, &class.jobs, &record).await? != record.len() as u64 {
             // Our rows are locked, so this cannot be; if it is, nothing of this batch may stand.
             return Err(batch::lost());
         }
         Database::commit(tx).await?;
         let took = began.elapsed();
 
-        let finished = progress.iter().filter(|p| p.next != Next::Continue).count();
+        let finished = record.iter().filter(|p| p.next != Next::Continue).count();
         self.adapt(finished, budget, took);
-        for (job, p) in progress.iter().filter_map(|p| Some((group.iter().find(|j| j.id == p.id)?, p))) {
-            for target in &class.targets {
-                if let Some(records) = deleted.get(&(job.id, target.name.as_str())) {
-                    tell::batch(class, job, &target.name, *records, took);
-                }
+        for (job, progress, purged) in &progress {
+            for (target, records) in &purged.records {
+                tell::batch(class, job, target, *records, took);
             }
-            tell::outcome(class, job, p, left.get(&job.id).map(Vec::as_slice));
-            if p.next == Next::Complete {
+            tell::outcome(class, job, progress, left.get(&job.id).map(Vec::as_slice));
+            if progress.next == Next::Complete {
                 self.executor.completed.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -276,13 +281,17 @@ impl Worker {
     }
 
     /// What becomes of a job whose batch ran.
-    fn judge(&self, job: &Claimed, deleted: &BTreeMap<&str, i64>, left: Option<&Vec<String>>, budget_spent: bool) -> Next {
+    fn judge(&self, job: &Claimed, purged: &Purged<'_>, left: Option<&Vec<String>>, budget_spent: bool) -> Next {
+        let patient = job.looks + 1 < PATIENT_LOOKS;
+        let backoff = self.executor.backoff(job.looks + 2 - PATIENT_LOOKS);
         match left {
             Some(left) if left.is_empty() => Next::Complete,
-            Some(_) if budget_spent || !deleted.is_empty() => Next::Continue,
-            // Nothing could be deleted and yet something is there: locked, or not ours to delete.
-            Some(_) if job.looks + 1 < PATIENT_LOOKS => Next::Wait("locked", LOCKED_PAUSE),
-            Some(_) => Next::Wait("residue", self.executor.backoff(job.looks + 2 - PATIENT_LOOKS)),
+            _ if purged.records.values().any(|n| *n > 0) => Next::Continue,
+            // They could be locked and yet are still there: a trigger or rule swallows the DELETE.
+            Some(_) if purged.found > 0 => Next::Wait(UNDELETABLE, if patient { Duration::ZERO } else { backoff }),
+            Some(_) if budget_spent => Next::Continue,
+            // Whoever holds them has a moment to let go.
+            Some(_) => Next::Wait(LOCKED, if patient { LOCKED_PAUSE } else { backoff }),
             // No answer is not an empty one (I6).
             None => Next::Retry(LOCKED_PAUSE),
         }
@@ -332,31 +341,41 @@ enum Weighed {
 
 fn pause(reason: &str) -> Duration {
     match reason {
-        "locked" => LOCKED_PAUSE,
+        LOCKED => LOCKED_PAUSE,
         "changed" | "missing" => CHANGED_PAUSE,
         // A hold, a pause or the guard is asked at every claim; the job is ready the moment it is lifted.
         _ => Duration::ZERO,
     }
 }
 
+/// What one batch did to one job.
+#[derive(Debug, Default)]
+struct Purged<'a> {
+    /// Records that could be locked.
+    found: i64,
+    /// Records that are gone, by target.
+    records: BTreeMap<&'a str, i64>,
+}
+
 /// Adds a batch to what the job has come to so far.
-fn account(class: &Class, job: &Claimed, next: Next, deleted: &BTreeMap<&str, i64>, left: Option<&Vec<String>>) -> Progress {
+fn account(class: &Class, job: &Claimed, next: Next, purged: &Purged<'_>, left: Option<&Vec<String>>) -> Progress {
     let mut counts = job.records_deleted.0.clone();
     for target in &class.targets {
         let so_far = counts.entry(target.name.clone()).or_insert(0);
-        *so_far += deleted.get(target.name.as_str()).copied().unwrap_or(0);
+        *so_far += purged.records.get(target.name.as_str()).copied().unwrap_or(0);
     }
     let outcomes = if next == Next::Complete { outcomes(class, job, &counts) } else { BTreeMap::new() };
-    let stuck = matches!(next, Next::Wait("locked" | "residue", _)) && left.is_some();
-    let residue = left.filter(|_| matches!(next, Next::Wait("residue", _)));
+    let stuck = matches!(next, Next::Wait(LOCKED | UNDELETABLE, _)) && left.is_some();
+    let looks = if stuck { job.looks.saturating_add(1) } else { 0 };
+    let residue = left.filter(|_| looks >= PATIENT_LOOKS);
     Progress {
         id: job.id,
         fence: job.fence,
         next,
         records_deleted: counts,
         outcomes,
-        began: left.is_some(),
-        looks: if stuck { job.looks.saturating_add(1) } else { 0 },
+        began: next == Next::Complete || !purged.records.is_empty(),
+        looks,
         error: residue.map(|targets| format!("records remain that could not be deleted: {}", targets.join(", "))),
     }
 }

@@ -31,6 +31,8 @@ pub(super) struct Batch {
     license: String,
     /// By target.
     delete: BTreeMap<String, String>,
+    /// The targets' oids: a DELETE must not reach beyond them (R13).
+    targets: Vec<i64>,
     /// Every table has an index on its account column: a nested loop over it is the right plan, whatever the statistics say (R18).
     indexed: bool,
 }
@@ -41,11 +43,13 @@ impl Batch {
         Self {
             license: license(class),
             delete: class.targets.iter().map(|t| (t.name.clone(), t.delete(&licensed))).collect(),
+            targets: class.targets.iter().map(Target::oid).collect(),
             indexed: class.source.indexed() && class.targets.iter().all(Target::indexed) && !policy.pinned.is_empty(),
         }
     }
 
-    /// Takes the stop lock, fixes the shape of the plans, and refuses when a table is not the one that was checked at start.
+    /// Takes the stop lock, fixes the shape of the plans, and refuses when a table is not the one that was checked at start,
+    /// or when a foreign key has come up that would carry the DELETE into a table that nobody listed.
     pub(super) async fn enter(&self, conn: &mut PgConnection, pinned: &BTreeMap<String, i64>) -> Result<(), DatabaseError> {
         let plans = if self.indexed {
             ", set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
@@ -54,19 +58,21 @@ impl Batch {
         };
         sqlx::query(AssertSqlSafe(format!("select pg_advisory_xact_lock_shared($1){plans}"))).bind(STOP_LOCK).execute(&mut *conn).await?;
         let (names, oids): (Vec<&String>, Vec<i64>) = pinned.iter().unzip();
-        let moved: Option<String> = sqlx::query_scalar(
-            "select p.name from unnest($1::text[], $2::int8[]) p(name, oid) where to_regclass(p.name)::oid::int8 is distinct from p.oid limit 1",
+        let refusal: Option<String> = sqlx::query_scalar(
+            "select 'table ' || p.name || ' is not the one that was checked at start; restart the daemon to check it anew'
+             from unnest($1::text[], $2::int8[]) p(name, oid) where to_regclass(p.name)::oid::int8 is distinct from p.oid
+             union all
+             select 'deleting from ' || f.confrelid::regclass || ' would reach into ' || f.conrelid::regclass || ', which the data class does not list'
+             from pg_constraint f where f.contype = 'f' and f.confdeltype in ('c', 'n', 'd')
+               and f.confrelid::int8 = any($3) and not f.conrelid::int8 = any($3)
+             limit 1",
         )
         .bind(names)
         .bind(oids)
+        .bind(&self.targets)
         .fetch_optional(conn)
         .await?;
-        match moved {
-            None => Ok(()),
-            Some(table) => {
-                Err(refused(format!("table {table} is not the one that was checked at start; restart the daemon to check it anew")))
-            }
-        }
+        refusal.map_or(Ok(()), |why| Err(refused(why)))
     }
 
     /// Locks the jobs and their source rows, and says of each job whether it may be purged. Jobs that are no longer ours are absent.
@@ -88,14 +94,14 @@ impl Batch {
         Ok(rows.into_iter().map(|(id, word)| (id, verdict(&word))).collect())
     }
 
-    /// Deletes up to `budget` records of one target. Yields how many of each job.
+    /// Deletes up to `budget` records of one target. Yields `(job, found, deleted)`.
     pub(super) async fn delete(
         &self,
         conn: &mut PgConnection,
         target: &Target,
         jobs: &[&Claimed],
         budget: i64,
-    ) -> Result<Vec<(i64, i64)>, DatabaseError> {
+    ) -> Result<Vec<(i64, i64, i64)>, DatabaseError> {
         let Some(statement) = self.delete.get(&target.name) else { return Ok(Vec::new()) };
         Ok(sqlx::query_as(AssertSqlSafe(statement.clone()))
             .bind(jobs.iter().map(|j| j.id).collect::<Vec<_>>())
