@@ -5,3 +5,4 @@ mod world;
 
 mod executor;
 mod promise;
+mod races;
