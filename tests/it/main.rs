@@ -5,3 +5,4 @@ mod world;
 
 mod model;
 mod promise;
+mod vanished;

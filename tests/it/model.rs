@@ -199,7 +199,11 @@ impl Told<'_> {
             Act::Set(account, point, age) => {
                 let (table, column) = point.column();
                 let (id, age) = (name(*account), AGES[*age]);
-                self.sql(format!("update {table} set {column} = date_trunc('second', now()) - interval '{} hours' where account_id = '{id}'", age * 24)).await;
+                self.sql(format!(
+                    "update {table} set {column} = date_trunc('second', now()) - interval '{} hours' where account_id = '{id}'",
+                    age * 24
+                ))
+                .await;
                 let at = model.now - age * DAY;
                 model.accounts.get_mut(account).unwrap().points.insert(*point, at);
             }
@@ -216,7 +220,11 @@ impl Told<'_> {
             }
             Act::Hold(account, class) => {
                 let class_name = class.map_or_else(|| "null".to_owned(), |queue| format!("'{}'", CLASSES[usize::from(queue)]));
-                self.sql(format!("insert into retention.holds (account_id, data_class, reason, placed_by) values ('{}', {class_name}, 'r', 'b')", name(*account))).await;
+                self.sql(format!(
+                    "insert into retention.holds (account_id, data_class, reason, placed_by) values ('{}', {class_name}, 'r', 'b')",
+                    name(*account)
+                ))
+                .await;
                 model.accounts.get_mut(account).unwrap().holds.push(*class);
             }
             Act::Release(account) => {
