@@ -4,5 +4,8 @@
 mod world;
 
 mod executor;
+mod model;
 mod promise;
 mod races;
+mod safeguards;
+mod vanished;
