@@ -308,7 +308,7 @@ async fn r31_replicas_cannot_pass_a_limit_together() {
     let mut first = one.database.begin(Purpose::Bulk).await.unwrap();
     assert_eq!(safeguards::admit(&mut first, &one.config.guard).await.unwrap(), Admission::Admitted(2));
     world.account("c", "null", OLD, "null").await;
-    two.planner().look(Look::Poll).await.unwrap();
+    two.planner().look(Look::Resync).await.unwrap();
     let second = async {
         let mut tx = two.database.begin(Purpose::Bulk).await.unwrap();
         let admission = safeguards::admit(&mut tx, &two.config.guard).await.unwrap();
