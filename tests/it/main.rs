@@ -3,6 +3,7 @@
 
 mod world;
 
+mod daemon;
 mod executor;
 mod model;
 mod promise;
