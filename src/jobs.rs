@@ -15,6 +15,9 @@ use crate::{
     sql::literal,
 };
 
+/// When a completed job is looked at again for the first time (R24).
+pub const FIRST_LOOK: Duration = Duration::from_secs(5);
+
 /// Records deleted, by target name.
 pub type Counts = BTreeMap<String, i64>;
 
@@ -281,8 +284,8 @@ pub async fn lock_open(conn: &mut PgConnection, class: &Class, accounts: &[Strin
 /// # Errors
 /// Those of the database.
 pub async fn done(conn: &mut PgConnection, class: &Class, accounts: &[String]) -> Result<BTreeMap<String, Done>, DatabaseError> {
-    let rows: Vec<(String, String, DateTime<Utc>, String)> = sqlx::query_as(AssertSqlSafe(format!(
-        "select d.account_id, d.starting_point, d.started_at, d.places from retention.done_marks d where d.account_id = any($1) and {}",
+    let rows: Vec<(String, String, DateTime<Utc>, String, bool)> = sqlx::query_as(AssertSqlSafe(format!(
+        "select d.account_id, d.starting_point, d.started_at, d.places, d.residue from retention.done_marks d where d.account_id = any($1) and {}",
         class.of("d")
     )))
     .bind(accounts)
@@ -290,7 +293,7 @@ pub async fn done(conn: &mut PgConnection, class: &Class, accounts: &[String]) -
     .await?;
     Ok(rows
         .into_iter()
-        .map(|(account, starting_point, started_at, places)| (account, Done { starting_point, started_at, places }))
+        .map(|(account, starting_point, started_at, places, residue)| (account, Done { starting_point, started_at, places, residue }))
         .collect())
 }
 
@@ -348,7 +351,7 @@ pub async fn schedule(
     let superseded: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
         "delete from retention.jobs j using retention.done_marks d
          where j.id = any($1) and d.account_id = j.account_id and d.feature = j.feature and d.data_class = j.data_class
-           and d.started_at = j.started_at and d.places = {} returning j.account_id",
+           and d.started_at = j.started_at and d.places = {} and not d.residue returning j.account_id",
         literal(&class.places)
     )))
     .bind(ids)
@@ -555,13 +558,15 @@ pub async fn record(conn: &mut PgConnection, class: &Class, progress: &[Progress
     .rows_affected();
     let completed: Vec<i64> = progress.iter().filter(|p| p.next == Next::Complete).map(|p| p.id).collect();
     sqlx::query(
-        "insert into retention.done_marks (account_id, feature, data_class, starting_point, started_at, places, job_id)
-         select account_id, feature, data_class, starting_point, started_at, $2, id from retention.jobs where id = any($1)
+        "insert into retention.done_marks (account_id, feature, data_class, starting_point, started_at, places, job_id, look_at)
+         select account_id, feature, data_class, starting_point, started_at, $2, id, now() + make_interval(secs => $3) from retention.jobs where id = any($1)
          on conflict (account_id, feature, data_class) do update
-         set starting_point = excluded.starting_point, started_at = excluded.started_at, places = excluded.places, job_id = excluded.job_id",
+         set starting_point = excluded.starting_point, started_at = excluded.started_at, places = excluded.places, job_id = excluded.job_id,
+             purged_at = now(), look_at = excluded.look_at, looks = 0, residue = false",
     )
     .bind(completed)
     .bind(&class.places)
+    .bind(FIRST_LOOK.as_secs_f64())
     .execute(conn)
     .await?;
     Ok(recorded)

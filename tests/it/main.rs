@@ -6,3 +6,4 @@ mod world;
 mod model;
 mod promise;
 mod vanished;
+mod verifier;
