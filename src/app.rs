@@ -76,7 +76,9 @@ impl App {
         patiently(|| Self::prepare(Arc::clone(&config), database.clone())).await
     }
 
-    fn planner(&self) -> Planner {
+    /// The planner of this policy.
+    #[must_use]
+    pub fn planner(&self) -> Planner {
         Planner::new(self.database.clone(), Arc::clone(&self.config), Arc::clone(&self.layout), Arc::clone(&self.policy))
     }
 
@@ -84,7 +86,9 @@ impl App {
         Verifier::new(self.database.clone(), Arc::clone(&self.config), Arc::clone(&self.policy))
     }
 
-    fn executor(&self) -> Executor {
+    /// The executor of this policy.
+    #[must_use]
+    pub fn executor(&self) -> Executor {
         Executor::new(self.database.clone(), Arc::clone(&self.config), Arc::clone(&self.policy))
     }
 
@@ -170,6 +174,10 @@ async fn drain_one(executor: &Executor, index: usize, stop: &Stop, progress: &Pr
         let did = worker.step().await?;
         progress.advance(executor.completed().saturating_sub(completed_before));
         if did == Step::Worked {
+            continue;
+        }
+        // A process that died a moment ago may still hold what is due.
+        if executor.tidy().await? > 0 {
             continue;
         }
         if waited >= LOCKED_PATIENCE || !executor.someone_waits().await? {
@@ -343,7 +351,7 @@ impl Daemon {
         let mut failures = 0;
         while !self.stop.soft.is_cancelled() {
             let pause = match executor.tidy().await {
-                Ok(()) => {
+                Ok(_) => {
                     failures = 0;
                     self.config.poll.interval
                 }
