@@ -282,7 +282,7 @@ async fn blockers(conn: &mut PgConnection, job: &Job, guard: &GuardState) -> Res
     match job.blocked_by.as_deref() {
         Some("locked") => found.push("somebody holds its records or its source row".to_owned()),
         Some("missing") => {
-            found.push("its source row is missing; vanishing withdraws nothing, and nothing is deleted until that is settled".to_owned())
+            found.push("its source row is missing; vanishing withdraws nothing, and nothing is deleted until that is settled".to_owned());
         }
         Some("changed") => found.push("its starting point changed; the next look settles it".to_owned()),
         Some("undeletable") => found.push("its records do not go: a trigger or rule swallows the DELETE".to_owned()),
