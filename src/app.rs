@@ -75,7 +75,9 @@ impl App {
         patiently(|| Self::prepare(Arc::clone(&config), database.clone())).await
     }
 
-    fn planner(&self) -> Planner {
+    /// The planner of this policy.
+    #[must_use]
+    pub fn planner(&self) -> Planner {
         Planner::new(self.database.clone(), Arc::clone(&self.config), Arc::clone(&self.layout), Arc::clone(&self.policy))
     }
 
