@@ -92,9 +92,9 @@ pub async fn plan(conn: &mut PgConnection, policy: &Policy, mode: Mode, at: Opti
     let mut planned = Vec::new();
     for (index, class) in policy.classes.iter().enumerate() {
         for row in standing(conn, class).await? {
-            let Some((retain_until, delete_by)) = class.rule.dates(row.since) else { continue };
-            // A job made under a longer rule keeps its date until somebody accepts the shorter one.
-            let retain_until = row.kept_until.map_or(retain_until, |kept| kept.max(retain_until));
+            let Some((derived, delete_by)) = class.rule.dates(row.since) else { continue };
+            // A job made under a longer rule keeps its date until somebody accepts the shorter one, and its allowance with it.
+            let retain_until = row.kept_until.map_or(derived, |kept| kept.max(derived));
             let point = usize::try_from(row.point).ok().and_then(|p| policy.points.get(p));
             let job = Planned {
                 account_id: row.account_id,
@@ -103,7 +103,7 @@ pub async fn plan(conn: &mut PgConnection, policy: &Policy, mode: Mode, at: Opti
                 starting_point: point.map(|p| p.name.clone()).unwrap_or_default(),
                 started_at: row.since,
                 retain_until,
-                delete_by: delete_by.max(retain_until),
+                delete_by: delete_by + (retain_until - derived),
                 due: retain_until <= now,
                 held: row.held,
                 targets: class.targets.iter().map(|t| PlannedTarget { name: t.name.clone(), records: None }).collect(),

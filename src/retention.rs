@@ -142,14 +142,12 @@ pub fn decide(rule: Rule<'_>, states: &[(usize, PointState)], open: Option<&Open
     }
 }
 
-/// The dates of an open job under the rule as it is now. A changed rule may lengthen them by itself, never shorten them (R11).
+/// The dates under the rule as it is now. A changed rule may lengthen those of an open job by itself, never shorten them (R11); `delete_by` moves along.
 #[must_use]
 pub fn dates(rule: Rule<'_>, standing: Standing, open: Option<&Open>) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
     let (retain_until, delete_by) = rule.class.dates(standing.since)?;
-    let kept = open
-        .filter(|o| o.started_at == standing.since && o.policy != rule.policy)
-        .map_or(retain_until, |o| retain_until.max(o.retain_until));
-    Some((kept, delete_by.max(kept)))
+    let kept = open.filter(|o| o.started_at == standing.since).map_or(retain_until, |o| retain_until.max(o.retain_until));
+    Some((kept, delete_by.checked_add_signed(kept - retain_until)?))
 }
 
 fn remembered(rule: Rule<'_>, point: usize, open: Option<&Open>, done: Option<&Done>) -> Option<DateTime<Utc>> {
@@ -304,7 +302,8 @@ mod tests {
         let moved = Open { retain_until: at(0) + week * 4, policy: "old".to_owned(), ..open("cmq_disabled", 0) };
         assert_eq!(dates(rule, standing(CMQ, 1), Some(&moved)).unwrap().0, at(1) + week, "another instant starts anew");
         let same = Open { policy: "now".to_owned(), ..moved };
-        assert_eq!(dates(rule, standing(CMQ, 0), Some(&same)).unwrap().0, at(0) + week, "only a changed rule keeps what was");
+        let another = dates(rule, standing(TERMINATED, 0), Some(&same)).unwrap();
+        assert_eq!(another.0, at(0) + week * 4, "what was kept once stays kept, whichever point counts");
     }
 
     /// The rule once more, in the order of the promise's own sentences.
