@@ -5,18 +5,18 @@
 //!
 //! # The map
 //!
-//! Data flows down this list, from what was configured to what was deleted. A module imports only from above, with the exceptions that
-//! `docs/architecture.md` names.
+//! Data flows down this list, from what was configured to what was deleted. A module imports only from above.
 //!
 //! | module | what it is for |
 //! |---|---|
 //! | [`model`] | words with a type: modes, names, periods, how an instant is printed |
 //! | [`config`] | files and environment, judged as a whole; the rules as values |
 //! | [`sql`] | how a word may become SQL text |
+//! | [`terminal`] | what people see: tables, relative times, a progress bar |
 //! | [`database`] | the way to the main Postgres, and what to do about its errors |
 //! | [`catalog`] | what Postgres knows about the configured tables: types, indexes, grants, cascades |
-//! | [`source`] | the platform's tables, read only: which starting points stand |
 //! | [`retention`] | the rules, pure: what stands and what is scheduled give one decision |
+//! | [`source`] | the platform's tables, read only: which starting points stand |
 //! | [`safeguards`] | holds, pauses, the guard |
 //! | [`jobs`] | the job table, leases and fences |
 //! | [`stores`] | places that hold records: count, look, delete |
@@ -30,7 +30,6 @@
 //! | [`http`] | the ops listener and its probe |
 //! | [`failure`] | exit codes |
 //! | [`app`] | puts all of it together and runs the passes |
-//! | [`terminal`] | what people see: tables, relative times, a progress bar |
 //! | [`embedded`] | a Postgres of our own, for demo and tests |
 //! | [`sample`] | sample accounts, for the demo |
 //! | [`cli`] | the verbs |
