@@ -160,7 +160,7 @@ async fn drain_one(executor: &Executor, index: usize, stop: &Stop, progress: &Pr
         if waited >= LOCKED_PATIENCE || !executor.someone_waits().await? {
             break;
         }
-        let rest = executor.rest(Duration::from_secs(1)).await?.max(Duration::from_millis(20));
+        let rest = executor.rest(Duration::from_millis(100)).await?.max(Duration::from_millis(20));
         waited += rest;
         tokio::select! {
             () = tokio::time::sleep(rest) => {}

@@ -214,7 +214,7 @@ pub async fn explain(conn: &mut PgConnection, policy: &Policy, mode: Mode, accou
         let earliest = points
             .iter()
             .filter_map(|(_, name, state)| match state {
-                PointState::Since(since) => Some((*since, name.clone())),
+                PointState::Since(since) | PointState::Vanished(since) => Some((*since, name.clone())),
                 PointState::Missing | PointState::NotSet | PointState::Implausible(_) => None,
             })
             .min_by_key(|(since, _)| *since);
@@ -256,6 +256,7 @@ pub async fn explain(conn: &mut PgConnection, policy: &Policy, mode: Mode, accou
 fn words(state: &PointState) -> String {
     match state {
         PointState::Missing => "no row in the source".to_owned(),
+        PointState::Vanished(since) => format!("its row has vanished; counts since it was first missed, {}", rfc3339(*since)),
         PointState::NotSet => "not in force".to_owned(),
         PointState::Since(since) => format!("in force since {}", rfc3339(*since)),
         PointState::Implausible(value) => format!("quarantined: {value} is no plausible instant"),

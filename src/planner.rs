@@ -17,7 +17,8 @@ use crate::{
     model::rfc3339,
     policy::{Class, Policy},
     retention::{self, CancelReason, Decision, PointState, Standing},
-    safeguards, source,
+    safeguards,
+    source::roster::{self, Missed},
     sql::literal,
     stores::postgres,
 };
@@ -105,15 +106,15 @@ impl Planner {
     /// Those of the database. An account that alone cannot be settled is quarantined instead.
     pub async fn look(&self, look: Look) -> Result<Report, DatabaseError> {
         let mut report = Report::default();
+        if look == Look::Resync {
+            self.miss().await?;
+        }
         let mut cursor = self.database.begin(Purpose::Compare).await?;
         let began: DateTime<Utc> = sqlx::query_scalar("select now()").fetch_one(&mut *cursor).await?;
         let since: Option<DateTime<Utc>> = sqlx::query_scalar("select max(watermark) - make_interval(secs => $1) from retention.passes")
             .bind(self.config.poll.overlap.as_secs_f64())
             .fetch_one(&mut *cursor)
             .await?;
-        if look == Look::Resync {
-            self.watch_source(&mut cursor).await?;
-        }
         for class in &self.policy.classes {
             let nominated = match (look, since) {
                 (Look::Poll, Some(_)) => recent(class),
@@ -153,17 +154,34 @@ impl Planner {
         Database::commit(tx).await
     }
 
-    /// The guard's eye on the source itself: a table that lost too many accounts is not believed.
-    async fn watch_source(&self, reader: &mut PgConnection) -> Result<(), DatabaseError> {
-        let Some(known) = source::known_accounts(reader, &self.config, &self.layout).await? else {
-            return Ok(());
-        };
-        let mut tx = self.database.begin(Purpose::Write).await?;
-        let tripped_before = safeguards::guard(&mut tx).await?.tripped;
-        let tripped = safeguards::watch_source(&mut tx, &self.config.guard, known).await?;
-        Database::commit(tx).await?;
-        if let (false, Some(reason)) = (tripped_before, tripped) {
-            tracing::error!(event = "guard.tripped", reason, "the guard stopped the start of purges");
+    /// Notes which rows have vanished from the source, and lets the guard see whether that can be believed.
+    async fn miss(&self) -> Result<(), DatabaseError> {
+        for roster in roster::rosters(&self.config, &self.layout) {
+            let mut tx = self.database.begin(Purpose::Bulk).await?;
+            let missed = roster.compare(&mut tx, self.config.poll.resync_interval).await?;
+            let was_open = !safeguards::guard(&mut tx).await?.tripped;
+            let tripped = if roster.of_accounts {
+                safeguards::watch_source(&mut tx, &self.config.guard, &roster.source, missed.before, missed.known).await?
+            } else {
+                None
+            };
+            Database::commit(tx).await?;
+            let Missed { newly, confirmed, returned, known, .. } = missed;
+            if newly + confirmed + returned > 0 {
+                let source = &roster.source;
+                tracing::warn!(
+                    event = "source.vanished",
+                    source,
+                    newly,
+                    confirmed,
+                    returned,
+                    known,
+                    "rows vanished from the source, or came back"
+                );
+            }
+            if let (true, Some(reason)) = (was_open, tripped) {
+                tracing::error!(event = "guard.tripped", reason, "the guard stopped the start of purges");
+            }
         }
         Ok(())
     }

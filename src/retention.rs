@@ -10,6 +10,8 @@ use crate::config::{DataClass, StartingPoint};
 pub enum PointState {
     /// There is no row. That withdraws nothing (R6): the row may have vanished.
     Missing,
+    /// There is no row, and two full comparisons say so: as if set since it was first missed (R6).
+    Vanished(DateTime<Utc>),
     /// There is a row and it is not in force, or one of several rows is not (R2).
     NotSet,
     /// In force since then; of several rows the latest (R2).
@@ -111,6 +113,9 @@ pub fn decide(rule: Rule<'_>, states: &[(usize, PointState)], open: Option<&Open
         .filter_map(|(point, state)| match state {
             PointState::Since(since) => Some(Standing { point: *point, since: *since }),
             PointState::Missing => remembered(rule, *point, open, done).map(|since| Standing { point: *point, since }),
+            PointState::Vanished(first_missed) => {
+                Some(Standing { point: *point, since: remembered(rule, *point, open, done).unwrap_or(*first_missed) })
+            }
             PointState::NotSet | PointState::Implausible(_) => None,
         })
         .min_by_key(|s| s.since);
@@ -133,7 +138,9 @@ pub fn decide(rule: Rule<'_>, states: &[(usize, PointState)], open: Option<&Open
         (None, Some(open)) => match state_of(rule, states, &open.starting_point) {
             None => Decision::Cancel(CancelReason::Policy),
             Some(PointState::Implausible(_)) => Decision::Keep,
-            Some(PointState::Missing | PointState::NotSet | PointState::Since(_)) => Decision::Cancel(CancelReason::Reactivated),
+            Some(PointState::Missing | PointState::Vanished(_) | PointState::NotSet | PointState::Since(_)) => {
+                Decision::Cancel(CancelReason::Reactivated)
+            }
         },
         (None, None) => match done {
             Some(done) if !matches!(state_of(rule, states, &done.starting_point), Some(PointState::Implausible(_))) => Decision::Forget,

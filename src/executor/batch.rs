@@ -143,11 +143,12 @@ fn license(class: &Class) -> String {
     let mut verdicts = Vec::new();
     for (i, point) in class.source.points().iter().enumerate() {
         let mine = format!("of_{i}");
+        let vanished = point.is_vanished(feature, "c");
         with.push(format!("{mine} as materialized (select * from claimed where starting_point = {})", literal(&point.name)));
         with.push(format!("locked_{i} as materialized ({})", point.lock(feature, &mine)));
         with.push(format!("rows_{i} as materialized ({})", point.count(feature, &mine)));
         verdicts.push(format!(
-            "select c.id, case when r.n is null then 'missing' when l.n is distinct from r.n then 'locked'
+            "select c.id, case when r.n is null and {vanished} then 'stands' when r.n is null then 'missing' when l.n is distinct from r.n then 'locked'
                                when l.all_set and l.since = c.started_at then 'stands' else 'changed' end as word
              from {mine} c left join rows_{i} r on r.id = c.id
                   left join (select id, count(*) as n, bool_and(since is not null) as all_set, max(since) as since from locked_{i} group by id) l on l.id = c.id"

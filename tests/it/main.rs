@@ -3,4 +3,6 @@
 
 mod world;
 
+mod model;
 mod promise;
+mod vanished;
