@@ -79,6 +79,7 @@ pub mod policy;
 // Passes: the only code that joins gateways.
 pub mod planner;
 pub mod executor;
+pub mod verifier;
 pub mod outlook;
 
 // Running: what the passes need to be a program.

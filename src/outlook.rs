@@ -123,7 +123,7 @@ async fn standing(conn: &mut PgConnection, class: &Class) -> Result<Vec<Standing
          select e.account_id, e.point, e.since, {} as held,
                 (select j.retain_until from retention.jobs j where j.account_id = e.account_id and {} and j.started_at = e.since) as kept_until
          from (select *, {} as feature, {} as data_class from earliest) e
-         where not exists (select 1 from retention.done_marks d where d.account_id = e.account_id and {} and d.started_at = e.since and d.places = {})",
+         where not exists (select 1 from retention.done_marks d where d.account_id = e.account_id and {} and d.started_at = e.since and d.places = {} and not d.residue)",
         class.source.standing_by_point(),
         held("e"),
         class.jobs.open("j"),

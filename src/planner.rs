@@ -351,7 +351,7 @@ fn everything(class: &Class) -> String {
         "with standing as materialized ({}), earliest as (select account_id, min(since) as since from standing group by account_id)
          select e.account_id from earliest e
          where not exists (select 1 from retention.jobs j where j.account_id = e.account_id and {open} and j.started_at = e.since and j.policy = {policy})
-           and not exists (select 1 from retention.done_marks d where d.account_id = e.account_id and {mark} and d.started_at = e.since and d.places = {places})
+           and not exists (select 1 from retention.done_marks d where d.account_id = e.account_id and {mark} and d.started_at = e.since and d.places = {places} and not d.residue)
          union
          select j.account_id from retention.jobs j
          where {open} and not exists (select 1 from standing s where s.account_id = j.account_id and s.since = j.started_at)
@@ -362,7 +362,8 @@ fn everything(class: &Class) -> String {
     )
 }
 
-/// Accounts with a starting point dated since `$1` that no job and no done-mark answers, and jobs that a batch found changed.
+/// Accounts with a starting point dated since `$1` that no job and no done-mark answers, jobs that a batch found changed, and what the
+/// verifier found.
 fn recent(class: &Class) -> String {
     let jobs = &class.jobs;
     format!(
@@ -370,11 +371,14 @@ fn recent(class: &Class) -> String {
          where not exists (select 1 from retention.jobs j where j.account_id = n.account_id and {} and j.started_at = n.since)
            and not exists (select 1 from retention.done_marks d where d.account_id = n.account_id and {} and d.started_at = n.since)
          union
-         select j.account_id from retention.jobs j where {} and j.state = 'scheduled' and j.blocked_by in ('changed', 'missing')",
+         select j.account_id from retention.jobs j where {} and j.state = 'scheduled' and j.blocked_by in ('changed', 'missing')
+         union
+         select d.account_id from retention.done_marks d where {} and d.residue",
         class.source.standing_since(),
         jobs.open("j"),
         jobs.of("d"),
-        jobs.of("j")
+        jobs.of("j"),
+        jobs.of("d")
     )
 }
 

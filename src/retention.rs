@@ -53,6 +53,8 @@ pub struct Done {
     pub started_at: DateTime<Utc>,
     /// Fingerprint of the places that were purged.
     pub places: String,
+    /// A later look found records again (R24).
+    pub residue: bool,
 }
 
 /// One data class with the fingerprints that its jobs and done-marks are compared with.
@@ -132,7 +134,7 @@ pub fn decide(rule: Rule<'_>, states: &[(usize, PointState)], open: Option<&Open
             }
         }
         (Some(standing), None) => match done {
-            Some(done) if done.started_at == standing.since && done.places == rule.places => Decision::Keep,
+            Some(done) if done.started_at == standing.since && done.places == rule.places && !done.residue => Decision::Keep,
             _ => Decision::Schedule(standing),
         },
         (None, Some(open)) => match state_of(rule, states, &open.starting_point) {

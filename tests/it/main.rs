@@ -3,6 +3,9 @@
 
 mod world;
 
+mod executor;
 mod model;
 mod promise;
+mod races;
 mod vanished;
+mod verifier;
