@@ -7,5 +7,6 @@ mod executor;
 mod model;
 mod promise;
 mod races;
+mod safeguards;
 mod vanished;
 mod verifier;
