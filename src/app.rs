@@ -81,7 +81,9 @@ impl App {
         Planner::new(self.database.clone(), Arc::clone(&self.config), Arc::clone(&self.layout), Arc::clone(&self.policy))
     }
 
-    fn executor(&self) -> Executor {
+    /// The executor of this policy.
+    #[must_use]
+    pub fn executor(&self) -> Executor {
         Executor::new(self.database.clone(), Arc::clone(&self.config), Arc::clone(&self.policy))
     }
 

@@ -245,25 +245,55 @@ mod tests {
             ("the rule changed", [since(0), NotSet, NotSet], old(open(deleted, 0)), None, Reschedule(standing(DELETED, 0))),
             ("reactivated", [NotSet, NotSet, NotSet], Some(open(deleted, 0)), None, Cancel(CancelReason::Reactivated)),
             ("its point is not listed any more", [NotSet, NotSet, NotSet], Some(open("gone", 0)), None, Cancel(CancelReason::Policy)),
-            ("not listed any more, another stands", [since(4), NotSet, NotSet], Some(open("gone", 0)), None, Reschedule(standing(DELETED, 4))),
+            (
+                "not listed any more, another stands",
+                [since(4), NotSet, NotSet],
+                Some(open("gone", 0)),
+                None,
+                Reschedule(standing(DELETED, 4)),
+            ),
             ("its value became impossible", [impossible(), NotSet, NotSet], Some(open(deleted, 0)), None, Keep),
-            ("another value is impossible", [NotSet, impossible(), NotSet], Some(open(deleted, 0)), None, Cancel(CancelReason::Reactivated)),
+            (
+                "another value is impossible",
+                [NotSet, impossible(), NotSet],
+                Some(open(deleted, 0)),
+                None,
+                Cancel(CancelReason::Reactivated),
+            ),
             // R6: vanishing withdraws nothing.
             ("its row vanished", [NotSet, Missing, NotSet], Some(open(terminated, 0)), None, Keep),
             ("its row vanished, a later one stands", [since(1), Missing, NotSet], Some(open(terminated, 0)), None, Keep),
-            ("its row vanished, an earlier one appeared", [since(-1), Missing, NotSet], Some(open(terminated, 0)), None, Reschedule(standing(DELETED, -1))),
+            (
+                "its row vanished, an earlier one appeared",
+                [since(-1), Missing, NotSet],
+                Some(open(terminated, 0)),
+                None,
+                Reschedule(standing(DELETED, -1)),
+            ),
             ("another's row vanished", [NotSet, Missing, NotSet], Some(open(deleted, 0)), None, Cancel(CancelReason::Reactivated)),
             // Begun.
             ("begun, as scheduled", [since(0), NotSet, NotSet], began(open(deleted, 0)), None, Keep),
             ("begun, moved a microsecond", [since(1), NotSet, NotSet], began(open(deleted, 0)), None, Cancel(CancelReason::Reactivated)),
             ("begun, another stands later", [NotSet, NotSet, since(1)], began(open(deleted, 0)), None, Cancel(CancelReason::Reactivated)),
-            ("begun, another stands since then too", [NotSet, NotSet, since(0)], began(open(deleted, 0)), None, Reschedule(standing(CMQ, 0))),
+            (
+                "begun, another stands since then too",
+                [NotSet, NotSet, since(0)],
+                began(open(deleted, 0)),
+                None,
+                Reschedule(standing(CMQ, 0)),
+            ),
             // Done.
             ("carried out", [since(0), NotSet, NotSet], None, Some(done(deleted, 0)), Keep),
             ("carried out, a later one too", [since(0), since(1), NotSet], None, Some(done(deleted, 0)), Keep),
             ("carried out, moved back", [since(-1), NotSet, NotSet], None, Some(done(deleted, 0)), Schedule(standing(DELETED, -1))),
             ("carried out, terminated anew", [since(1), NotSet, NotSet], None, Some(done(deleted, 0)), Schedule(standing(DELETED, 1))),
-            ("carried out, another counts now", [NotSet, since(7), NotSet], None, Some(done(deleted, 0)), Schedule(standing(TERMINATED, 7))),
+            (
+                "carried out, another counts now",
+                [NotSet, since(7), NotSet],
+                None,
+                Some(done(deleted, 0)),
+                Schedule(standing(TERMINATED, 7)),
+            ),
             ("carried out elsewhere", [since(0), NotSet, NotSet], None, elsewhere(done(deleted, 0)), Schedule(standing(DELETED, 0))),
             ("carried out, reactivated", [NotSet, NotSet, NotSet], None, Some(done(cmq, 0)), Forget),
             ("carried out, the row vanished", [NotSet, NotSet, Missing], None, Some(done(cmq, 0)), Keep),
@@ -329,7 +359,9 @@ mod tests {
                 (None, Some(PointState::Implausible(_))) => Decision::Keep,
                 (None, None) => Decision::Cancel(CancelReason::Policy),
                 (None, Some(_)) => Decision::Cancel(CancelReason::Reactivated),
-                (Some((t, p)), _) if (*t, names[*p]) == (open.started_at, open.starting_point.as_str()) && open.policy == "now" => Decision::Keep,
+                (Some((t, p)), _) if (*t, names[*p]) == (open.started_at, open.starting_point.as_str()) && open.policy == "now" => {
+                    Decision::Keep
+                }
                 (Some((t, _)), _) if open.began && *t != open.started_at => Decision::Cancel(CancelReason::Reactivated),
                 (Some((t, p)), _) => Decision::Reschedule(Standing { point: *p, since: *t }),
             };

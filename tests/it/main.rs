@@ -3,4 +3,5 @@
 
 mod world;
 
+mod planner;
 mod promise;
