@@ -142,8 +142,10 @@ pub enum Kind {
     Grants,
     /// A table, column or type is not what it was.
     Schema,
-    /// It took too long or waited too long for a lock; a smaller batch may pass.
+    /// It took too long; a smaller batch may pass.
     Timeout,
+    /// Somebody else holds a lock that was waited for in vain; step aside.
+    Locked,
     /// Lost a race with another transaction; try again.
     Conflict,
     /// Anything else.
@@ -163,7 +165,8 @@ impl DatabaseError {
                 "28000" | "28P01" => Kind::Credentials,
                 "42501" => Kind::Grants,
                 "42P01" | "42703" | "42704" | "42883" | "3F000" | "42804" | "42809" => Kind::Schema,
-                "57014" | "55P03" | "25P03" | "25P04" => Kind::Timeout,
+                "57014" | "25P03" | "25P04" => Kind::Timeout,
+                "55P03" => Kind::Locked,
                 "40001" | "40P01" => Kind::Conflict,
                 code if ["08", "57P", "53"].iter().any(|class| code.starts_with(class)) || code == "3D000" => Kind::Unreachable,
                 _ => Kind::Other,

@@ -3,7 +3,7 @@
 //! Every predicate is asked again inside that transaction (`executor/batch.rs`); what the planner wrote is never trusted. Each step is bounded,
 //! so that a stop, a hold or a neighbour waits for one batch at most.
 
-mod batch;
+pub mod batch;
 mod tell;
 
 use std::{
@@ -31,7 +31,7 @@ const MAX_JOBS_PER_BATCH: i64 = 500;
 const FIRST_JOBS_PER_BATCH: i64 = 50;
 /// A batch that takes longer than this is followed by a smaller one.
 const SLOW_BATCH: Duration = Duration::from_millis(200);
-/// Records a batch may always delete, however slow the database.
+/// A batch that is merely slow is not made smaller than this.
 const MIN_ROWS_PER_BATCH: i64 = 50;
 /// Looks in a row that may find records which no batch could delete, before somebody is told (R25).
 const PATIENT_LOOKS: i32 = 3;
@@ -85,11 +85,11 @@ impl Executor {
         jobs::stepping_aside(&mut tx).await
     }
 
-    /// Takes back lapsed leases and says which jobs have become overdue. Cheap; called between looks.
+    /// Takes back lapsed leases and says which jobs have become overdue. Cheap; called between looks. Returns how many leases had lapsed.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn tidy(&self) -> Result<(), DatabaseError> {
+    pub async fn tidy(&self) -> Result<u64, DatabaseError> {
         let mut tx = self.database.begin(Purpose::Write).await?;
         let reclaimed = jobs::reclaim(&mut tx).await?;
         let overdue = jobs::newly_overdue(&mut tx).await?;
@@ -98,7 +98,7 @@ impl Executor {
             tracing::warn!(event = "lease.lapsed", jobs = reclaimed, "took back jobs whose worker gave no sign of life");
         }
         overdue.iter().for_each(tell::overdue);
-        Ok(())
+        Ok(reclaimed)
     }
 
     /// How long a worker may rest: until the next job is ready, and never longer than `at_most`.
@@ -207,14 +207,20 @@ impl Worker {
             match self.batch(class, batch, &group).await {
                 Ok(()) => {}
                 Err(error) if error.kind() == Kind::Unreachable => return Err(error),
+                // A table lock, or somebody who is about to stop deletion: no fault of these jobs.
+                Err(error) if error.kind() == Kind::Locked => self.step_aside(class, group).await?,
                 Err(error) => {
-                    if error.kind() == Kind::Timeout {
-                        self.rows = (self.rows / 2).max(MIN_ROWS_PER_BATCH);
+                    // Fewer records per batch are another try; it is bounded, for a quarter of one record is none.
+                    let smaller = error.kind() == Kind::Timeout && self.rows > 1;
+                    if smaller {
+                        self.rows = (self.rows / 4).max(1);
                     }
                     if group.len() > 1 {
                         let half = group.split_off(group.len() / 2);
                         self.jobs = (self.jobs / 2).max(1);
                         groups.push(half);
+                        groups.push(group);
+                    } else if smaller {
                         groups.push(group);
                     } else if let Some(job) = group.pop() {
                         self.fail(class, job, error.to_string()).await?;
@@ -269,7 +275,7 @@ impl Worker {
         let finished = record.iter().filter(|p| p.next != Next::Continue).count();
         self.adapt(finished, budget, took);
         for (job, progress, purged) in &progress {
-            for (target, records) in &purged.records {
+            for (target, records) in purged.records.iter().filter(|(_, records)| **records > 0) {
                 tell::batch(class, job, target, *records, took);
             }
             tell::outcome(class, job, progress, left.get(&job.id).map(Vec::as_slice));
@@ -305,30 +311,46 @@ impl Worker {
             self.jobs = (self.jobs * 2).min(MAX_JOBS_PER_BATCH);
         }
         if took > SLOW_BATCH {
-            self.rows = (self.rows * 3 / 4).max(MIN_ROWS_PER_BATCH.min(max));
+            // A batch that was cut off asked for fewer already; that is not undone here.
+            self.rows = (self.rows * 3 / 4).max(MIN_ROWS_PER_BATCH.min(self.rows));
             self.jobs = (self.jobs / 2).max(1);
         } else {
             self.rows = (self.rows + self.rows / 4 + 1).min(max);
         }
     }
 
-    /// Records a failed attempt in a transaction of its own; the job stays open and comes back after a pause (R45).
+    /// Records a failed attempt; the job stays open and comes back after a pause (R45).
     async fn fail(&self, class: &Class, job: Claimed, error: String) -> Result<(), DatabaseError> {
         let pause = self.executor.backoff(job.attempts);
-        let progress = Progress {
-            id: job.id,
-            fence: job.fence,
-            next: Next::Retry(pause),
-            records_deleted: job.records_deleted.0.clone(),
-            outcomes: BTreeMap::new(),
-            began: false,
-            looks: job.looks,
-            error: Some(error),
-        };
-        let mut tx = self.executor.database.begin(Purpose::Write).await?;
-        jobs::record(&mut tx, &class.jobs, std::slice::from_ref(&progress)).await?;
-        Database::commit(tx).await?;
-        tell::outcome(class, &job, &progress, None);
+        self.give_back(class, vec![job], Next::Retry(pause), Some(&error)).await
+    }
+
+    /// Gives jobs back for a moment, without blame.
+    async fn step_aside(&self, class: &Class, group: Vec<Claimed>) -> Result<(), DatabaseError> {
+        self.give_back(class, group, Next::Wait(LOCKED, LOCKED_PAUSE), None).await
+    }
+
+    /// Records what became of jobs for which no batch could be committed, in a transaction of its own.
+    async fn give_back(&self, class: &Class, group: Vec<Claimed>, next: Next, error: Option<&str>) -> Result<(), DatabaseError> {
+        for job in group {
+            let progress = Progress {
+                id: job.id,
+                fence: job.fence,
+                next,
+                records_deleted: job.records_deleted.0.clone(),
+                outcomes: BTreeMap::new(),
+                began: false,
+                looks: job.looks,
+                error: error.map(str::to_owned),
+            };
+            let mut tx = self.executor.database.begin(Purpose::Write).await?;
+            let ours = jobs::record(&mut tx, &class.jobs, std::slice::from_ref(&progress)).await? == 1;
+            Database::commit(tx).await?;
+            // Of a job that somebody else has by now there is nothing to say.
+            if ours {
+                tell::outcome(class, &job, &progress, None);
+            }
+        }
         Ok(())
     }
 }

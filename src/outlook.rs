@@ -123,7 +123,7 @@ async fn standing(conn: &mut PgConnection, class: &Class) -> Result<Vec<Standing
          select e.account_id, e.point, e.since, {} as held,
                 (select j.retain_until from retention.jobs j where j.account_id = e.account_id and {} and j.started_at = e.since) as kept_until
          from (select *, {} as feature, {} as data_class from earliest) e
-         where not exists (select 1 from retention.done_marks d where d.account_id = e.account_id and {} and d.started_at = e.since and d.places = {})",
+         where not exists (select 1 from retention.done_marks d where d.account_id = e.account_id and {} and d.started_at = e.since and d.places = {} and not d.residue)",
         class.source.standing_by_point(),
         held("e"),
         class.jobs.open("j"),
@@ -214,7 +214,7 @@ pub async fn explain(conn: &mut PgConnection, policy: &Policy, mode: Mode, accou
         let earliest = points
             .iter()
             .filter_map(|(_, name, state)| match state {
-                PointState::Since(since) => Some((*since, name.clone())),
+                PointState::Since(since) | PointState::Vanished(since) => Some((*since, name.clone())),
                 PointState::Missing | PointState::NotSet | PointState::Implausible(_) => None,
             })
             .min_by_key(|(since, _)| *since);
@@ -256,6 +256,7 @@ pub async fn explain(conn: &mut PgConnection, policy: &Policy, mode: Mode, accou
 fn words(state: &PointState) -> String {
     match state {
         PointState::Missing => "no row in the source".to_owned(),
+        PointState::Vanished(since) => format!("its row has vanished; counts since it was first missed, {}", rfc3339(*since)),
         PointState::NotSet => "not in force".to_owned(),
         PointState::Since(since) => format!("in force since {}", rfc3339(*since)),
         PointState::Implausible(value) => format!("quarantined: {value} is no plausible instant"),

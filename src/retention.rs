@@ -10,6 +10,8 @@ use crate::config::{DataClass, StartingPoint};
 pub enum PointState {
     /// There is no row. That withdraws nothing (R6): the row may have vanished.
     Missing,
+    /// There is no row, and two full comparisons say so: as if set since it was first missed (R6).
+    Vanished(DateTime<Utc>),
     /// There is a row and it is not in force, or one of several rows is not (R2).
     NotSet,
     /// In force since then; of several rows the latest (R2).
@@ -51,6 +53,8 @@ pub struct Done {
     pub started_at: DateTime<Utc>,
     /// Fingerprint of the places that were purged.
     pub places: String,
+    /// A later look found records again (R24).
+    pub residue: bool,
 }
 
 /// One data class with the fingerprints that its jobs and done-marks are compared with.
@@ -111,6 +115,9 @@ pub fn decide(rule: Rule<'_>, states: &[(usize, PointState)], open: Option<&Open
         .filter_map(|(point, state)| match state {
             PointState::Since(since) => Some(Standing { point: *point, since: *since }),
             PointState::Missing => remembered(rule, *point, open, done).map(|since| Standing { point: *point, since }),
+            PointState::Vanished(first_missed) => {
+                Some(Standing { point: *point, since: remembered(rule, *point, open, done).unwrap_or(*first_missed) })
+            }
             PointState::NotSet | PointState::Implausible(_) => None,
         })
         .min_by_key(|s| s.since);
@@ -127,13 +134,15 @@ pub fn decide(rule: Rule<'_>, states: &[(usize, PointState)], open: Option<&Open
             }
         }
         (Some(standing), None) => match done {
-            Some(done) if done.started_at == standing.since && done.places == rule.places => Decision::Keep,
+            Some(done) if done.started_at == standing.since && done.places == rule.places && !done.residue => Decision::Keep,
             _ => Decision::Schedule(standing),
         },
         (None, Some(open)) => match state_of(rule, states, &open.starting_point) {
             None => Decision::Cancel(CancelReason::Policy),
             Some(PointState::Implausible(_)) => Decision::Keep,
-            Some(PointState::Missing | PointState::NotSet | PointState::Since(_)) => Decision::Cancel(CancelReason::Reactivated),
+            Some(PointState::Missing | PointState::Vanished(_) | PointState::NotSet | PointState::Since(_)) => {
+                Decision::Cancel(CancelReason::Reactivated)
+            }
         },
         (None, None) => match done {
             Some(done) if !matches!(state_of(rule, states, &done.starting_point), Some(PointState::Implausible(_))) => Decision::Forget,
@@ -209,7 +218,7 @@ mod tests {
     }
 
     fn done(starting_point: &str, started_at: i64) -> Done {
-        Done { starting_point: starting_point.to_owned(), started_at: at(started_at), places: "here".to_owned() }
+        Done { starting_point: starting_point.to_owned(), started_at: at(started_at), places: "here".to_owned(), residue: false }
     }
 
     fn standing(point: usize, since: i64) -> Standing {
@@ -222,6 +231,7 @@ mod tests {
         use PointState::{Missing, NotSet};
         let began = |open: Open| Some(Open { began: true, ..open });
         let old = |open: Open| Some(Open { policy: "old".to_owned(), ..open });
+        let residue = |done: Done| Some(Done { residue: true, ..done });
         let elsewhere = |done: Done| Some(Done { places: "elsewhere".to_owned(), ..done });
         let (deleted, terminated, cmq) = ("account_deleted", "feature_terminated", "cmq_disabled");
         let table: Vec<(&str, [PointState; 3], Option<Open>, Option<Done>, Decision)> = vec![
@@ -270,6 +280,16 @@ mod tests {
                 None,
                 Reschedule(standing(DELETED, -1)),
             ),
+            ("missed twice", [PointState::Vanished(at(5)), NotSet, NotSet], None, None, Schedule(standing(DELETED, 5))),
+            ("missed twice, it stood before", [PointState::Vanished(at(5)), NotSet, NotSet], Some(open(deleted, 0)), None, Keep),
+            ("missed twice, carried out before", [PointState::Vanished(at(5)), NotSet, NotSet], None, Some(done(deleted, 0)), Keep),
+            (
+                "missed twice, another stood before",
+                [PointState::Vanished(at(5)), since(4), NotSet],
+                None,
+                None,
+                Schedule(standing(TERMINATED, 4)),
+            ),
             ("another's row vanished", [NotSet, Missing, NotSet], Some(open(deleted, 0)), None, Cancel(CancelReason::Reactivated)),
             // Begun.
             ("begun, as scheduled", [since(0), NotSet, NotSet], began(open(deleted, 0)), None, Keep),
@@ -294,6 +314,14 @@ mod tests {
                 Some(done(deleted, 0)),
                 Schedule(standing(TERMINATED, 7)),
             ),
+            (
+                "carried out, and records came back",
+                [since(0), NotSet, NotSet],
+                None,
+                residue(done(deleted, 0)),
+                Schedule(standing(DELETED, 0)),
+            ),
+            ("records came back, reactivated", [NotSet, NotSet, NotSet], None, residue(done(deleted, 0)), Forget),
             ("carried out elsewhere", [since(0), NotSet, NotSet], None, elsewhere(done(deleted, 0)), Schedule(standing(DELETED, 0))),
             ("carried out, reactivated", [NotSet, NotSet, NotSet], None, Some(done(cmq, 0)), Forget),
             ("carried out, the row vanished", [NotSet, NotSet, Missing], None, Some(done(cmq, 0)), Keep),
@@ -349,6 +377,7 @@ mod tests {
             match &states[point] {
                 PointState::Since(t) => stand.push((*t, point)),
                 PointState::Missing => stand.extend(seen.map(|t| (t, point))),
+                PointState::Vanished(missed) => stand.push((seen.unwrap_or(*missed), point)),
                 PointState::NotSet | PointState::Implausible(_) => {}
             }
         }
@@ -367,7 +396,7 @@ mod tests {
             };
         }
         match (stand.first(), done) {
-            (Some((t, _)), Some(d)) if d.started_at == *t && d.places == "here" => Decision::Keep,
+            (Some((t, _)), Some(d)) if d.started_at == *t && d.places == "here" && !d.residue => Decision::Keep,
             (Some((t, p)), _) => Decision::Schedule(Standing { point: *p, since: *t }),
             (None, Some(d)) if !matches!(about(&d.starting_point), Some(PointState::Implausible(_))) => Decision::Forget,
             (None, _) => Decision::Keep,
@@ -375,7 +404,8 @@ mod tests {
     }
 
     fn a_state() -> impl Strategy<Value = PointState> {
-        prop_oneof![Just(PointState::Missing), Just(PointState::NotSet), Just(impossible()), (-2_i64..3).prop_map(since)]
+        let vanished = (-2_i64..3).prop_map(|t| PointState::Vanished(at(t)));
+        prop_oneof![Just(PointState::Missing), Just(PointState::NotSet), Just(impossible()), (-2_i64..3).prop_map(since), vanished]
     }
 
     fn a_point() -> impl Strategy<Value = &'static str> {
@@ -392,9 +422,10 @@ mod tests {
     }
 
     fn a_mark() -> impl Strategy<Value = Option<Done>> {
-        let fields = (a_point(), -2_i64..3, any::<bool>());
-        proptest::option::of(fields.prop_map(|(point, started, elsewhere)| Done {
+        let fields = (a_point(), -2_i64..3, any::<bool>(), any::<bool>());
+        proptest::option::of(fields.prop_map(|(point, started, elsewhere, residue)| Done {
             places: if elsewhere { "elsewhere" } else { "here" }.to_owned(),
+            residue,
             ..done(point, started)
         }))
     }

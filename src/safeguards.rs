@@ -177,22 +177,34 @@ fn exceeded(limits: &config::Guard, accounts: u64, known: Option<u64>) -> Option
     None
 }
 
-/// Remembers how many accounts the source knows, and trips when it has lost too many or all of them since the last full comparison.
+/// Remembers how many accounts the source knows, and trips when it has lost too many of them within the window, or all of them since the last
+/// full comparison (R31). `source` names it in `retention.absences`.
 ///
 /// # Errors
 /// Those of the database.
 #[expect(clippy::cast_precision_loss, reason = "numbers of accounts stay far below the 2^53 that a float counts exactly")]
-pub async fn watch_source(conn: &mut PgConnection, limits: &config::Guard, known: i64) -> Result<Option<String>, DatabaseError> {
-    let before: Option<i64> = sqlx::query_scalar("select known_accounts from retention.guard").fetch_optional(&mut *conn).await?.flatten();
-    let before = before.unwrap_or(0);
-    let lost = (before - known).max(0);
+pub async fn watch_source(
+    conn: &mut PgConnection,
+    limits: &config::Guard,
+    source: &str,
+    before: i64,
+    known: i64,
+) -> Result<Option<String>, DatabaseError> {
+    let lost: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        "select count(*) from retention.absences
+         where source = $1 and first_missed_at > greatest(now() - {}, (select released_at from retention.guard))",
+        window(limits.window)
+    )))
+    .bind(source)
+    .fetch_one(&mut *conn)
+    .await?;
     let floor = i64::try_from(limits.share_floor).unwrap_or(i64::MAX);
-    let tolerated = limits.max_shrink >= 1.0;
+    let had = known + lost;
     let emptied = known == 0 && before > 0;
-    let shrunk = before >= floor && lost as f64 > before as f64 * limits.max_shrink;
-    if !tolerated && (emptied || shrunk) {
-        let percent = limits.max_shrink * 100.0;
-        let reason = format!("the source had {before} accounts and has {known}; guard.max_shrink is {percent}%");
+    let shrunk = had >= floor && lost as f64 > had as f64 * limits.max_shrink;
+    if limits.max_shrink < 1.0 && (emptied || shrunk) {
+        let (window, percent) = (humantime::format_duration(limits.window), limits.max_shrink * 100.0);
+        let reason = format!("the source lost {lost} of {had} accounts within {window}; guard.max_shrink is {percent}%");
         trip(&mut *conn, &reason).await?;
         return Ok(Some(reason));
     }

@@ -18,7 +18,7 @@ use crate::{
 
 /// What the database says about a claimed job at this instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub enum Verdict {
     /// Its starting point stands since exactly that instant, it is due, and nothing is in the way. Its source rows are locked.
     Stands,
     /// Why not.
@@ -27,7 +27,7 @@ pub(super) enum Verdict {
 
 /// The statements of one data class.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub struct Batch {
     license: String,
     /// By target.
     delete: BTreeMap<String, String>,
@@ -38,7 +38,9 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    pub(super) fn new(class: &Class, policy: &Policy) -> Self {
+    /// The statements for one class of the policy.
+    #[must_use]
+    pub fn new(class: &Class, policy: &Policy) -> Self {
         let licensed = licensed(class);
         Self {
             license: license(class),
@@ -50,7 +52,10 @@ impl Batch {
 
     /// Takes the stop lock, fixes the shape of the plans, and refuses when a table is not the one that was checked at start,
     /// or when a foreign key has come up that would carry the DELETE into a table that nobody listed.
-    pub(super) async fn enter(&self, conn: &mut PgConnection, pinned: &BTreeMap<String, i64>) -> Result<(), DatabaseError> {
+    ///
+    /// # Errors
+    /// Those of the database, and a refusal.
+    pub async fn enter(&self, conn: &mut PgConnection, pinned: &BTreeMap<String, i64>) -> Result<(), DatabaseError> {
         let plans = if self.indexed {
             ", set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
         } else {
@@ -76,7 +81,10 @@ impl Batch {
     }
 
     /// Locks the jobs and their source rows, and says of each job whether it may be purged. Jobs that are no longer ours are absent.
-    pub(super) async fn license(&self, conn: &mut PgConnection, group: &[Claimed]) -> Result<BTreeMap<i64, Verdict>, DatabaseError> {
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn license(&self, conn: &mut PgConnection, group: &[Claimed]) -> Result<BTreeMap<i64, Verdict>, DatabaseError> {
         let rows: Vec<(i64, String)> = sqlx::query_as(AssertSqlSafe(self.license.clone()))
             .bind(group.iter().map(|j| j.id).collect::<Vec<_>>())
             .bind(group.iter().map(|j| j.fence).collect::<Vec<_>>())
@@ -95,7 +103,10 @@ impl Batch {
     }
 
     /// Deletes up to `budget` records of one target. Yields `(job, found, deleted)`.
-    pub(super) async fn delete(
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn delete(
         &self,
         conn: &mut PgConnection,
         target: &Target,
@@ -112,7 +123,10 @@ impl Batch {
     }
 
     /// The separate look: which targets still hold records, by job.
-    pub(super) async fn left(
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn left(
         &self,
         conn: &mut PgConnection,
         class: &Class,
@@ -143,11 +157,12 @@ fn license(class: &Class) -> String {
     let mut verdicts = Vec::new();
     for (i, point) in class.source.points().iter().enumerate() {
         let mine = format!("of_{i}");
+        let vanished = point.is_vanished(feature, "c");
         with.push(format!("{mine} as materialized (select * from claimed where starting_point = {})", literal(&point.name)));
         with.push(format!("locked_{i} as materialized ({})", point.lock(feature, &mine)));
         with.push(format!("rows_{i} as materialized ({})", point.count(feature, &mine)));
         verdicts.push(format!(
-            "select c.id, case when r.n is null then 'missing' when l.n is distinct from r.n then 'locked'
+            "select c.id, case when r.n is null and {vanished} then 'stands' when r.n is null then 'missing' when l.n is distinct from r.n then 'locked'
                                when l.all_set and l.since = c.started_at then 'stands' else 'changed' end as word
              from {mine} c left join rows_{i} r on r.id = c.id
                   left join (select id, count(*) as n, bool_and(since is not null) as all_set, max(since) as since from locked_{i} group by id) l on l.id = c.id"

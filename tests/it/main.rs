@@ -3,5 +3,10 @@
 
 mod world;
 
+mod executor;
+mod model;
 mod planner;
 mod promise;
+mod races;
+mod vanished;
+mod verifier;
