@@ -101,7 +101,13 @@ fn the_promise_table_says_what_the_shipped_configuration_says() {
     }
     for place in &config.customer_places {
         let never = "never by us".to_owned();
-        expected.push(vec![place.class.clone(), "none".to_owned(), "as long as the customer wants".to_owned(), never, format!("`{}`", place.place)]);
+        expected.push(vec![
+            place.class.clone(),
+            "none".to_owned(),
+            "as long as the customer wants".to_owned(),
+            never,
+            format!("`{}`", place.place),
+        ]);
     }
     assert_eq!(rows(&read("docs/how-deletion-works.md"), "promise"), expected);
 }
@@ -258,7 +264,9 @@ fn events(level: &str) -> BTreeSet<String> {
     for path in files(&root().join("src"), ".rs") {
         let text = fs::read_to_string(&path).unwrap();
         let text: String = text.split("#[cfg(test)]").next().unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
-        for (start, before) in [(format!("tracing::{level}!("), "event = \""), (format!("job!( {level}, "), "\""), (format!("job!({level}, "), "\"")] {
+        for (start, before) in
+            [(format!("tracing::{level}!("), "event = \""), (format!("job!( {level}, "), "\""), (format!("job!({level}, "), "\"")]
+        {
             for call in text.split(&start).skip(1) {
                 // Only a name at the front of the call: what follows may be another call.
                 let call = call.trim_start();

@@ -5,6 +5,7 @@ mod world;
 
 mod executor;
 mod model;
+mod planner;
 mod promise;
 mod races;
 mod safeguards;
