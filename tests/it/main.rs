@@ -9,3 +9,4 @@ mod promise;
 mod races;
 mod vanished;
 mod verifier;
+mod wake;
