@@ -11,3 +11,4 @@ mod races;
 mod safeguards;
 mod vanished;
 mod verifier;
+mod wake;
