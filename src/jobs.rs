@@ -15,6 +15,9 @@ use crate::{
     sql::literal,
 };
 
+/// When a completed job is looked at again for the first time (R24).
+pub const FIRST_LOOK: Duration = Duration::from_secs(5);
+
 /// Records deleted, by target name.
 pub type Counts = BTreeMap<String, i64>;
 
@@ -281,8 +284,8 @@ pub async fn lock_open(conn: &mut PgConnection, class: &Class, accounts: &[Strin
 /// # Errors
 /// Those of the database.
 pub async fn done(conn: &mut PgConnection, class: &Class, accounts: &[String]) -> Result<BTreeMap<String, Done>, DatabaseError> {
-    let rows: Vec<(String, String, DateTime<Utc>, String)> = sqlx::query_as(AssertSqlSafe(format!(
-        "select d.account_id, d.starting_point, d.started_at, d.places from retention.done_marks d where d.account_id = any($1) and {}",
+    let rows: Vec<(String, String, DateTime<Utc>, String, bool)> = sqlx::query_as(AssertSqlSafe(format!(
+        "select d.account_id, d.starting_point, d.started_at, d.places, d.residue from retention.done_marks d where d.account_id = any($1) and {}",
         class.of("d")
     )))
     .bind(accounts)
@@ -290,7 +293,7 @@ pub async fn done(conn: &mut PgConnection, class: &Class, accounts: &[String]) -
     .await?;
     Ok(rows
         .into_iter()
-        .map(|(account, starting_point, started_at, places)| (account, Done { starting_point, started_at, places }))
+        .map(|(account, starting_point, started_at, places, residue)| (account, Done { starting_point, started_at, places, residue }))
         .collect())
 }
 
@@ -348,7 +351,7 @@ pub async fn schedule(
     let superseded: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
         "delete from retention.jobs j using retention.done_marks d
          where j.id = any($1) and d.account_id = j.account_id and d.feature = j.feature and d.data_class = j.data_class
-           and d.started_at = j.started_at and d.places = {} returning j.account_id",
+           and d.started_at = j.started_at and d.places = {} and not d.residue returning j.account_id",
         literal(&class.places)
     )))
     .bind(ids)
@@ -542,10 +545,12 @@ pub async fn record(conn: &mut PgConnection, class: &Class, progress: &[Progress
          where j.id = p.id and j.fence = p.fence and j.state = 'running'
          returning j.id, j.account_id, j.feature, j.data_class, j.starting_point, j.started_at, j.state),
          marked as (
-             insert into retention.done_marks (account_id, feature, data_class, starting_point, started_at, places, job_id)
-             select account_id, feature, data_class, starting_point, started_at, $12, id from recorded where state = 'completed'
+             insert into retention.done_marks (account_id, feature, data_class, starting_point, started_at, places, job_id, look_at)
+             select account_id, feature, data_class, starting_point, started_at, $12, id, now() + make_interval(secs => $13)
+             from recorded where state = 'completed'
              on conflict (account_id, feature, data_class) do update
-             set starting_point = excluded.starting_point, started_at = excluded.started_at, places = excluded.places, job_id = excluded.job_id)
+             set starting_point = excluded.starting_point, started_at = excluded.started_at, places = excluded.places, job_id = excluded.job_id,
+                 purged_at = now(), look_at = excluded.look_at, looks = 0, residue = false)
          select count(*) from recorded",
     )
     .bind(progress.iter().map(|p| p.id).collect::<Vec<_>>())
@@ -560,6 +565,7 @@ pub async fn record(conn: &mut PgConnection, class: &Class, progress: &[Progress
     .bind(progress.iter().map(|p| json(&p.records_deleted)).collect::<Vec<_>>())
     .bind(progress.iter().map(|p| json(&p.outcomes)).collect::<Vec<_>>())
     .bind(&class.places)
+    .bind(FIRST_LOOK.as_secs_f64())
     .fetch_one(conn)
     .await?;
     Ok(recorded.unsigned_abs())
@@ -607,7 +613,9 @@ pub async fn end_backoff(conn: &mut PgConnection) -> Result<(), DatabaseError> {
     Ok(())
 }
 
-/// How long until the next job may be claimed; zero when one is ready, `None` when none is open.
+/// How long until the next job may be claimed; zero when one has just become ready, `None` when none is going to.
+///
+/// Who asks has looked a moment ago: what became ready in between would be slept over. What has been ready for longer is blocked.
 ///
 /// # Errors
 /// Those of the database.
@@ -615,7 +623,7 @@ pub async fn next_ready(conn: &mut PgConnection, classes: &[Class]) -> Result<Op
     let mut soonest: Option<f64> = None;
     for class in classes {
         let seconds: Option<f64> = sqlx::query_scalar(AssertSqlSafe(format!(
-            "select extract(epoch from min(j.ready_at) - clock_timestamp())::float8 from retention.jobs j where {} and j.state = 'scheduled' and j.ready_at > now()",
+            "select extract(epoch from min(j.ready_at) - clock_timestamp())::float8 from retention.jobs j where {} and j.state = 'scheduled' and j.ready_at > now() - interval '100 milliseconds'",
             class.of("j")
         )))
         .fetch_one(&mut *conn)

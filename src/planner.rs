@@ -10,7 +10,7 @@ use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::{
-    catalog::Layout,
+    catalog::{self, Layout},
     config::Config,
     database::{Database, DatabaseError, Kind, Purpose},
     jobs::{self, OpenJob, Plan},
@@ -115,6 +115,7 @@ impl Planner {
             .bind(self.config.poll.overlap.as_secs_f64())
             .fetch_one(&mut *cursor)
             .await?;
+        catalog::unmoved(&mut cursor, &self.policy.pinned).await?;
         for class in &self.policy.classes {
             let nominated = match (look, since) {
                 (Look::Poll, Some(_)) => recent(class),
@@ -158,6 +159,7 @@ impl Planner {
     async fn miss(&self) -> Result<(), DatabaseError> {
         for roster in roster::rosters(&self.config, &self.layout) {
             let mut tx = self.database.begin(Purpose::Bulk).await?;
+            catalog::unmoved(&mut tx, &self.policy.pinned).await?;
             let missed = roster.compare(&mut tx, self.config.poll.resync_interval).await?;
             let was_open = !safeguards::guard(&mut tx).await?.tripped;
             let tripped = if roster.of_accounts {
@@ -186,17 +188,24 @@ impl Planner {
         Ok(())
     }
 
-    /// Settles a page; when the page as a whole cannot be settled, each account alone, so that one bad record stops only itself (I6).
-    async fn settle_or_isolate(&self, class: &Class, page: Vec<String>, report: &mut Report) -> Result<(), DatabaseError> {
+    /// Settles a page; when the page as a whole cannot be settled, its halves, so that one bad record stops only itself (I6) and costs few
+    /// transactions: the cursor behind the page may not sit idle for long.
+    async fn settle_or_isolate(&self, class: &Class, mut page: Vec<String>, report: &mut Report) -> Result<(), DatabaseError> {
         report.settled += page.len() as u64;
-        match self.settle(class, &page, report).await {
-            Err(error) if error.kind() == Kind::Other => {}
-            done => return done,
-        }
-        for account in page {
-            match self.settle(class, std::slice::from_ref(&account), report).await {
+        // In one order, so that two planners which settle the same accounts wait for each other and never in a circle.
+        page.sort_unstable();
+        let mut groups = vec![page];
+        while let Some(mut group) = groups.pop() {
+            match self.settle(class, &group, report).await {
+                Err(error) if matches!(error.kind(), Kind::Other | Kind::Timeout) && group.len() > 1 => {
+                    let half = group.split_off(group.len() / 2);
+                    groups.push(half);
+                    groups.push(group);
+                }
                 Err(error) if error.kind() == Kind::Other => {
-                    report.quarantined += self.quarantine_one(class, &account, &error.to_string()).await?;
+                    for account in group {
+                        report.quarantined += self.quarantine_one(class, &account, &error.to_string()).await?;
+                    }
                 }
                 done => done?,
             }
@@ -351,7 +360,7 @@ fn everything(class: &Class) -> String {
         "with standing as materialized ({}), earliest as (select account_id, min(since) as since from standing group by account_id)
          select e.account_id from earliest e
          where not exists (select 1 from retention.jobs j where j.account_id = e.account_id and {open} and j.started_at = e.since and j.policy = {policy})
-           and not exists (select 1 from retention.done_marks d where d.account_id = e.account_id and {mark} and d.started_at = e.since and d.places = {places})
+           and not exists (select 1 from retention.done_marks d where d.account_id = e.account_id and {mark} and d.started_at = e.since and d.places = {places} and not d.residue)
          union
          select j.account_id from retention.jobs j
          where {open} and not exists (select 1 from standing s where s.account_id = j.account_id and s.since = j.started_at)
@@ -362,7 +371,8 @@ fn everything(class: &Class) -> String {
     )
 }
 
-/// Accounts with a starting point dated since `$1` that no job and no done-mark answers, and jobs that a batch found changed.
+/// Accounts with a starting point dated since `$1` that no job and no done-mark answers, jobs that a batch found changed, and what the
+/// verifier found.
 fn recent(class: &Class) -> String {
     let jobs = &class.jobs;
     format!(
@@ -370,11 +380,14 @@ fn recent(class: &Class) -> String {
          where not exists (select 1 from retention.jobs j where j.account_id = n.account_id and {} and j.started_at = n.since)
            and not exists (select 1 from retention.done_marks d where d.account_id = n.account_id and {} and d.started_at = n.since)
          union
-         select j.account_id from retention.jobs j where {} and j.state = 'scheduled' and j.blocked_by in ('changed', 'missing')",
+         select j.account_id from retention.jobs j where {} and j.state = 'scheduled' and j.blocked_by in ('changed', 'missing')
+         union
+         select d.account_id from retention.done_marks d where {} and d.residue",
         class.source.standing_since(),
         jobs.open("j"),
         jobs.of("d"),
-        jobs.of("j")
+        jobs.of("j"),
+        jobs.of("d")
     )
 }
 

@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     fn limits(max_accounts: Option<u64>) -> config::Guard {
-        config::Guard { window: Duration::from_secs(86_400), max_accounts, max_share: 0.1, share_floor: 100, max_shrink: 0.1 }
+        config::Guard { window: Duration::from_hours(24), max_accounts, max_share: 0.1, share_floor: 100, max_shrink: 0.1 }
     }
 
     #[test]

@@ -163,11 +163,12 @@ impl Source {
             .map(|p| {
                 let since = &p.since;
                 format!(
-                    "select s.{}::text as account_id, {} as point, min(s.{since})::text as value from {} s where {} and not (s.{since} between {PLAUSIBLE_FROM} and {PLAUSIBLE_UNTIL}) group by 1",
+                    "select s.{}::text as account_id, {} as point, min(s.{since})::text as value from {} s where {} and not (s.{since} between {PLAUSIBLE_FROM} and {PLAUSIBLE_UNTIL}){} group by 1",
                     p.account,
                     literal(&p.name),
                     p.table.sql,
-                    p.of_feature("s", &self.feature)
+                    p.of_feature("s", &self.feature),
+                    p.of_region("s")
                 )
             })
             .collect();
@@ -233,10 +234,15 @@ impl Point {
         }
     }
 
+    /// Empty without regions, else a condition that begins with `and`: another region's rows are another daemon's.
+    fn of_region(&self, alias: &str) -> String {
+        self.region.as_ref().map_or_else(String::new, |r| format!(" and {}", r.contains(&format!("{alias}.{}::text", self.account))))
+    }
+
     fn standing(&self, feature: &str, and: &str) -> String {
         let (table, account, since) = (&self.table.sql, &self.account, &self.since);
         let of_feature = self.of_feature("s", feature);
-        let region = self.region.as_ref().map_or_else(String::new, |r| format!(" and {}", r.contains(&format!("s.{account}::text"))));
+        let region = self.of_region("s");
         if self.table.unique {
             return format!(
                 "select s.{account}::text as account_id, s.{since} as since from {table} s where {of_feature} and s.{since} between {PLAUSIBLE_FROM} and {PLAUSIBLE_UNTIL}{and}{region}"
