@@ -599,7 +599,7 @@ async fn r45_retry_ends_a_back_off() {
     world.account("b", "null", OLD, "null").await;
     before_delete(&world, "task_configurations", "raise exception 'no'").await;
     daemon.wait_for("the failure", |e| e["event"] == "job.failed").await;
-    world.sql("drop trigger trap on task_configurations; update retention.jobs set ready_at = now() + interval '1 hour' where state = 'scheduled'").await;
+    world.sql("drop trigger trap on task_configurations; update retention.jobs set ready_at = now() + interval '1 hour' where state = 'scheduled' and data_class = 'configuration'").await;
     let id = world.job("b", "configuration").await.id;
     assert!(world.cli(&["jobs", "retry", &id]).status.success());
     until("it is purged", async || world.left("b").await == left(0, 0, 0, 2)).await;
