@@ -302,7 +302,7 @@ async fn r6_a_vanished_row_withdraws_nothing_and_deletes_nothing_its_jobs_wait()
 
     // When it comes back, its own columns decide.
     world.sql("insert into accounts values ('due', 'r'), ('hard-deleted', 'r')").await;
-    world.sql("insert into feature_subscriptions (account_id, feature) values ('due', 'mps')").await;
+    world.sql("insert into feature_subscriptions (account_id, feature) values ('due', 'mps'), ('hard-deleted', 'mps')").await;
     world.run_passes().await.unwrap();
     assert_eq!(world.job("due", "configuration").await.cancel_reason.as_deref(), Some("reactivated"));
     assert_eq!(world.job("hard-deleted", "queue").await.cancel_reason.as_deref(), Some("reactivated"));
@@ -461,6 +461,30 @@ async fn r9_only_the_accounts_of_the_regions_are_touched() {
         "another region's records are another daemon's"
     );
     assert!(world.json(&["plan"])["jobs"].as_array().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn r9_an_account_of_another_region_that_vanishes_is_not_this_daemons_to_purge() {
+    let mut world = World::new().await;
+    world.account("there", "null", "null", "null").await;
+    world.account("unsubscribed there", "null", "null", "null").await;
+    world.sql("update accounts set region = 'eu-frankfurt'").await;
+    world.account("here", "null", "null", "null").await;
+    world.rules = format!(
+        "regions = [\"ap-singapore\"]\n{}",
+        world.rules.replace("since_column = \"deleted_at\"", "since_column = \"deleted_at\"\nregion_column = \"region\"")
+    );
+    world.run_passes().await.unwrap();
+    world
+        .sql("delete from accounts where account_id = 'there'; delete from feature_subscriptions where account_id = 'unsubscribed there'")
+        .await;
+    world.run_passes().await.unwrap();
+    world.sql("update retention.absences set first_missed_at = first_missed_at - interval '40 days'").await;
+    world.run_passes().await.unwrap();
+    for id in ["there", "unsubscribed there", "here"] {
+        assert_eq!(world.jobs(id).await.len(), 0, "{id}");
+        assert_eq!(world.left(id).await, ALL, "{id}");
+    }
 }
 
 #[tokio::test]
