@@ -3,6 +3,7 @@
 
 mod world;
 
+mod cli;
 mod daemon;
 mod executor;
 mod model;
