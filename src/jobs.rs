@@ -539,7 +539,7 @@ pub async fn record(conn: &mut PgConnection, class: &Class, progress: &[Progress
              ready_at = now() + make_interval(secs => p.pause), last_error = coalesce(p.error, j.last_error),
              purge_began_at = coalesce(j.purge_began_at, case when p.began then now() end),
              records_deleted = p.records_deleted::jsonb, outcomes = p.outcomes::jsonb,
-             completed_at = case when p.state = 'completed' then now() end
+             completed_at = case when p.state = 'completed' then clock_timestamp() end
          from unnest($1::int8[], $2::int8[], $3::text[], $4::bool[], $5::text[], $6::int4[], $7::float8[], $8::text[], $9::bool[], $10::text[], $11::text[])
               as p(id, fence, state, continues, blocked_by, looks, pause, error, began, records_deleted, outcomes)
          where j.id = p.id and j.fence = p.fence and j.state = 'running'

@@ -107,7 +107,7 @@ impl Cli {
                     }
                     let hold = control::place_hold(&mut tx, &scope, &act.reason, &act.by(), until).await?;
                     Database::commit(tx).await?;
-                    tell_hold("hold.placed", &hold, &act);
+                    tell_hold("hold.placed", "nothing it covers is deleted any more", &hold, &act);
                     self.show_hold(&hold)
                 }
                 HoldVerb::List => {
@@ -128,7 +128,7 @@ impl Cli {
                     let hold = hold.ok_or_else(|| {
                         Failure::Other(anyhow::anyhow!("no hold {id} is in force; `retentiond hold list` shows those that are"))
                     })?;
-                    tell_hold("hold.released", &hold, &act);
+                    tell_hold("hold.released", "what it covered is eligible again", &hold, &act);
                     self.show_hold(&hold)
                 }
             }
@@ -229,7 +229,7 @@ fn can_match(config: &Config, scope: &Scope) -> Result<(), Failure> {
     Err(Failure::Other(anyhow::anyhow!("{asked} is no feature or data class of the configuration, which has {known}")))
 }
 
-fn tell_hold(event: &'static str, hold: &Hold, act: &Act) {
+fn tell_hold(event: &'static str, what: &str, hold: &Hold, act: &Act) {
     tracing::warn!(
         event,
         hold_id = hold.id,
@@ -238,7 +238,7 @@ fn tell_hold(event: &'static str, hold: &Hold, act: &Act) {
         data_class = hold.data_class,
         reason = act.reason,
         actor = act.by(),
-        "{event}"
+        "{what}"
     );
 }
 
