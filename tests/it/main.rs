@@ -3,10 +3,13 @@
 
 mod world;
 
+mod bad_input;
 mod executor;
 mod model;
 mod planner;
+mod privileges;
 mod promise;
 mod races;
+mod sources;
 mod vanished;
 mod verifier;
