@@ -167,7 +167,7 @@ impl App {
 }
 
 async fn drain_one(executor: &Executor, index: usize, stop: &Stop, progress: &Progress) -> Result<(), DatabaseError> {
-    let mut worker = executor.worker(worker_name(index));
+    let mut worker = executor.worker(worker_name(index)).until(stop.soft.clone());
     let mut waited = Duration::ZERO;
     while !stop.soft.is_cancelled() {
         let completed_before = executor.completed();
@@ -282,7 +282,8 @@ impl Daemon {
         let planning = self.plan(&app);
         let tidying = self.tidy(&executor);
         let verifying = self.verify(app.verifier());
-        let purging = (0..self.config.executor.concurrency).map(|i| self.purge(executor.worker(worker_name(i)), &executor));
+        let purging = (0..self.config.executor.concurrency)
+            .map(|i| self.purge(executor.worker(worker_name(i)).until(self.stop.soft.clone()), &executor));
         let work = async {
             tokio::join!(planning, tidying, verifying, futures_util::future::join_all(purging));
         };

@@ -15,6 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio_util::sync::CancellationToken;
+
 use crate::{
     config::Config,
     database::{Database, DatabaseError, Kind, Purpose},
@@ -67,7 +69,7 @@ impl Executor {
     #[must_use]
     pub fn worker(&self, name: String) -> Worker {
         let rows = i64::from(self.config.executor.max_rows_per_batch);
-        Worker { executor: self.clone(), name, turn: 0, rows, jobs: FIRST_JOBS_PER_BATCH }
+        Worker { executor: self.clone(), name, stop: CancellationToken::new(), turn: 0, rows, jobs: FIRST_JOBS_PER_BATCH }
     }
 
     /// Jobs completed by this process.
@@ -132,6 +134,8 @@ pub enum Step {
 pub struct Worker {
     executor: Executor,
     name: String,
+    /// Once cancelled, nothing is claimed any more.
+    stop: CancellationToken,
     /// The class that is asked first; moves on so that no class starves another.
     turn: usize,
     /// Records per batch: follows how long batches take.
@@ -141,6 +145,12 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// The same worker, which claims nothing any more once `stop` is cancelled. What it has claimed by then it finishes.
+    #[must_use]
+    pub fn until(self, stop: CancellationToken) -> Self {
+        Self { stop, ..self }
+    }
+
     /// Claims and purges one group, or finds that there is none.
     ///
     /// # Errors
@@ -157,6 +167,10 @@ impl Worker {
                 continue;
             };
             let mut tx = executor.database.begin(Purpose::Write).await?;
+            // Asked as late as can be: connections may have been scarce.
+            if self.stop.is_cancelled() {
+                return Ok(Step::Idle);
+            }
             let claimed = jobs::claim(&mut tx, &class.jobs, &self.name, executor.config.executor.lease, self.jobs).await?;
             Database::commit(tx).await?;
             if !claimed.is_empty() {

@@ -613,7 +613,9 @@ pub async fn end_backoff(conn: &mut PgConnection) -> Result<(), DatabaseError> {
     Ok(())
 }
 
-/// How long until the next job may be claimed; zero when one is ready, `None` when none is open.
+/// How long until the next job may be claimed; zero when one has just become ready, `None` when none is going to.
+///
+/// Who asks has looked a moment ago: what became ready in between would be slept over. What has been ready for longer is blocked.
 ///
 /// # Errors
 /// Those of the database.
@@ -621,7 +623,7 @@ pub async fn next_ready(conn: &mut PgConnection, classes: &[Class]) -> Result<Op
     let mut soonest: Option<f64> = None;
     for class in classes {
         let seconds: Option<f64> = sqlx::query_scalar(AssertSqlSafe(format!(
-            "select extract(epoch from min(j.ready_at) - clock_timestamp())::float8 from retention.jobs j where {} and j.state = 'scheduled' and j.ready_at > now()",
+            "select extract(epoch from min(j.ready_at) - clock_timestamp())::float8 from retention.jobs j where {} and j.state = 'scheduled' and j.ready_at > now() - interval '100 milliseconds'",
             class.of("j")
         )))
         .fetch_one(&mut *conn)

@@ -23,6 +23,7 @@
 //! | [`policy`] | configuration and catalogue joined: each data class, ready to be asked |
 //! | [`planner`] | pass: what stands is compared with what is scheduled |
 //! | [`executor`] | pass: what is due is deleted, one bounded transaction at a time |
+//! | [`verifier`] | pass: what was purged is looked at again |
 //! | [`outlook`] | pass that writes nothing: plan, explain, status |
 //! | [`schema`] | creates and checks the daemon's own tables |
 //! | [`lifecycle`] | signals, the drain, tasks that nobody forgets |
@@ -58,7 +59,9 @@
 //! | guard | stops a purge of more accounts than configured, until somebody releases it |
 //! | done-mark | says that a starting point which still stands has been carried out |
 //! | quarantine | source values that cannot be instants, each left alone |
-//! | pass, look | one bounded, repeatable piece of work; the planner's passes are looks |
+//! | absence | a row that was in the source and is not any more |
+//! | residue | records that are there when they should be gone |
+//! | pass, look | one bounded, repeatable piece of work; the planner's and the verifier's are looks |
 //! | request, ledger, certificate | words kept for later versions; nothing of them is here yet |
 
 // Vocabulary: imported by all, imports nothing further down.

@@ -93,7 +93,7 @@ pub enum Admission {
 /// # Errors
 /// Those of the database.
 pub async fn admit(conn: &mut PgConnection, limits: &config::Guard) -> Result<Admission, DatabaseError> {
-    sqlx::query("select pg_advisory_xact_lock($1)").bind(GUARD_LOCK).execute(&mut *conn).await?;
+    take(&mut *conn, GUARD_LOCK).await?;
     let state = guard(&mut *conn).await?;
     let due =
         format!("state = 'scheduled' and admitted_at is null and retain_until <= now() and not {} and not {}", held("j"), paused("j"));
@@ -149,7 +149,7 @@ pub async fn unweighed(conn: &mut PgConnection) -> Result<bool, DatabaseError> {
 /// # Errors
 /// Those of the database.
 pub async fn trip(conn: &mut PgConnection, reason: &str) -> Result<(), DatabaseError> {
-    sqlx::query("select pg_advisory_xact_lock($1)").bind(STOP_LOCK).execute(&mut *conn).await?;
+    take(&mut *conn, STOP_LOCK).await?;
     sqlx::query(
         "insert into retention.guard (tripped_at, reason) values (now(), $1)
          on conflict (singleton) do update set tripped_at = coalesce(guard.tripped_at, excluded.tripped_at), reason = coalesce(guard.reason, excluded.reason)",
@@ -157,6 +157,15 @@ pub async fn trip(conn: &mut PgConnection, reason: &str) -> Result<(), DatabaseE
     .bind(reason)
     .execute(conn)
     .await?;
+    Ok(())
+}
+
+/// Takes an advisory lock until this transaction has ended. Patient: whoever has it may be in a batch, or weigh very many jobs.
+async fn take(conn: &mut PgConnection, lock: i64) -> Result<(), DatabaseError> {
+    sqlx::query("select set_config('lock_timeout', '60s', true), set_config('statement_timeout', '120s', true)")
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query("select pg_advisory_xact_lock($1)").bind(lock).execute(conn).await?;
     Ok(())
 }
 
@@ -190,6 +199,7 @@ pub async fn watch_source(
     before: i64,
     known: i64,
 ) -> Result<Option<String>, DatabaseError> {
+    sqlx::query("update retention.guard set known_accounts = $1").bind(known).execute(&mut *conn).await?;
     let lost: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
         "select count(*) from retention.absences
          where source = $1 and first_missed_at > greatest(now() - {}, (select released_at from retention.guard))",
@@ -208,7 +218,6 @@ pub async fn watch_source(
         trip(&mut *conn, &reason).await?;
         return Ok(Some(reason));
     }
-    sqlx::query("update retention.guard set known_accounts = $1").bind(known).execute(conn).await?;
     Ok(None)
 }
 
