@@ -157,7 +157,7 @@ async fn r7_ids_are_compared_byte_for_byte_and_never_become_sql() {
     }
     for id in hostile.into_iter().filter(|id| !id.is_empty()) {
         assert_eq!(world.json(&["jobs", "list", &format!("--account={id}")]).as_array().unwrap().len(), 2, "{id:?}");
-        assert_eq!(world.json(&["explain", "--", id])["account_id"], id);
+        assert_eq!(world.json(&["explain", id])["account_id"], id);
     }
     let table = world.cli(&["jobs", "list"]);
     assert!(table.status.success() && !table.stdout.contains(&0x1b), "a table never shows raw control characters");
