@@ -77,6 +77,8 @@ pub struct Table {
     pub indexed: bool,
     /// At most one row for each account (and feature): a plain unique index says so.
     pub unique: bool,
+    /// Tables that its rows point at by a foreign key.
+    pub parents: Vec<i64>,
 }
 
 /// The catalogue's answer for one configuration: a table for each starting point and each target, in the order of the configuration.
@@ -218,11 +220,16 @@ struct Relation {
     oid: i64,
     kind: String,
     row_security: bool,
+    may_use: bool,
     may_select: bool,
     may_delete: bool,
     may_update: bool,
+    /// DELETE triggers of the table and its partitions.
     triggers: Vec<String>,
-    cascades: Vec<String>,
+    /// Tables that a DELETE from it or a partition of it would reach into.
+    cascades: Vec<i64>,
+    /// Tables that its rows point at.
+    parents: Vec<i64>,
     /// The oids of this table's partition ancestors, parents and descendants, itself included.
     family: Vec<i64>,
     #[sqlx(skip)]
@@ -238,15 +245,19 @@ struct Index {
 
 const RELATION: &str = "
     select c.oid::int8 as oid, c.relkind::text as kind, row_security_active(c.oid) as row_security,
+           has_schema_privilege(n.oid, 'usage') as may_use,
            has_table_privilege(c.oid, 'select') as may_select, has_table_privilege(c.oid, 'delete') as may_delete,
            has_any_column_privilege(c.oid, 'update') as may_update,
-           array(select t.tgname::text from pg_trigger t where t.tgrelid = c.oid and not t.tgisinternal and (t.tgtype & 8) <> 0 and t.tgenabled <> 'D') as triggers,
-           array(select f.conrelid::regclass::text from pg_constraint f
-                 where f.confrelid = c.oid and f.contype = 'f' and f.confdeltype in ('c', 'n', 'd')) as cascades,
-           array(with recursive up(oid) as (select c.oid union select i.inhparent from up join pg_inherits i on i.inhrelid = up.oid),
-                      down(oid) as (select c.oid union select i.inhrelid from down join pg_inherits i on i.inhparent = down.oid)
-                 select oid::int8 from up union select oid::int8 from down) as family
-    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+           array(select distinct t.tgname::text from pg_trigger t
+                 where t.tgrelid = any(d.down) and not t.tgisinternal and (t.tgtype & 8) <> 0 and t.tgenabled <> 'D') as triggers,
+           array(select f.conrelid::int8 from pg_constraint f
+                 where f.confrelid = any(d.down) and f.contype = 'f' and f.confdeltype in ('c', 'n', 'd') and f.conparentid = 0) as cascades,
+           array(select f.confrelid::int8 from pg_constraint f where f.conrelid = any(d.down) and f.contype = 'f' and f.conparentid = 0) as parents,
+           array(with recursive up(oid) as (select c.oid union select i.inhparent from up join pg_inherits i on i.inhrelid = up.oid)
+                 select oid::int8 from up union select unnest(d.down)::int8) as family
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace,
+         lateral (select array(with recursive down(oid) as (select c.oid union select i.inhrelid from down join pg_inherits i on i.inhparent = down.oid)
+                               select oid from down) as down) d
     where n.nspname = $1 and c.relname = $2";
 
 const INDEXES: &str = "
@@ -273,7 +284,8 @@ impl Relation {
     }
 
     fn table(&self, name: &TableName, key: KeyType, unique: bool, account: &Ident) -> Table {
-        Table { sql: name.quoted(), oid: self.oid, key, indexed: self.leads_index(account, false), unique }
+        let (sql, indexed) = (name.quoted(), self.leads_index(account, false));
+        Table { sql, oid: self.oid, key, indexed, unique, parents: self.parents.clone() }
     }
 }
 
@@ -393,6 +405,12 @@ impl Inspection {
 
     fn privileges(&mut self, subject: &str, name: &TableName, relation: &Relation, account: &Ident, needs: Needs) {
         let table = name.quoted();
+        if !relation.may_use {
+            let schema = name.quoted_schema();
+            let problem = format!("{} may not use schema {}", self.role, name.schema());
+            let remedy = format!("GRANT USAGE ON SCHEMA {schema} TO {}", self.role);
+            self.find(Severity::Grants, subject, problem, Some(remedy));
+        }
         let mut grant = |have: bool, privilege: String| {
             if !have {
                 let problem = format!("{} may not {} {}", self.role, privilege.to_lowercase(), name.spelt());
@@ -440,9 +458,9 @@ impl Inspection {
                 let problem = format!("{} is the customer's {place}, or a part of it: it is never purged", target.table.spelt());
                 self.find(Severity::Schema, &subject, problem, None);
             }
-            for child in &relation.cascades {
-                let known: Option<i64> = sqlx::query_scalar("select to_regclass($1)::oid::int8").bind(child).fetch_one(&mut *conn).await?;
-                if known.is_none_or(|oid| !listed.contains(&oid)) {
+            for oid in &relation.cascades {
+                if !listed.contains(oid) {
+                    let child: String = sqlx::query_scalar("select $1::oid::regclass::text").bind(oid).fetch_one(&mut *conn).await?;
                     let problem = format!(
                         "deleting from {} would reach into {child}, which class {}/{} does not list",
                         target.table.spelt(),
@@ -497,11 +515,19 @@ impl Inspection {
         Ok(found)
     }
 
+    /// The tables of the class and their partitions.
     async fn listed(&mut self, conn: &mut PgConnection, class: &DataClass) -> Result<Vec<i64>, DatabaseError> {
-        let names: Vec<String> = class.targets.iter().map(|t| t.table.quoted()).collect();
-        Ok(sqlx::query_scalar("select to_regclass(n)::oid::int8 from unnest($1::text[]) n where to_regclass(n) is not null")
-            .bind(names)
-            .fetch_all(conn)
-            .await?)
+        Ok(sqlx::query_scalar(
+            "with recursive listed(oid) as (
+                 select c.oid from unnest($1::text[], $2::text[]) t(schema, name)
+                   join pg_namespace n on n.nspname = t.schema join pg_class c on c.relnamespace = n.oid and c.relname = t.name
+                 union
+                 select i.inhrelid from listed join pg_inherits i on i.inhparent = listed.oid)
+             select oid::int8 from listed",
+        )
+        .bind(class.targets.iter().map(|t| t.table.schema()).collect::<Vec<_>>())
+        .bind(class.targets.iter().map(|t| t.table.table()).collect::<Vec<_>>())
+        .fetch_all(conn)
+        .await?)
     }
 }

@@ -52,6 +52,7 @@ impl Purpose {
 #[derive(Debug, Clone)]
 pub struct Database {
     pool: PgPool,
+    options: PgConnectOptions,
 }
 
 impl Database {
@@ -73,8 +74,8 @@ impl Database {
                     Ok(idle.unwrap_or(false))
                 })
             })
-            .connect_lazy_with(options);
-        Ok(Self { pool })
+            .connect_lazy_with(options.clone());
+        Ok(Self { pool, options })
     }
 
     /// Opens a transaction. Runs in a task of its own: a `begin` that is dropped half-way leaves an open transaction in the pool (R20).
@@ -83,7 +84,20 @@ impl Database {
     /// When the database is unreachable, refuses us, or has no connection to spare within five seconds.
     pub async fn begin(&self, purpose: Purpose) -> Result<Tx, DatabaseError> {
         let pool = self.pool.clone();
-        owned(async move { pool.begin_with(AssertSqlSafe(purpose.begin())).await }).await
+        match owned(async move { pool.begin_with(AssertSqlSafe(purpose.begin())).await }).await {
+            Err(DatabaseError(sqlx::Error::PoolTimedOut)) => Err(self.why_none().await),
+            begun => begun,
+        }
+    }
+
+    /// Why the pool had no connection for us: it keeps trying a server that refuses, and does not say so.
+    async fn why_none(&self) -> DatabaseError {
+        let options = self.options.clone();
+        let connect = owned(async move { PgConnection::connect_with(&options).await?.close().await });
+        match tokio::time::timeout(Duration::from_secs(1), connect).await {
+            Ok(Err(why)) => why,
+            Ok(Ok(())) | Err(_) => DatabaseError(sqlx::Error::PoolTimedOut),
+        }
     }
 
     /// Commits, in a task of its own so that nobody can drop it half-way.
@@ -129,7 +143,14 @@ async fn owned<T: Send + 'static>(work: impl Future<Output = Result<T, sqlx::Err
 /// A database error; [`DatabaseError::kind`] says what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", describe(.0))]
-pub struct DatabaseError(#[from] sqlx::Error);
+pub struct DatabaseError(sqlx::Error);
+
+// Not a source: its own words already hold what is beneath, and the driver's would repeat them.
+impl From<sqlx::Error> for DatabaseError {
+    fn from(error: sqlx::Error) -> Self {
+        Self(error)
+    }
+}
 
 /// What to do about a database error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

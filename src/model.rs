@@ -113,6 +113,12 @@ impl TableName {
         self.table.as_str()
     }
 
+    /// The schema as quoted SQL.
+    #[must_use]
+    pub fn quoted_schema(&self) -> String {
+        self.schema.quoted()
+    }
+
     /// The name as quoted SQL, always schema-qualified.
     #[must_use]
     pub fn quoted(&self) -> String {
@@ -150,7 +156,8 @@ fn identifier(text: &str) -> Result<(String, &str), NameError> {
     match bare.chars().next() {
         None => Err(NameError::Empty),
         Some(c) if c.is_ascii_digit() || c == '$' => Err(NameError::NotAnIdentifier),
-        Some(_) => Ok((bare.to_lowercase(), &text[end..])),
+        // As Postgres folds it: letters beyond ASCII stay as they are.
+        Some(_) => Ok((bare.to_ascii_lowercase(), &text[end..])),
     }
 }
 
@@ -325,6 +332,7 @@ mod tests {
         assert_eq!((name.schema(), name.table()), ("crm", "Subs"));
         assert_eq!(TableName::parse("Accounts").unwrap(), TableName::parse("public.accounts").unwrap());
         assert_ne!(TableName::parse("\"Accounts\"").unwrap(), TableName::parse("accounts").unwrap());
+        assert_eq!(TableName::parse("\u{c4}MTER").unwrap().table(), "\u{c4}mter");
         assert_eq!(TableName::parse("\"a\"\"b\"").unwrap().quoted(), "\"public\".\"a\"\"b\"");
         for bad in ["", "a.b.c", "a b", "a;drop table b", "\"a", "1a", "a.", ".a", "a\".b"] {
             assert!(TableName::parse(bad).is_err(), "{bad}");

@@ -48,7 +48,7 @@ impl Policy {
                 places: rule.places_fingerprint(),
             },
             source: Source::new(config, layout, index),
-            targets: rule.targets.iter().zip(tables).map(|(target, table)| Target::new(rule, target, table)).collect(),
+            targets: children_first(rule.targets.iter().zip(tables).map(|(target, table)| Target::new(rule, target, table)).collect()),
         });
         Self {
             classes: classes.collect(),
@@ -56,6 +56,16 @@ impl Policy {
             pinned: layout.pinned().into_iter().map(|(name, oid)| (name.to_owned(), oid)).collect(),
         }
     }
+}
+
+/// Rows that point at others go before them: a foreign key within the class neither refuses a DELETE nor deletes what nobody then counts.
+fn children_first(mut targets: Vec<Target>) -> Vec<Target> {
+    let mut ordered = Vec::new();
+    while !targets.is_empty() {
+        let free = targets.iter().position(|t| !targets.iter().any(|other| other.points_at(t)));
+        ordered.push(targets.remove(free.unwrap_or(0)));
+    }
+    ordered
 }
 
 impl Class {

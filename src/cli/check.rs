@@ -72,19 +72,26 @@ async fn look(config: &Config, database: &Database) -> Result<Vec<Finding>, Fail
     let mut findings = warnings(config);
     let mut tx = database.begin(Purpose::Compare).await?;
     findings.extend(server(&mut tx).await?);
-    match schema::check(&mut tx).await {
-        Ok(()) => findings.extend(own_grants(&mut tx).await?),
-        Err(schema::SchemaError::Database(error)) => return Err(error.into()),
-        Err(error) => findings.push(Finding {
-            severity: Severity::Schema,
-            subject: "schema retention".to_owned(),
-            problem: error.to_string(),
-            remedy: None,
-        }),
+    let grants = own_grants(&mut tx).await?;
+    // Without these nobody can tell which version the tables are of.
+    if grants.is_empty() {
+        match schema::check(&mut tx).await {
+            Ok(()) => {}
+            Err(schema::SchemaError::Database(error)) => return Err(error.into()),
+            Err(error) => findings.push(Finding {
+                severity: Severity::Schema,
+                subject: "schema retention".to_owned(),
+                problem: error.to_string(),
+                remedy: None,
+            }),
+        }
     }
-    let (_, layout) = catalog::inspect(&mut tx, config).await?;
-    findings.extend(layout);
-    findings.extend(contradictions(&mut tx, config).await?);
+    findings.extend(grants);
+    let (layout, found) = catalog::inspect(&mut tx, config).await?;
+    findings.extend(found);
+    if layout.is_some() {
+        findings.extend(contradictions(&mut tx, config).await?);
+    }
     Ok(findings)
 }
 
@@ -119,21 +126,31 @@ fn host_clock() -> DateTime<Utc> {
     Utc::now()
 }
 
-/// The daemon's own tables must be writable by its role.
+/// The daemon's own tables must be writable by its role, and the list of migrations readable. Asks the catalogue, which needs no grant.
 async fn own_grants(tx: &mut Tx) -> Result<Vec<Finding>, DatabaseError> {
-    let missing: Vec<(String, String)> = sqlx::query_as(
-        "select c.relname::text, quote_ident(current_user) from pg_class c join pg_namespace n on n.oid = c.relnamespace
-         where n.nspname = 'retention' and c.relkind = 'r' and c.relname not like '%migrations'
-           and not (has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert') and has_table_privilege(c.oid, 'update') and has_table_privilege(c.oid, 'delete'))
-         order by 1",
+    let missing: Vec<(String, String, String)> = sqlx::query_as(
+        "select 'schema retention', 'use', 'USAGE ON SCHEMA retention' from pg_namespace n
+         where n.nspname = 'retention' and not has_schema_privilege(n.oid, 'usage')
+         union all
+         (select 'table retention.' || c.relname, 'read', 'SELECT ON retention.' || quote_ident(c.relname)
+          from pg_class c join pg_namespace n on n.oid = c.relnamespace
+          where n.nspname = 'retention' and c.relname = 'migrations' and not has_table_privilege(c.oid, 'select'))
+         union all
+         (select 'table retention.' || c.relname, 'read and write', 'SELECT, INSERT, UPDATE, DELETE ON retention.' || quote_ident(c.relname)
+          from pg_class c join pg_namespace n on n.oid = c.relnamespace
+          where n.nspname = 'retention' and c.relkind = 'r' and c.relname not like '%migrations'
+            and not (has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert')
+                     and has_table_privilege(c.oid, 'update') and has_table_privilege(c.oid, 'delete'))
+          order by c.relname)",
     )
     .fetch_all(&mut **tx)
     .await?;
-    let finding = |(table, role): (String, String)| Finding {
+    let role: String = sqlx::query_scalar("select quote_ident(current_user)").fetch_one(&mut **tx).await?;
+    let finding = |(subject, verb, privilege): (String, String, String)| Finding {
         severity: Severity::Grants,
-        subject: format!("table retention.{table}"),
-        problem: format!("{role} may not read and write it"),
-        remedy: Some(format!("GRANT SELECT, INSERT, UPDATE, DELETE ON retention.{table} TO {role}")),
+        subject,
+        problem: format!("{role} may not {verb} it"),
+        remedy: Some(format!("GRANT {privilege} TO {role}")),
     };
     Ok(missing.into_iter().map(finding).collect())
 }

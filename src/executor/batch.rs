@@ -64,12 +64,14 @@ impl Batch {
         sqlx::query(AssertSqlSafe(format!("select pg_advisory_xact_lock_shared($1){plans}"))).bind(STOP_LOCK).execute(&mut *conn).await?;
         let (names, oids): (Vec<&String>, Vec<i64>) = pinned.iter().unzip();
         let refusal: Option<String> = sqlx::query_scalar(
-            "select 'table ' || p.name || ' is not the one that was checked at start; restart the daemon to check it anew'
+            "with recursive reached(oid) as (
+                 select unnest($3::int8[])::oid union select i.inhrelid from reached join pg_inherits i on i.inhparent = reached.oid)
+             select 'table ' || p.name || ' is not the one that was checked at start; restart the daemon to check it anew'
              from unnest($1::text[], $2::int8[]) p(name, oid) where to_regclass(p.name)::oid::int8 is distinct from p.oid
              union all
              select 'deleting from ' || f.confrelid::regclass || ' would reach into ' || f.conrelid::regclass || ', which the data class does not list'
-             from pg_constraint f where f.contype = 'f' and f.confdeltype in ('c', 'n', 'd')
-               and f.confrelid::int8 = any($3) and not f.conrelid::int8 = any($3)
+             from pg_constraint f where f.contype = 'f' and f.confdeltype in ('c', 'n', 'd') and f.conparentid = 0
+               and f.confrelid in (select oid from reached) and f.conrelid not in (select oid from reached)
              limit 1",
         )
         .bind(names)

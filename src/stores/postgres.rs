@@ -47,6 +47,12 @@ impl Target {
         self.table.oid
     }
 
+    /// Its rows point at rows of the other by a foreign key.
+    #[must_use]
+    pub fn points_at(&self, other: &Self) -> bool {
+        self.table.oid != other.table.oid && self.table.parents.contains(&other.table.oid)
+    }
+
     /// A usable index leads with the account column.
     #[must_use]
     pub fn indexed(&self) -> bool {

@@ -3,14 +3,17 @@
 
 mod world;
 
+mod bad_input;
 mod cli;
 mod daemon;
 mod executor;
 mod model;
 mod planner;
+mod privileges;
 mod promise;
 mod races;
 mod safeguards;
+mod sources;
 mod vanished;
 mod verifier;
 mod wake;
