@@ -55,7 +55,7 @@ impl Executor {
     /// An executor for this policy.
     #[must_use]
     pub fn new(database: Database, config: Arc<Config>, policy: Arc<Policy>) -> Self {
-        let batches = policy.classes.iter().map(|class| Batch::new(class, &policy)).collect();
+        let batches = policy.classes.iter().map(Batch::new).collect();
         Self { database, config, policy, batches: Arc::new(batches), completed: Arc::default() }
     }
 
@@ -77,8 +77,8 @@ impl Executor {
     /// # Errors
     /// Those of the database.
     pub async fn someone_waits(&self) -> Result<bool, DatabaseError> {
-        let mut tx = self.database.begin(Purpose::Read).await?;
-        jobs::stepping_aside(&mut tx).await
+        let mut tx = self.database.begin(Purpose::Work).await?;
+        jobs::stepping_aside(&mut tx, &self.classes()).await
     }
 
     /// Takes back lapsed leases and says which jobs have become overdue. Cheap; called between looks.
@@ -102,10 +102,13 @@ impl Executor {
     /// # Errors
     /// Those of the database.
     pub async fn rest(&self, at_most: Duration) -> Result<Duration, DatabaseError> {
-        let classes: Vec<_> = self.policy.classes.iter().map(|c| c.jobs.clone()).collect();
-        let mut tx = self.database.begin(Purpose::Read).await?;
-        let next = jobs::next_ready(&mut tx, &classes).await?;
+        let mut tx = self.database.begin(Purpose::Work).await?;
+        let next = jobs::next_ready(&mut tx, &self.classes()).await?;
         Ok(next.map_or(at_most, |next| next.min(at_most)))
+    }
+
+    fn classes(&self) -> Vec<jobs::Class> {
+        self.policy.classes.iter().map(|c| c.jobs.clone()).collect()
     }
 
     fn backoff(&self, attempts: i32) -> Duration {
@@ -152,7 +155,7 @@ impl Worker {
             let (Some(class), Some(batch)) = (executor.policy.classes.get(index), executor.batches.get(index)) else {
                 continue;
             };
-            let mut tx = executor.database.begin(Purpose::Write).await?;
+            let mut tx = executor.database.begin(Purpose::Work).await?;
             let claimed = jobs::claim(&mut tx, &class.jobs, &self.name, executor.config.executor.lease, self.jobs).await?;
             Database::commit(tx).await?;
             if !claimed.is_empty() {
@@ -167,7 +170,7 @@ impl Worker {
 
     /// Lets the guard weigh what has become due.
     async fn weigh(&self) -> Result<Weighed, DatabaseError> {
-        let mut tx = self.executor.database.begin(Purpose::Read).await?;
+        let mut tx = self.executor.database.begin(Purpose::Work).await?;
         let state = safeguards::guard(&mut tx).await?;
         let unweighed = safeguards::unweighed(&mut tx).await?;
         drop(tx);

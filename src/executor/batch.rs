@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::{
-    database::DatabaseError,
+    database::{self, DatabaseError},
     jobs::Claimed,
-    policy::{Class, Policy},
+    policy::Class,
     safeguards::{STOP_LOCK, guarded, held, paused},
     sql::literal,
     stores::postgres::{self, Target},
@@ -36,23 +36,21 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    pub(super) fn new(class: &Class, policy: &Policy) -> Self {
+    pub(super) fn new(class: &Class) -> Self {
         let licensed = licensed(class);
         Self {
             license: license(class),
             delete: class.targets.iter().map(|t| (t.name.clone(), t.delete(&licensed))).collect(),
-            indexed: class.source.indexed() && class.targets.iter().all(Target::indexed) && !policy.pinned.is_empty(),
+            indexed: class.indexed(),
         }
     }
 
     /// Takes the stop lock, fixes the shape of the plans, and refuses when a table is not the one that was checked at start.
     pub(super) async fn enter(&self, conn: &mut PgConnection, pinned: &BTreeMap<String, i64>) -> Result<(), DatabaseError> {
-        let plans = if self.indexed {
-            ", set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
-        } else {
-            ""
-        };
-        sqlx::query(AssertSqlSafe(format!("select pg_advisory_xact_lock_shared($1){plans}"))).bind(STOP_LOCK).execute(&mut *conn).await?;
+        sqlx::query("select pg_advisory_xact_lock_shared($1)").bind(STOP_LOCK).execute(&mut *conn).await?;
+        if self.indexed {
+            database::only_by_index(&mut *conn).await?;
+        }
         let (names, oids): (Vec<&String>, Vec<i64>) = pinned.iter().unzip();
         let moved: Option<String> = sqlx::query_scalar(
             "select p.name from unnest($1::text[], $2::int8[]) p(name, oid) where to_regclass(p.name)::oid::int8 is distinct from p.oid limit 1",
@@ -131,31 +129,37 @@ fn claimed(class: &Class, lock: &str) -> String {
     )
 }
 
+/// One pass over what was found, without a join: batches forbid hash joins, and a nested loop over the group would be quadratic.
 fn license(class: &Class) -> String {
     let feature = &class.rule.feature;
     let mut with = vec![claimed(class, " for no key update of j skip locked")];
-    let mut verdicts = Vec::new();
+    let mut found = Vec::new();
     for (i, point) in class.source.points().iter().enumerate() {
         let mine = format!("of_{i}");
         with.push(format!("{mine} as materialized (select * from claimed where starting_point = {})", literal(&point.name)));
         with.push(format!("locked_{i} as materialized ({})", point.lock(feature, &mine)));
-        with.push(format!("rows_{i} as materialized ({})", point.count(feature, &mine)));
-        verdicts.push(format!(
-            "select c.id, case when r.n is null then 'missing' when l.n is distinct from r.n then 'locked'
-                               when l.all_set and l.since = c.started_at then 'stands' else 'changed' end as word
-             from {mine} c left join rows_{i} r on r.id = c.id
-                  left join (select id, count(*) as n, bool_and(since is not null) as all_set, max(since) as since from locked_{i} group by id) l on l.id = c.id"
-        ));
+        found.push(format!("select id, true, n, 0, null, null, null from ({}) r", point.count(feature, &mine)));
+        found.push(format!("select id, true, 0, 1, since, null, null from locked_{i}"));
+        found.push(format!("select id, true, 0, 0, null, started_at, null from {mine}"));
     }
     format!(
-        "with {}, verdict as (\n{}\n)
-         select c.id, case when {} then 'guarded' when {} then 'paused' when {} then 'held' else coalesce(v.word, 'changed') end
-         from claimed c left join verdict v on v.id = c.id",
+        "with {},
+         found (id, known, rows, locked, since, started_at, stop) as (
+             select c.id, false, 0, 0, null::timestamptz, null::timestamptz, case when {} then 'guarded' when {} then 'paused' when {} then 'held' end
+             from claimed c
+             union all {})
+         select id, coalesce(max(stop), case
+             when not bool_or(known) then 'changed'
+             when sum(rows) = 0 then 'missing'
+             when sum(locked) <> sum(rows) then 'locked'
+             when count(since) = sum(rows) and max(since) = max(started_at) then 'stands'
+             else 'changed' end)
+         from found group by id",
         with.join(",\n"),
-        verdicts.join("\nunion all\n"),
         guarded(),
         paused("c"),
-        held("c")
+        held("c"),
+        found.join("\nunion all ")
     )
 }
 
