@@ -132,7 +132,9 @@ fn claimed(class: &Class, lock: &str) -> String {
 /// One pass over what was found, without a join: batches forbid hash joins, and a nested loop over the group would be quadratic.
 fn license(class: &Class) -> String {
     let feature = &class.rule.feature;
-    let mut with = vec![claimed(class, " for no key update of j skip locked")];
+    // Waited for, not skipped: a claim that crossed ours may have locked these rows for an instant, and what is skipped here stays leased to
+    // nobody until the lease lapses. Nothing that the platform could want is locked yet (R14).
+    let mut with = vec![claimed(class, " for no key update of j")];
     let mut found = Vec::new();
     for (i, point) in class.source.points().iter().enumerate() {
         let mine = format!("of_{i}");

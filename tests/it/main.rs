@@ -3,4 +3,5 @@
 
 mod world;
 
+mod crossing;
 mod promise;
