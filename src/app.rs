@@ -27,6 +27,7 @@ use crate::{
     safeguards::{held, paused},
     schema,
     terminal::Progress,
+    verifier::Verifier,
 };
 
 /// How long a one-shot verb keeps trying an unreachable database (R34).
@@ -75,11 +76,19 @@ impl App {
         patiently(|| Self::prepare(Arc::clone(&config), database.clone())).await
     }
 
-    fn planner(&self) -> Planner {
+    /// The planner of this policy.
+    #[must_use]
+    pub fn planner(&self) -> Planner {
         Planner::new(self.database.clone(), Arc::clone(&self.config), Arc::clone(&self.layout), Arc::clone(&self.policy))
     }
 
-    fn executor(&self) -> Executor {
+    fn verifier(&self) -> Verifier {
+        Verifier::new(self.database.clone(), Arc::clone(&self.config), Arc::clone(&self.policy))
+    }
+
+    /// The executor of this policy.
+    #[must_use]
+    pub fn executor(&self) -> Executor {
         Executor::new(self.database.clone(), Arc::clone(&self.config), Arc::clone(&self.policy))
     }
 
@@ -89,11 +98,15 @@ impl App {
     /// [`Failure::Guard`] when the guard withheld something, [`Failure::Other`] when something due remains, those of the database.
     pub async fn run_once(&self, stop: &Stop) -> Result<(), Failure> {
         let began = Instant::now();
+        // First, so that what came back has its job in this very run.
+        self.verify().await?;
         let planner = self.planner();
         let report = planner.look(Look::Resync).await?;
         planner::tell_look(Look::Resync, &report, began.elapsed());
         if self.config.mode == Mode::Enforce {
             self.drain(stop).await?;
+            // What a batch found changed is settled before the verdict.
+            planner.look(Look::Poll).await?;
         }
         self.verdict().await
     }
@@ -118,6 +131,14 @@ impl App {
         let mut tx = self.database.begin(Purpose::Read).await?;
         let status = outlook::status(&mut tx, self.config.mode).await?;
         Ok(status.jobs.due.unsigned_abs())
+    }
+
+    /// Looks again at what was purged, as far as the next look has come.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn verify(&self) -> Result<crate::verifier::Report, Failure> {
+        Ok(self.verifier().pass().await?)
     }
 
     /// What is still due, and whose doing that is.
@@ -146,7 +167,7 @@ impl App {
 }
 
 async fn drain_one(executor: &Executor, index: usize, stop: &Stop, progress: &Progress) -> Result<(), DatabaseError> {
-    let mut worker = executor.worker(worker_name(index));
+    let mut worker = executor.worker(worker_name(index)).until(stop.soft.clone());
     let mut waited = Duration::ZERO;
     while !stop.soft.is_cancelled() {
         let completed_before = executor.completed();
@@ -155,10 +176,14 @@ async fn drain_one(executor: &Executor, index: usize, stop: &Stop, progress: &Pr
         if did == Step::Worked {
             continue;
         }
+        // A process that died a moment ago may still hold what is due.
+        if executor.tidy().await? > 0 {
+            continue;
+        }
         if waited >= LOCKED_PATIENCE || !executor.someone_waits().await? {
             break;
         }
-        let rest = executor.rest(Duration::from_secs(1)).await?.max(Duration::from_millis(20));
+        let rest = executor.rest(Duration::from_millis(100)).await?.max(Duration::from_millis(20));
         waited += rest;
         tokio::select! {
             () = tokio::time::sleep(rest) => {}
@@ -256,9 +281,11 @@ impl Daemon {
         let executor = app.executor();
         let planning = self.plan(&app);
         let tidying = self.tidy(&executor);
-        let purging = (0..self.config.executor.concurrency).map(|i| self.purge(executor.worker(worker_name(i)), &executor));
+        let verifying = self.verify(app.verifier());
+        let purging = (0..self.config.executor.concurrency)
+            .map(|i| self.purge(executor.worker(worker_name(i)).until(self.stop.soft.clone()), &executor));
         let work = async {
-            tokio::join!(planning, tidying, futures_util::future::join_all(purging));
+            tokio::join!(planning, tidying, verifying, futures_util::future::join_all(purging));
         };
         tokio::select! {
             () = work => {}
@@ -325,7 +352,7 @@ impl Daemon {
         let mut failures = 0;
         while !self.stop.soft.is_cancelled() {
             let pause = match executor.tidy().await {
-                Ok(()) => {
+                Ok(_) => {
                     failures = 0;
                     self.config.poll.interval
                 }
@@ -336,6 +363,28 @@ impl Daemon {
                 }
             };
             self.rest(pause).await;
+        }
+    }
+
+    /// Looks again at what was purged, as each subject's next look comes.
+    async fn verify(&self, verifier: Verifier) {
+        let mut failures = 0;
+        while !self.stop.soft.is_cancelled() {
+            let pause = match verifier.pass().await {
+                Ok(report) => {
+                    failures = 0;
+                    if report.residue > 0 {
+                        tracing::warn!(event = "verify.completed", looked = report.looked, residue = report.residue, "records came back");
+                    }
+                    verifier.rest(self.config.poll.interval).await.unwrap_or(self.config.poll.interval)
+                }
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(event = "verify.failed", error = %error, sqlstate = error.sqlstate(), failures, "the look will be taken again");
+                    backoff(failures)
+                }
+            };
+            self.rest(pause.max(Duration::from_millis(100))).await;
         }
     }
 

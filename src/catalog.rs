@@ -177,6 +177,23 @@ pub async fn inspect(conn: &mut PgConnection, config: &Config) -> Result<(Option
     Ok((sound.then_some(Layout { points, targets }), inspection.findings))
 }
 
+/// Refuses when a table is not the one that was checked at start: what another table of that name says is not known (R16, I6).
+///
+/// # Errors
+/// That refusal, and those of the database.
+pub async fn unmoved(conn: &mut PgConnection, pinned: &BTreeMap<String, i64>) -> Result<(), DatabaseError> {
+    let (names, oids): (Vec<&String>, Vec<i64>) = pinned.iter().unzip();
+    let moved: Option<String> = sqlx::query_scalar(
+        "select 'table ' || p.name || ' is not the one that was checked at start; restart the daemon to check it anew'
+         from unnest($1::text[], $2::int8[]) p(name, oid) where to_regclass(p.name)::oid::int8 is distinct from p.oid limit 1",
+    )
+    .bind(names)
+    .bind(oids)
+    .fetch_optional(conn)
+    .await?;
+    moved.map_or(Ok(()), |why| Err(DatabaseError::from(sqlx::Error::Protocol(why))))
+}
+
 async fn current_role(conn: &mut PgConnection) -> Result<String, DatabaseError> {
     Ok(sqlx::query_scalar("select quote_ident(current_user)").fetch_one(conn).await?)
 }

@@ -105,6 +105,8 @@ pub struct Executor {
 pub struct Verifier {
     /// The longest pause between looks.
     pub interval: Duration,
+    /// How long after a purge it is looked at again.
+    pub watch_for: Duration,
 }
 
 /// The limits that stop a mass deletion (I12).

@@ -35,19 +35,20 @@ impl Purpose {
     /// is an error and never an absence; UTC so that a day has 24 hours. Our own statements name every schema; the search path is
     /// for the platform's triggers, which may rely on `public`. No JIT: the plans that batches insist on look costly to it.
     fn begin(self) -> String {
+        // Milliseconds a statement may take, a lock may be waited for, and the transaction may sit idle: a full comparison waits while its
+        // pages are settled. Bulk holds nothing that the platform could want: while one worker admits a mass termination, the others wait.
         let by_index = "; set local enable_seqscan = off; set local enable_bitmapscan = off";
-        let (access, statement, lock, more) = match self {
-            Self::Read => ("read only", 30_000, 2_000, ""),
-            Self::Compare => ("read only", 600_000, 2_000, ""),
-            Self::Write => ("read write", 5_000, 2_000, ""),
-            Self::Work => ("read write", 5_000, 2_000, by_index),
-            // Holds nothing that the platform could want, so it may wait: while one worker admits a mass termination, the others do.
-            Self::Bulk => ("read write", 120_000, 120_000, ""),
+        let (access, statement, lock, idle, more) = match self {
+            Self::Read => ("read only", 30_000, 2_000, 5_000, ""),
+            Self::Compare => ("read only", 600_000, 2_000, 120_000, ""),
+            Self::Write => ("read write", 5_000, 2_000, 5_000, ""),
+            Self::Work => ("read write", 5_000, 2_000, 5_000, by_index),
+            Self::Bulk => ("read write", 120_000, 120_000, 5_000, ""),
         };
         format!(
             "begin isolation level read committed {access}; set local row_security = off; set local timezone = 'UTC'; \
              set local search_path = pg_catalog, public, pg_temp; set local jit = off; set local statement_timeout = {statement}; \
-             set local lock_timeout = {lock}; set local idle_in_transaction_session_timeout = 5000; \
+             set local lock_timeout = {lock}; set local idle_in_transaction_session_timeout = {idle}; \
              set local standard_conforming_strings = on; set local datestyle = 'ISO, YMD'; set local intervalstyle = 'postgres'{more}"
         )
     }
@@ -161,8 +162,10 @@ pub enum Kind {
     Grants,
     /// A table, column or type is not what it was.
     Schema,
-    /// It took too long or waited too long for a lock; a smaller batch may pass.
+    /// It took too long; a smaller batch may pass.
     Timeout,
+    /// Somebody else holds a lock that was waited for in vain; step aside.
+    Locked,
     /// Lost a race with another transaction; try again.
     Conflict,
     /// Anything else.
@@ -182,7 +185,8 @@ impl DatabaseError {
                 "28000" | "28P01" => Kind::Credentials,
                 "42501" => Kind::Grants,
                 "42P01" | "42703" | "42704" | "42883" | "3F000" | "42804" | "42809" => Kind::Schema,
-                "57014" | "55P03" | "25P03" | "25P04" => Kind::Timeout,
+                "57014" | "25P03" | "25P04" => Kind::Timeout,
+                "55P03" => Kind::Locked,
                 "40001" | "40P01" => Kind::Conflict,
                 code if ["08", "57P", "53"].iter().any(|class| code.starts_with(class)) || code == "3D000" => Kind::Unreachable,
                 _ => Kind::Other,

@@ -3,7 +3,7 @@
 //! Every predicate is asked again inside that transaction (`executor/batch.rs`); what the planner wrote is never trusted. Each step is bounded,
 //! so that a stop, a hold or a neighbour waits for one batch at most.
 
-mod batch;
+pub mod batch;
 mod tell;
 
 use std::{
@@ -14,6 +14,8 @@ use std::{
     },
     time::{Duration, Instant},
 };
+
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
@@ -31,10 +33,14 @@ const MAX_JOBS_PER_BATCH: i64 = 500;
 const FIRST_JOBS_PER_BATCH: i64 = 50;
 /// A batch that takes longer than this is followed by a smaller one.
 const SLOW_BATCH: Duration = Duration::from_millis(200);
-/// Records a batch may always delete, however slow the database.
+/// A batch that is merely slow is not made smaller than this.
 const MIN_ROWS_PER_BATCH: i64 = 50;
 /// Looks in a row that may find records which no batch could delete, before somebody is told (R25).
 const PATIENT_LOOKS: i32 = 3;
+/// Its records or its source row are held by somebody else.
+const LOCKED: &str = "locked";
+/// Its records can be locked but do not go.
+const UNDELETABLE: &str = "undeletable";
 /// How long a job steps aside for whoever holds its records or its source row.
 const LOCKED_PAUSE: Duration = Duration::from_secs(1);
 /// How long a job waits for the planner to settle what changed under it.
@@ -55,7 +61,7 @@ impl Executor {
     /// An executor for this policy.
     #[must_use]
     pub fn new(database: Database, config: Arc<Config>, policy: Arc<Policy>) -> Self {
-        let batches = policy.classes.iter().map(Batch::new).collect();
+        let batches = policy.classes.iter().map(|class| Batch::new(class, &policy)).collect();
         Self { database, config, policy, batches: Arc::new(batches), completed: Arc::default() }
     }
 
@@ -63,7 +69,7 @@ impl Executor {
     #[must_use]
     pub fn worker(&self, name: String) -> Worker {
         let rows = i64::from(self.config.executor.max_rows_per_batch);
-        Worker { executor: self.clone(), name, turn: 0, rows, jobs: FIRST_JOBS_PER_BATCH }
+        Worker { executor: self.clone(), name, stop: CancellationToken::new(), turn: 0, rows, jobs: FIRST_JOBS_PER_BATCH }
     }
 
     /// Jobs completed by this process.
@@ -81,11 +87,11 @@ impl Executor {
         jobs::stepping_aside(&mut tx, &self.classes()).await
     }
 
-    /// Takes back lapsed leases and says which jobs have become overdue. Cheap; called between looks.
+    /// Takes back lapsed leases and says which jobs have become overdue. Cheap; called between looks. Returns how many leases had lapsed.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn tidy(&self) -> Result<(), DatabaseError> {
+    pub async fn tidy(&self) -> Result<u64, DatabaseError> {
         let mut tx = self.database.begin(Purpose::Write).await?;
         let reclaimed = jobs::reclaim(&mut tx).await?;
         let overdue = jobs::newly_overdue(&mut tx).await?;
@@ -94,7 +100,7 @@ impl Executor {
             tracing::warn!(event = "lease.lapsed", jobs = reclaimed, "took back jobs whose worker gave no sign of life");
         }
         overdue.iter().for_each(tell::overdue);
-        Ok(())
+        Ok(reclaimed)
     }
 
     /// How long a worker may rest: until the next job is ready, and never longer than `at_most`.
@@ -131,6 +137,8 @@ pub enum Step {
 pub struct Worker {
     executor: Executor,
     name: String,
+    /// Once cancelled, nothing is claimed any more.
+    stop: CancellationToken,
     /// The class that is asked first; moves on so that no class starves another.
     turn: usize,
     /// Records per batch: follows how long batches take.
@@ -140,6 +148,12 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// The same worker, which claims nothing any more once `stop` is cancelled. What it has claimed by then it finishes.
+    #[must_use]
+    pub fn until(self, stop: CancellationToken) -> Self {
+        Self { stop, ..self }
+    }
+
     /// Claims and purges one group, or finds that there is none.
     ///
     /// # Errors
@@ -156,6 +170,10 @@ impl Worker {
                 continue;
             };
             let mut tx = executor.database.begin(Purpose::Work).await?;
+            // Asked as late as can be: connections may have been scarce.
+            if self.stop.is_cancelled() {
+                return Ok(Step::Idle);
+            }
             let claimed = jobs::claim(&mut tx, &class.jobs, &self.name, executor.config.executor.lease, self.jobs).await?;
             Database::commit(tx).await?;
             if !claimed.is_empty() {
@@ -206,14 +224,20 @@ impl Worker {
             match self.batch(class, batch, &group).await {
                 Ok(()) => {}
                 Err(error) if error.kind() == Kind::Unreachable => return Err(error),
+                // A table lock, or somebody who is about to stop deletion: no fault of these jobs.
+                Err(error) if error.kind() == Kind::Locked => self.step_aside(class, group).await?,
                 Err(error) => {
-                    if error.kind() == Kind::Timeout {
-                        self.rows = (self.rows / 2).max(MIN_ROWS_PER_BATCH);
+                    // Fewer records per batch are another try; it is bounded, for a quarter of one record is none.
+                    let smaller = error.kind() == Kind::Timeout && self.rows > 1;
+                    if smaller {
+                        self.rows = (self.rows / 4).max(1);
                     }
                     if group.len() > 1 {
                         let half = group.split_off(group.len() / 2);
                         self.jobs = (self.jobs / 2).max(1);
                         groups.push(half);
+                        groups.push(group);
+                    } else if smaller {
                         groups.push(group);
                     } else if let Some(job) = group.pop() {
                         self.fail(class, job, error.to_string()).await?;
@@ -231,15 +255,17 @@ impl Worker {
         batch.enter(&mut tx, &self.executor.policy.pinned).await?;
         let verdicts = batch.license(&mut tx, group).await?;
         let licensed: Vec<&Claimed> = group.iter().filter(|j| verdicts.get(&j.id) == Some(&Verdict::Stands)).collect();
-        let mut deleted: BTreeMap<(i64, &str), i64> = BTreeMap::new();
+        let mut purged: BTreeMap<i64, Purged<'_>> = BTreeMap::new();
         let mut budget = self.rows;
         for target in &class.targets {
             if licensed.is_empty() || budget == 0 {
                 break;
             }
-            for (job, records) in batch.delete(&mut tx, target, &licensed, budget).await? {
-                budget -= records;
-                deleted.insert((job, target.name.as_str()), records);
+            for (job, found, records) in batch.delete(&mut tx, target, &licensed, budget).await? {
+                budget -= found;
+                let purged = purged.entry(job).or_default();
+                purged.found += found;
+                purged.records.insert(&target.name, records);
             }
         }
         let left = batch.left(&mut tx, class, &licensed).await?;
@@ -247,31 +273,30 @@ impl Worker {
         for job in group {
             // A job without a verdict is no longer ours: somebody took it back or gave it another plan.
             let Some(verdict) = verdicts.get(&job.id) else { continue };
-            let now: BTreeMap<&str, i64> =
-                class.targets.iter().filter_map(|t| deleted.get(&(job.id, t.name.as_str())).map(|n| (t.name.as_str(), *n))).collect();
+            let purged = purged.remove(&job.id).unwrap_or_default();
+            let left = left.get(&job.id);
             let next = match verdict {
-                Verdict::Stands => self.judge(job, &now, left.get(&job.id), budget == 0),
+                Verdict::Stands => self.judge(job, &purged, left, budget == 0),
                 Verdict::Blocked(reason) => Next::Wait(reason, pause(reason)),
             };
-            progress.push(account(class, job, next, &now, left.get(&job.id)));
+            progress.push((job, account(class, job, next, &purged, left), purged));
         }
-        if jobs::record(&mut tx, &class.jobs, &progress).await? != progress.len() as u64 {
+        let record: Vec<Progress> = progress.iter().map(|(_, p, _)| p.clone()).collect();
+        if jobs::record(&mut tx, &class.jobs, &record).await? != record.len() as u64 {
             // Our rows are locked, so this cannot be; if it is, nothing of this batch may stand.
             return Err(batch::lost());
         }
         Database::commit(tx).await?;
         let took = began.elapsed();
 
-        let finished = progress.iter().filter(|p| p.next != Next::Continue).count();
+        let finished = record.iter().filter(|p| p.next != Next::Continue).count();
         self.adapt(finished, budget, took);
-        for (job, p) in progress.iter().filter_map(|p| Some((group.iter().find(|j| j.id == p.id)?, p))) {
-            for target in &class.targets {
-                if let Some(records) = deleted.get(&(job.id, target.name.as_str())) {
-                    tell::batch(class, job, &target.name, *records, took);
-                }
+        for (job, progress, purged) in &progress {
+            for (target, records) in purged.records.iter().filter(|(_, records)| **records > 0) {
+                tell::batch(class, job, target, *records, took);
             }
-            tell::outcome(class, job, p, left.get(&job.id).map(Vec::as_slice));
-            if p.next == Next::Complete {
+            tell::outcome(class, job, progress, left.get(&job.id).map(Vec::as_slice));
+            if progress.next == Next::Complete {
                 self.executor.completed.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -279,13 +304,17 @@ impl Worker {
     }
 
     /// What becomes of a job whose batch ran.
-    fn judge(&self, job: &Claimed, deleted: &BTreeMap<&str, i64>, left: Option<&Vec<String>>, budget_spent: bool) -> Next {
+    fn judge(&self, job: &Claimed, purged: &Purged<'_>, left: Option<&Vec<String>>, budget_spent: bool) -> Next {
+        let patient = job.looks + 1 < PATIENT_LOOKS;
+        let backoff = self.executor.backoff(job.looks + 2 - PATIENT_LOOKS);
         match left {
             Some(left) if left.is_empty() => Next::Complete,
-            Some(_) if budget_spent || !deleted.is_empty() => Next::Continue,
-            // Nothing could be deleted and yet something is there: locked, or not ours to delete.
-            Some(_) if job.looks + 1 < PATIENT_LOOKS => Next::Wait("locked", LOCKED_PAUSE),
-            Some(_) => Next::Wait("residue", self.executor.backoff(job.looks + 2 - PATIENT_LOOKS)),
+            _ if purged.records.values().any(|n| *n > 0) => Next::Continue,
+            // They could be locked and yet are still there: a trigger or rule swallows the DELETE.
+            Some(_) if purged.found > 0 => Next::Wait(UNDELETABLE, if patient { Duration::ZERO } else { backoff }),
+            Some(_) if budget_spent => Next::Continue,
+            // Whoever holds them has a moment to let go.
+            Some(_) => Next::Wait(LOCKED, if patient { LOCKED_PAUSE } else { backoff }),
             // No answer is not an empty one (I6).
             None => Next::Retry(LOCKED_PAUSE),
         }
@@ -299,30 +328,46 @@ impl Worker {
             self.jobs = (self.jobs * 2).min(MAX_JOBS_PER_BATCH);
         }
         if took > SLOW_BATCH {
-            self.rows = (self.rows * 3 / 4).max(MIN_ROWS_PER_BATCH.min(max));
+            // A batch that was cut off asked for fewer already; that is not undone here.
+            self.rows = (self.rows * 3 / 4).max(MIN_ROWS_PER_BATCH.min(self.rows));
             self.jobs = (self.jobs / 2).max(1);
         } else {
             self.rows = (self.rows + self.rows / 4 + 1).min(max);
         }
     }
 
-    /// Records a failed attempt in a transaction of its own; the job stays open and comes back after a pause (R45).
+    /// Records a failed attempt; the job stays open and comes back after a pause (R45).
     async fn fail(&self, class: &Class, job: Claimed, error: String) -> Result<(), DatabaseError> {
         let pause = self.executor.backoff(job.attempts);
-        let progress = Progress {
-            id: job.id,
-            fence: job.fence,
-            next: Next::Retry(pause),
-            records_deleted: job.records_deleted.0.clone(),
-            outcomes: BTreeMap::new(),
-            began: false,
-            looks: job.looks,
-            error: Some(error),
-        };
-        let mut tx = self.executor.database.begin(Purpose::Write).await?;
-        jobs::record(&mut tx, &class.jobs, std::slice::from_ref(&progress)).await?;
-        Database::commit(tx).await?;
-        tell::outcome(class, &job, &progress, None);
+        self.give_back(class, vec![job], Next::Retry(pause), Some(&error)).await
+    }
+
+    /// Gives jobs back for a moment, without blame.
+    async fn step_aside(&self, class: &Class, group: Vec<Claimed>) -> Result<(), DatabaseError> {
+        self.give_back(class, group, Next::Wait(LOCKED, LOCKED_PAUSE), None).await
+    }
+
+    /// Records what became of jobs for which no batch could be committed, in a transaction of its own.
+    async fn give_back(&self, class: &Class, group: Vec<Claimed>, next: Next, error: Option<&str>) -> Result<(), DatabaseError> {
+        for job in group {
+            let progress = Progress {
+                id: job.id,
+                fence: job.fence,
+                next,
+                records_deleted: job.records_deleted.0.clone(),
+                outcomes: BTreeMap::new(),
+                began: false,
+                looks: job.looks,
+                error: error.map(str::to_owned),
+            };
+            let mut tx = self.executor.database.begin(Purpose::Write).await?;
+            let ours = jobs::record(&mut tx, &class.jobs, std::slice::from_ref(&progress)).await? == 1;
+            Database::commit(tx).await?;
+            // Of a job that somebody else has by now there is nothing to say.
+            if ours {
+                tell::outcome(class, &job, &progress, None);
+            }
+        }
         Ok(())
     }
 }
@@ -335,31 +380,41 @@ enum Weighed {
 
 fn pause(reason: &str) -> Duration {
     match reason {
-        "locked" => LOCKED_PAUSE,
+        LOCKED => LOCKED_PAUSE,
         "changed" | "missing" => CHANGED_PAUSE,
         // A hold, a pause or the guard is asked at every claim; the job is ready the moment it is lifted.
         _ => Duration::ZERO,
     }
 }
 
+/// What one batch did to one job.
+#[derive(Debug, Default)]
+struct Purged<'a> {
+    /// Records that could be locked.
+    found: i64,
+    /// Records that are gone, by target.
+    records: BTreeMap<&'a str, i64>,
+}
+
 /// Adds a batch to what the job has come to so far.
-fn account(class: &Class, job: &Claimed, next: Next, deleted: &BTreeMap<&str, i64>, left: Option<&Vec<String>>) -> Progress {
+fn account(class: &Class, job: &Claimed, next: Next, purged: &Purged<'_>, left: Option<&Vec<String>>) -> Progress {
     let mut counts = job.records_deleted.0.clone();
     for target in &class.targets {
         let so_far = counts.entry(target.name.clone()).or_insert(0);
-        *so_far += deleted.get(target.name.as_str()).copied().unwrap_or(0);
+        *so_far += purged.records.get(target.name.as_str()).copied().unwrap_or(0);
     }
     let outcomes = if next == Next::Complete { outcomes(class, job, &counts) } else { BTreeMap::new() };
-    let stuck = matches!(next, Next::Wait("locked" | "residue", _)) && left.is_some();
-    let residue = left.filter(|_| matches!(next, Next::Wait("residue", _)));
+    let stuck = matches!(next, Next::Wait(LOCKED | UNDELETABLE, _)) && left.is_some();
+    let looks = if stuck { job.looks.saturating_add(1) } else { 0 };
+    let residue = left.filter(|_| looks >= PATIENT_LOOKS);
     Progress {
         id: job.id,
         fence: job.fence,
         next,
         records_deleted: counts,
         outcomes,
-        began: left.is_some(),
-        looks: if stuck { job.looks.saturating_add(1) } else { 0 },
+        began: next == Next::Complete || !purged.records.is_empty(),
+        looks,
         error: residue.map(|targets| format!("records remain that could not be deleted: {}", targets.join(", "))),
     }
 }

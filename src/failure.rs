@@ -58,7 +58,7 @@ impl Failure {
                 Kind::Unreachable => 69,
                 Kind::Credentials | Kind::Grants => 12,
                 Kind::Schema => 10,
-                Kind::Timeout | Kind::Conflict | Kind::Other => 1,
+                Kind::Timeout | Kind::Locked | Kind::Conflict | Kind::Other => 1,
             },
             Self::Guard(_) => 13,
             Self::DrainTimedOut => 75,

@@ -15,6 +15,9 @@ use crate::{
     sql::literal,
 };
 
+/// When a completed job is looked at again for the first time (R24).
+pub const FIRST_LOOK: Duration = Duration::from_secs(5);
+
 /// Records deleted, by target name.
 pub type Counts = BTreeMap<String, i64>;
 
@@ -284,8 +287,8 @@ pub async fn lock_open(conn: &mut PgConnection, class: &Class, accounts: &[Strin
 /// # Errors
 /// Those of the database.
 pub async fn done(conn: &mut PgConnection, class: &Class, accounts: &[String]) -> Result<BTreeMap<String, Done>, DatabaseError> {
-    let rows: Vec<(String, String, DateTime<Utc>, String)> = sqlx::query_as(AssertSqlSafe(format!(
-        "select d.account_id, d.starting_point, d.started_at, d.places from retention.done_marks d where d.account_id = any($1) and {}",
+    let rows: Vec<(String, String, DateTime<Utc>, String, bool)> = sqlx::query_as(AssertSqlSafe(format!(
+        "select d.account_id, d.starting_point, d.started_at, d.places, d.residue from retention.done_marks d where d.account_id = any($1) and {}",
         class.of("d")
     )))
     .bind(accounts)
@@ -293,7 +296,7 @@ pub async fn done(conn: &mut PgConnection, class: &Class, accounts: &[String]) -
     .await?;
     Ok(rows
         .into_iter()
-        .map(|(account, starting_point, started_at, places)| (account, Done { starting_point, started_at, places }))
+        .map(|(account, starting_point, started_at, places, residue)| (account, Done { starting_point, started_at, places, residue }))
         .collect())
 }
 
@@ -351,7 +354,7 @@ pub async fn schedule(
     let superseded: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
         "delete from retention.jobs j using retention.done_marks d
          where j.id = any($1) and d.account_id = j.account_id and d.feature = j.feature and d.data_class = j.data_class
-           and d.started_at = j.started_at and d.places = {} returning j.account_id",
+           and d.started_at = j.started_at and d.places = {} and not d.residue returning j.account_id",
         literal(&class.places)
     )))
     .bind(ids)
@@ -531,8 +534,10 @@ pub async fn record(conn: &mut PgConnection, class: &Class, progress: &[Progress
         Next::Wait(_, pause) | Next::Retry(pause) => pause.as_secs_f64(),
         Next::Complete | Next::Continue => 0.0,
     };
-    let recorded = sqlx::query(
-        "update retention.jobs j
+    // The done-mark is made of the rows that were recorded, never of those that were meant.
+    let recorded: i64 = sqlx::query_scalar(
+        "with recorded as (
+         update retention.jobs j
          set state = p.state, worker = null, lease_until = null, continues = p.continues, blocked_by = p.blocked_by, looks = p.looks,
              ready_at = now() + make_interval(secs => p.pause), last_error = coalesce(p.error, j.last_error),
              purge_began_at = coalesce(j.purge_began_at, case when p.began then now() end),
@@ -540,7 +545,16 @@ pub async fn record(conn: &mut PgConnection, class: &Class, progress: &[Progress
              completed_at = case when p.state = 'completed' then now() end
          from unnest($1::int8[], $2::int8[], $3::text[], $4::bool[], $5::text[], $6::int4[], $7::float8[], $8::text[], $9::bool[], $10::text[], $11::text[])
               as p(id, fence, state, continues, blocked_by, looks, pause, error, began, records_deleted, outcomes)
-         where j.id = p.id and j.fence = p.fence and j.lease_until is not null",
+         where j.id = p.id and j.fence = p.fence and j.lease_until is not null
+         returning j.id, j.account_id, j.feature, j.data_class, j.starting_point, j.started_at, j.state),
+         marked as (
+             insert into retention.done_marks (account_id, feature, data_class, starting_point, started_at, places, job_id, look_at)
+             select account_id, feature, data_class, starting_point, started_at, $12, id, now() + make_interval(secs => $13)
+             from recorded where state = 'completed'
+             on conflict (account_id, feature, data_class) do update
+             set starting_point = excluded.starting_point, started_at = excluded.started_at, places = excluded.places, job_id = excluded.job_id,
+                 purged_at = now(), look_at = excluded.look_at, looks = 0, residue = false)
+         select count(*) from recorded",
     )
     .bind(progress.iter().map(|p| p.id).collect::<Vec<_>>())
     .bind(progress.iter().map(|p| p.fence).collect::<Vec<_>>())
@@ -553,21 +567,11 @@ pub async fn record(conn: &mut PgConnection, class: &Class, progress: &[Progress
     .bind(progress.iter().map(|p| p.began).collect::<Vec<_>>())
     .bind(progress.iter().map(|p| json(&p.records_deleted)).collect::<Vec<_>>())
     .bind(progress.iter().map(|p| json(&p.outcomes)).collect::<Vec<_>>())
-    .execute(&mut *conn)
-    .await?
-    .rows_affected();
-    let completed: Vec<i64> = progress.iter().filter(|p| p.next == Next::Complete).map(|p| p.id).collect();
-    sqlx::query(
-        "insert into retention.done_marks (account_id, feature, data_class, starting_point, started_at, places, job_id)
-         select account_id, feature, data_class, starting_point, started_at, $2, id from retention.jobs where id = any($1)
-         on conflict (account_id, feature, data_class) do update
-         set starting_point = excluded.starting_point, started_at = excluded.started_at, places = excluded.places, job_id = excluded.job_id",
-    )
-    .bind(completed)
     .bind(&class.places)
-    .execute(conn)
+    .bind(FIRST_LOOK.as_secs_f64())
+    .fetch_one(conn)
     .await?;
-    Ok(recorded)
+    Ok(recorded.unsigned_abs())
 }
 
 /// The text of a map of strings and numbers as JSON, which cannot fail.
@@ -617,7 +621,9 @@ pub async fn end_backoff(conn: &mut PgConnection) -> Result<(), DatabaseError> {
     Ok(())
 }
 
-/// How long until the next job may be claimed; zero when one is ready, `None` when none is open.
+/// How long until the next job may be claimed; zero when one has just become ready, `None` when none is going to.
+///
+/// Who asks has looked a moment ago: what became ready in between would be slept over. What has been ready for longer is blocked.
 ///
 /// # Errors
 /// Those of the database.
@@ -625,7 +631,7 @@ pub async fn next_ready(conn: &mut PgConnection, classes: &[Class]) -> Result<Op
     let mut soonest: Option<f64> = None;
     for class in classes {
         let seconds: Option<f64> = sqlx::query_scalar(AssertSqlSafe(format!(
-            "select extract(epoch from min(j.ready_at) - clock_timestamp())::float8 from retention.jobs j where {} and j.state = 'scheduled' and j.ready_at > now()",
+            "select extract(epoch from min(j.ready_at) - clock_timestamp())::float8 from retention.jobs j where {} and j.state = 'scheduled' and j.ready_at > now() - interval '100 milliseconds'",
             class.of("j")
         )))
         .fetch_one(&mut *conn)

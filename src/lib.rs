@@ -1,4 +1,68 @@
-//! `retentiond` keeps the promise "we delete your configuration 30 days after you leave, your queue data after 7".
+//! `retentiond` deletes what was promised to be deleted when an account or a feature ends, at the instant that was promised.
+//!
+//! Library and program are one package. The program is [`cli::main`]; everything it does is here. `docs/architecture.md` tells the same in
+//! full: the job protocol, the batch, and which code keeps which invariant.
+//!
+//! # The map
+//!
+//! Data flows down this list, from what was configured to what was deleted. A module imports only from above.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`model`] | words with a type: modes, names, periods, how an instant is printed |
+//! | [`config`] | files and environment, judged as a whole; the rules as values |
+//! | [`sql`] | how a word may become SQL text |
+//! | [`terminal`] | what people see: tables, relative times, a progress bar |
+//! | [`database`] | the way to the main Postgres, and what to do about its errors |
+//! | [`catalog`] | what Postgres knows about the configured tables: types, indexes, grants, cascades |
+//! | [`retention`] | the rules, pure: what stands and what is scheduled give one decision |
+//! | [`source`] | the platform's tables, read only: which starting points stand |
+//! | [`safeguards`] | holds, pauses, the guard |
+//! | [`jobs`] | the job table, leases and fences |
+//! | [`stores`] | places that hold records: count, look, delete |
+//! | [`policy`] | configuration and catalogue joined: each data class, ready to be asked |
+//! | [`planner`] | pass: what stands is compared with what is scheduled |
+//! | [`executor`] | pass: what is due is deleted, one bounded transaction at a time |
+//! | [`verifier`] | pass: what was purged is looked at again |
+//! | [`outlook`] | pass that writes nothing: plan, explain, status |
+//! | [`schema`] | creates and checks the daemon's own tables |
+//! | [`lifecycle`] | signals, the drain, tasks that nobody forgets |
+//! | [`telemetry`] | the log |
+//! | [`http`] | the ops listener and its probe |
+//! | [`failure`] | exit codes |
+//! | [`app`] | puts all of it together and runs the passes |
+//! | [`embedded`] | a Postgres of our own, for demo and tests |
+//! | [`sample`] | sample accounts, for the demo |
+//! | [`cli`] | the verbs |
+//!
+//! # Glossary
+//!
+//! One word for each thing, the same in code, SQL, logs, command line and documents.
+//!
+//! | word | meaning |
+//! |---|---|
+//! | account | a customer of the platform; its id is the canonical text of the column that holds it |
+//! | feature | a service an account uses, like `mps` |
+//! | data class | records of one feature under one rule, like `mps/queue` |
+//! | store | a system that holds records; in this version the main Postgres |
+//! | target | one place in a store that holds records of a data class: `store/table` |
+//! | starting point | an instant in the source from which the period runs; in force while its column is not null |
+//! | `retain_until` | starting point plus period: nothing is deleted before |
+//! | `delete_by` | `retain_until` plus allowance: the job is overdue after |
+//! | job | one purge of one data class of one account |
+//! | attempt | one try of a job; may take several batches |
+//! | lease | how long a claimed job belongs to a worker that gives no sign of life |
+//! | fence | a number that grows with each claim and each change of plan; whoever carries an older one changes nothing |
+//! | batch | one bounded transaction that deletes |
+//! | hold | keeps one account's records, whatever is due |
+//! | pause | stops deletion of everything, of an account or of a data class |
+//! | guard | stops a purge of more accounts than configured, until somebody releases it |
+//! | done-mark | says that a starting point which still stands has been carried out |
+//! | quarantine | source values that cannot be instants, each left alone |
+//! | absence | a row that was in the source and is not any more |
+//! | residue | records that are there when they should be gone |
+//! | pass, look | one bounded, repeatable piece of work; the planner's and the verifier's are looks |
+//! | request, ledger, certificate | words kept for later versions; nothing of them is here yet |
 
 // Vocabulary: imported by all, imports nothing further down.
 pub mod model;
@@ -18,6 +82,7 @@ pub mod policy;
 // Passes: the only code that joins gateways.
 pub mod planner;
 pub mod executor;
+pub mod verifier;
 pub mod outlook;
 
 // Running: what the passes need to be a program.

@@ -92,9 +92,9 @@ pub async fn plan(conn: &mut PgConnection, policy: &Policy, mode: Mode, at: Opti
     let mut planned = Vec::new();
     for (index, class) in policy.classes.iter().enumerate() {
         for row in standing(conn, class).await? {
-            let Some((retain_until, delete_by)) = class.rule.dates(row.since) else { continue };
-            // A job made under a longer rule keeps its date until somebody accepts the shorter one.
-            let retain_until = row.kept_until.map_or(retain_until, |kept| kept.max(retain_until));
+            let Some((derived, delete_by)) = class.rule.dates(row.since) else { continue };
+            // A job made under a longer rule keeps its date until somebody accepts the shorter one, and its allowance with it.
+            let retain_until = row.kept_until.map_or(derived, |kept| kept.max(derived));
             let point = usize::try_from(row.point).ok().and_then(|p| policy.points.get(p));
             let job = Planned {
                 account_id: row.account_id,
@@ -103,7 +103,7 @@ pub async fn plan(conn: &mut PgConnection, policy: &Policy, mode: Mode, at: Opti
                 starting_point: point.map(|p| p.name.clone()).unwrap_or_default(),
                 started_at: row.since,
                 retain_until,
-                delete_by: delete_by.max(retain_until),
+                delete_by: delete_by + (retain_until - derived),
                 due: retain_until <= now,
                 held: row.held,
                 targets: class.targets.iter().map(|t| PlannedTarget { name: t.name.clone(), records: None }).collect(),
@@ -123,7 +123,7 @@ async fn standing(conn: &mut PgConnection, class: &Class) -> Result<Vec<Standing
          select e.account_id, e.point, e.since, {} as held,
                 (select j.retain_until from retention.jobs j where j.account_id = e.account_id and {} and j.started_at = e.since) as kept_until
          from (select *, {} as feature, {} as data_class from earliest) e
-         where not exists (select 1 from retention.done_marks d where d.account_id = e.account_id and {} and d.started_at = e.since and d.places = {})",
+         where not exists (select 1 from retention.done_marks d where d.account_id = e.account_id and {} and d.started_at = e.since and d.places = {} and not d.residue)",
         class.source.standing_by_point(),
         held("e"),
         class.jobs.open("j"),
@@ -214,7 +214,7 @@ pub async fn explain(conn: &mut PgConnection, policy: &Policy, mode: Mode, accou
         let earliest = points
             .iter()
             .filter_map(|(_, name, state)| match state {
-                PointState::Since(since) => Some((*since, name.clone())),
+                PointState::Since(since) | PointState::Vanished(since) => Some((*since, name.clone())),
                 PointState::Missing | PointState::NotSet | PointState::Implausible(_) => None,
             })
             .min_by_key(|(since, _)| *since);
@@ -256,6 +256,7 @@ pub async fn explain(conn: &mut PgConnection, policy: &Policy, mode: Mode, accou
 fn words(state: &PointState) -> String {
     match state {
         PointState::Missing => "no row in the source".to_owned(),
+        PointState::Vanished(since) => format!("its row has vanished; counts since it was first missed, {}", rfc3339(*since)),
         PointState::NotSet => "not in force".to_owned(),
         PointState::Since(since) => format!("in force since {}", rfc3339(*since)),
         PointState::Implausible(value) => format!("quarantined: {value} is no plausible instant"),
@@ -282,10 +283,10 @@ async fn blockers(conn: &mut PgConnection, job: &Job, guard: &GuardState) -> Res
     match job.blocked_by.as_deref() {
         Some("locked") => found.push("somebody holds its records or its source row".to_owned()),
         Some("missing") => {
-            found.push("its source row is missing; vanishing withdraws nothing, and nothing is deleted until that is settled".to_owned())
+            found.push("its source row is missing; vanishing withdraws nothing, and nothing is deleted until that is settled".to_owned());
         }
         Some("changed") => found.push("its starting point changed; the next look settles it".to_owned()),
-        Some("residue") => found.push("records remain that could not be deleted".to_owned()),
+        Some("undeletable") => found.push("its records do not go: a trigger or rule swallows the DELETE".to_owned()),
         Some(_) | None => {}
     }
     if let Some(error) = &job.last_error {

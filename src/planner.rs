@@ -10,14 +10,15 @@ use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::{
-    catalog::Layout,
+    catalog::{self, Layout},
     config::Config,
     database::{self, Database, DatabaseError, Kind, Purpose},
     jobs::{self, OpenJob, Plan},
     model::rfc3339,
     policy::{Class, Policy},
     retention::{self, CancelReason, Decision, PointState, Standing},
-    safeguards, source,
+    safeguards,
+    source::roster::{self, Missed},
     sql::literal,
     stores::postgres,
 };
@@ -105,15 +106,16 @@ impl Planner {
     /// Those of the database. An account that alone cannot be settled is quarantined instead.
     pub async fn look(&self, look: Look) -> Result<Report, DatabaseError> {
         let mut report = Report::default();
+        if look == Look::Resync {
+            self.miss().await?;
+        }
         let mut cursor = self.database.begin(Purpose::Compare).await?;
         let began: DateTime<Utc> = sqlx::query_scalar("select now()").fetch_one(&mut *cursor).await?;
         let since: Option<DateTime<Utc>> = sqlx::query_scalar("select max(watermark) - make_interval(secs => $1) from retention.passes")
             .bind(self.config.poll.overlap.as_secs_f64())
             .fetch_one(&mut *cursor)
             .await?;
-        if look == Look::Resync {
-            self.watch_source(&mut cursor).await?;
-        }
+        catalog::unmoved(&mut cursor, &self.policy.pinned).await?;
         for class in &self.policy.classes {
             let nominated = nominate(class, if since.is_some() { look } else { Look::Resync });
             let declare = sqlx::query(AssertSqlSafe(format!("declare nominated no scroll cursor for {nominated}")));
@@ -150,32 +152,57 @@ impl Planner {
         Database::commit(tx).await
     }
 
-    /// The guard's eye on the source itself: a table that lost too many accounts is not believed.
-    async fn watch_source(&self, reader: &mut PgConnection) -> Result<(), DatabaseError> {
-        let Some(known) = source::known_accounts(reader, &self.config, &self.layout).await? else {
-            return Ok(());
-        };
-        let mut tx = self.database.begin(Purpose::Write).await?;
-        let tripped_before = safeguards::guard(&mut tx).await?.tripped;
-        let tripped = safeguards::watch_source(&mut tx, &self.config.guard, known).await?;
-        Database::commit(tx).await?;
-        if let (false, Some(reason)) = (tripped_before, tripped) {
-            tracing::error!(event = "guard.tripped", reason, "the guard stopped the start of purges");
+    /// Notes which rows have vanished from the source, and lets the guard see whether that can be believed.
+    async fn miss(&self) -> Result<(), DatabaseError> {
+        for roster in roster::rosters(&self.config, &self.layout) {
+            let mut tx = self.database.begin(Purpose::Bulk).await?;
+            catalog::unmoved(&mut tx, &self.policy.pinned).await?;
+            let missed = roster.compare(&mut tx, self.config.poll.resync_interval).await?;
+            let was_open = !safeguards::guard(&mut tx).await?.tripped;
+            let tripped = if roster.of_accounts {
+                safeguards::watch_source(&mut tx, &self.config.guard, &roster.source, missed.before, missed.known).await?
+            } else {
+                None
+            };
+            Database::commit(tx).await?;
+            let Missed { newly, confirmed, returned, known, .. } = missed;
+            if newly + confirmed + returned > 0 {
+                let source = &roster.source;
+                tracing::warn!(
+                    event = "source.vanished",
+                    source,
+                    newly,
+                    confirmed,
+                    returned,
+                    known,
+                    "rows vanished from the source, or came back"
+                );
+            }
+            if let (true, Some(reason)) = (was_open, tripped) {
+                tracing::error!(event = "guard.tripped", reason, "the guard stopped the start of purges");
+            }
         }
         Ok(())
     }
 
-    /// Settles a page; when the page as a whole cannot be settled, each account alone, so that one bad record stops only itself (I6).
-    async fn settle_or_isolate(&self, class: &Class, page: Vec<String>, report: &mut Report) -> Result<(), DatabaseError> {
+    /// Settles a page; when the page as a whole cannot be settled, its halves, so that one bad record stops only itself (I6) and costs few
+    /// transactions: the cursor behind the page may not sit idle for long.
+    async fn settle_or_isolate(&self, class: &Class, mut page: Vec<String>, report: &mut Report) -> Result<(), DatabaseError> {
         report.settled += page.len() as u64;
-        match self.settle(class, &page, report).await {
-            Err(error) if error.kind() == Kind::Other => {}
-            done => return done,
-        }
-        for account in page {
-            match self.settle(class, std::slice::from_ref(&account), report).await {
+        // In one order, so that two planners which settle the same accounts wait for each other and never in a circle.
+        page.sort_unstable();
+        let mut groups = vec![page];
+        while let Some(mut group) = groups.pop() {
+            match self.settle(class, &group, report).await {
+                Err(error) if matches!(error.kind(), Kind::Other | Kind::Timeout) && group.len() > 1 => {
+                    let half = group.split_off(group.len() / 2);
+                    groups.push(half);
+                    groups.push(group);
+                }
                 Err(error) if error.kind() == Kind::Other => {
-                    report.quarantined += self.quarantine_one(class, &account, &error.to_string()).await?;
+                    for account in group {
+                        report.quarantined += self.quarantine_one(class, &account, &error.to_string()).await?;
+                    }
                 }
                 done => done?,
             }
@@ -343,7 +370,7 @@ fn everything(class: &Class) -> String {
         "with standing as materialized ({}), earliest as (select account_id, min(since) as since from standing group by account_id)
          select e.account_id from earliest e
          where not exists (select 1 from retention.jobs j where j.account_id = e.account_id and {open} and j.started_at = e.since and j.policy = {policy})
-           and not exists (select 1 from retention.done_marks d where d.account_id = e.account_id and {mark} and d.started_at = e.since and d.places = {places})
+           and not exists (select 1 from retention.done_marks d where d.account_id = e.account_id and {mark} and d.started_at = e.since and d.places = {places} and not d.residue)
          union
          select j.account_id from retention.jobs j
          where {open} and not exists (select 1 from standing s where s.account_id = j.account_id and s.since = j.started_at)
@@ -354,7 +381,8 @@ fn everything(class: &Class) -> String {
     )
 }
 
-/// Accounts with a starting point dated since `$1` that no job and no done-mark answers, and jobs that a batch found changed.
+/// Accounts with a starting point dated since `$1` that no job and no done-mark answers, jobs that a batch found changed, and what the
+/// verifier found.
 fn recent(class: &Class) -> String {
     let jobs = &class.jobs;
     format!(
@@ -362,11 +390,14 @@ fn recent(class: &Class) -> String {
          where not exists (select 1 from retention.jobs j where j.account_id = n.account_id and {} and j.started_at = n.since)
            and not exists (select 1 from retention.done_marks d where d.account_id = n.account_id and {} and d.started_at = n.since)
          union
-         select j.account_id from retention.jobs j where {} and j.state = 'scheduled' and j.blocked_by in ('changed', 'missing')",
+         select j.account_id from retention.jobs j where {} and j.state = 'scheduled' and j.blocked_by in ('changed', 'missing')
+         union
+         select d.account_id from retention.done_marks d where {} and d.residue",
         class.source.standing_since(),
         jobs.open("j"),
         jobs.of("d"),
-        jobs.of("j")
+        jobs.of("j"),
+        jobs.of("d")
     )
 }
 

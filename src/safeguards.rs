@@ -93,7 +93,7 @@ pub enum Admission {
 /// # Errors
 /// Those of the database.
 pub async fn admit(conn: &mut PgConnection, limits: &config::Guard) -> Result<Admission, DatabaseError> {
-    sqlx::query("select pg_advisory_xact_lock($1)").bind(GUARD_LOCK).execute(&mut *conn).await?;
+    take(&mut *conn, GUARD_LOCK).await?;
     let state = guard(&mut *conn).await?;
     let due =
         format!("state = 'scheduled' and admitted_at is null and retain_until <= now() and not {} and not {}", held("j"), paused("j"));
@@ -152,7 +152,7 @@ pub async fn unweighed(conn: &mut PgConnection) -> Result<bool, DatabaseError> {
 /// # Errors
 /// Those of the database.
 pub async fn trip(conn: &mut PgConnection, reason: &str) -> Result<(), DatabaseError> {
-    sqlx::query("select pg_advisory_xact_lock($1)").bind(STOP_LOCK).execute(&mut *conn).await?;
+    take(&mut *conn, STOP_LOCK).await?;
     sqlx::query(
         "insert into retention.guard (tripped_at, reason) values (now(), $1)
          on conflict (singleton) do update set tripped_at = coalesce(guard.tripped_at, excluded.tripped_at), reason = coalesce(guard.reason, excluded.reason)",
@@ -160,6 +160,15 @@ pub async fn trip(conn: &mut PgConnection, reason: &str) -> Result<(), DatabaseE
     .bind(reason)
     .execute(conn)
     .await?;
+    Ok(())
+}
+
+/// Takes an advisory lock until this transaction has ended. Patient: whoever has it may be in a batch, or weigh very many jobs.
+async fn take(conn: &mut PgConnection, lock: i64) -> Result<(), DatabaseError> {
+    sqlx::query("select set_config('lock_timeout', '60s', true), set_config('statement_timeout', '120s', true)")
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query("select pg_advisory_xact_lock($1)").bind(lock).execute(conn).await?;
     Ok(())
 }
 
@@ -180,26 +189,38 @@ fn exceeded(limits: &config::Guard, accounts: u64, known: Option<u64>) -> Option
     None
 }
 
-/// Remembers how many accounts the source knows, and trips when it has lost too many or all of them since the last full comparison.
+/// Remembers how many accounts the source knows, and trips when it has lost too many of them within the window, or all of them since the last
+/// full comparison (R31). `source` names it in `retention.absences`.
 ///
 /// # Errors
 /// Those of the database.
 #[expect(clippy::cast_precision_loss, reason = "numbers of accounts stay far below the 2^53 that a float counts exactly")]
-pub async fn watch_source(conn: &mut PgConnection, limits: &config::Guard, known: i64) -> Result<Option<String>, DatabaseError> {
-    let before: Option<i64> = sqlx::query_scalar("select known_accounts from retention.guard").fetch_optional(&mut *conn).await?.flatten();
-    let before = before.unwrap_or(0);
-    let lost = (before - known).max(0);
+pub async fn watch_source(
+    conn: &mut PgConnection,
+    limits: &config::Guard,
+    source: &str,
+    before: i64,
+    known: i64,
+) -> Result<Option<String>, DatabaseError> {
+    sqlx::query("update retention.guard set known_accounts = $1").bind(known).execute(&mut *conn).await?;
+    let lost: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        "select count(*) from retention.absences
+         where source = $1 and first_missed_at > greatest(now() - {}, (select released_at from retention.guard))",
+        window(limits.window)
+    )))
+    .bind(source)
+    .fetch_one(&mut *conn)
+    .await?;
     let floor = i64::try_from(limits.share_floor).unwrap_or(i64::MAX);
-    let tolerated = limits.max_shrink >= 1.0;
+    let had = known + lost;
     let emptied = known == 0 && before > 0;
-    let shrunk = before >= floor && lost as f64 > before as f64 * limits.max_shrink;
-    if !tolerated && (emptied || shrunk) {
-        let percent = limits.max_shrink * 100.0;
-        let reason = format!("the source had {before} accounts and has {known}; guard.max_shrink is {percent}%");
+    let shrunk = had >= floor && lost as f64 > had as f64 * limits.max_shrink;
+    if limits.max_shrink < 1.0 && (emptied || shrunk) {
+        let (window, percent) = (humantime::format_duration(limits.window), limits.max_shrink * 100.0);
+        let reason = format!("the source lost {lost} of {had} accounts within {window}; guard.max_shrink is {percent}%");
         trip(&mut *conn, &reason).await?;
         return Ok(Some(reason));
     }
-    sqlx::query("update retention.guard set known_accounts = $1").bind(known).execute(conn).await?;
     Ok(None)
 }
 
@@ -212,7 +233,7 @@ mod tests {
     use super::*;
 
     fn limits(max_accounts: Option<u64>) -> config::Guard {
-        config::Guard { window: Duration::from_secs(86_400), max_accounts, max_share: 0.1, share_floor: 100, max_shrink: 0.1 }
+        config::Guard { window: Duration::from_hours(24), max_accounts, max_share: 0.1, share_floor: 100, max_shrink: 0.1 }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The platform's own tables, read only: which starting points stand, and since when.
 //! It knows nothing of periods or jobs; what it reads, `retention` judges.
 
+pub mod roster;
+
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 
@@ -24,6 +26,8 @@ pub struct Point {
     pub index: usize,
     /// Its name.
     pub name: String,
+    /// Its name in `retention.absences`.
+    source: String,
     table: Table,
     account: String,
     feature: Option<String>,
@@ -97,12 +101,15 @@ impl Source {
         };
         let points = class.starting_points.iter().filter_map(|&index| {
             let point = config.starting_points.get(index)?;
+            let (table, account) = (layout.points.get(index)?.clone(), point.account_column.quoted());
+            let feature = point.feature_column.as_ref().map(crate::model::Ident::quoted);
             Some(Point {
                 index,
                 name: point.name.clone(),
-                table: layout.points.get(index)?.clone(),
-                account: point.account_column.quoted(),
-                feature: point.feature_column.as_ref().map(crate::model::Ident::quoted),
+                source: roster::source_name(&table.sql, &account, feature.as_deref()),
+                table,
+                account,
+                feature,
                 since: point.since_column.quoted(),
                 region: region.clone(),
             })
@@ -125,7 +132,7 @@ impl Source {
     /// `(account_id, since)` of every subject for which a point of this class stands, as the text of a query.
     #[must_use]
     pub fn standing(&self) -> String {
-        let parts: Vec<String> = self.points.iter().map(|p| p.standing(&self.feature, "")).collect();
+        let parts: Vec<String> = self.points.iter().map(|p| p.standing_or_vanished(&self.feature)).collect();
         parts.join("\nunion all\n")
     }
 
@@ -135,7 +142,7 @@ impl Source {
         let parts: Vec<String> = self
             .points
             .iter()
-            .map(|p| format!("select account_id, since, {}::int4 as point from ({}) p", p.index, p.standing(&self.feature, "")))
+            .map(|p| format!("select account_id, since, {}::int4 as point from ({}) p", p.index, p.standing_or_vanished(&self.feature)))
             .collect();
         parts.join("\nunion all\n")
     }
@@ -156,11 +163,12 @@ impl Source {
             .map(|p| {
                 let since = &p.since;
                 format!(
-                    "select s.{}::text as account_id, {} as point, min(s.{since})::text as value from {} s where {} and not (s.{since} between {PLAUSIBLE_FROM} and {PLAUSIBLE_UNTIL}) group by 1",
+                    "select s.{}::text as account_id, {} as point, min(s.{since})::text as value from {} s where {} and not (s.{since} between {PLAUSIBLE_FROM} and {PLAUSIBLE_UNTIL}){} group by 1",
                     p.account,
                     literal(&p.name),
                     p.table.sql,
-                    p.of_feature("s", &self.feature)
+                    p.of_feature("s", &self.feature),
+                    p.of_region("s")
                 )
             })
             .collect();
@@ -185,6 +193,17 @@ impl Source {
                     (None, _) => PointState::NotSet,
                 },
             }));
+            let vanished: Vec<(String, DateTime<Utc>)> =
+                sqlx::query_as(AssertSqlSafe(format!("{} and a.account_id = any($1)", point.vanished(&self.feature))))
+                    .bind(accounts)
+                    .fetch_all(&mut *conn)
+                    .await?;
+            let absent = |(account_id, first_missed): (String, DateTime<Utc>)| {
+                let there = observations.iter().any(|o| o.point == point.index && o.account_id == account_id);
+                (!there).then_some(Observation { account_id, point: point.index, state: PointState::Vanished(first_missed) })
+            };
+            let vanished: Vec<Observation> = vanished.into_iter().filter_map(absent).collect();
+            observations.extend(vanished);
         }
         Ok(observations)
     }
@@ -197,11 +216,15 @@ impl Point {
         self.table.key
     }
 
-    /// The columns of one subject's rows in this point's table under `alias`; `id` is a text expression.
+    /// One subject's rows in this point's table under `alias`, as a condition; `id` is a text expression.
+    fn of_row(&self, alias: &str, feature: &str, id: &str) -> String {
+        format!("{} and {}", self.table.key.equals(&format!("{alias}.{}", self.account), id), self.of_feature(alias, feature))
+    }
+
+    /// The same, as far as they are this daemon's business (R9).
     fn of_subject(&self, alias: &str, feature: &str, id: &str) -> String {
-        let account = self.table.key.equals(&format!("{alias}.{}", self.account), id);
         let region = self.region.as_ref().map_or_else(String::new, |r| format!(" and {}", r.contains(id)));
-        format!("{account} and {}{region}", self.of_feature(alias, feature))
+        format!("{}{region}", self.of_row(alias, feature, id))
     }
 
     fn of_feature(&self, alias: &str, feature: &str) -> String {
@@ -211,10 +234,15 @@ impl Point {
         }
     }
 
+    /// Empty without regions, else a condition that begins with `and`: another region's rows are another daemon's.
+    fn of_region(&self, alias: &str) -> String {
+        self.region.as_ref().map_or_else(String::new, |r| format!(" and {}", r.contains(&format!("{alias}.{}::text", self.account))))
+    }
+
     fn standing(&self, feature: &str, and: &str) -> String {
         let (table, account, since) = (&self.table.sql, &self.account, &self.since);
         let of_feature = self.of_feature("s", feature);
-        let region = self.region.as_ref().map_or_else(String::new, |r| format!(" and {}", r.contains(&format!("s.{account}::text"))));
+        let region = self.of_region("s");
         if self.table.unique {
             return format!(
                 "select s.{account}::text as account_id, s.{since} as since from {table} s where {of_feature} and s.{since} between {PLAUSIBLE_FROM} and {PLAUSIBLE_UNTIL}{and}{region}"
@@ -263,27 +291,41 @@ impl Point {
         )
     }
 
-    /// Whether the point stands since exactly `started_at` for the job under `alias`, as a condition.
+    /// Whether the point stands since exactly `started_at` for the job under `alias`, as a condition: its row says so, or its row has vanished
+    /// for good. The test of the absence is part of the very statement that deletes (R6).
     #[must_use]
     pub fn stands(&self, feature: &str, alias: &str) -> String {
-        let rows = format!("select 1 from {} s where {}", self.table.sql, self.of_subject("s", feature, &format!("{alias}.account_id")));
-        // `is not distinct from` and not `=`: an index on the instant would serve that, and read every account of a mass termination for each of them.
-        let exactly = format!("exists ({rows} and s.{} is not distinct from {alias}.started_at)", self.since);
-        if self.table.unique {
-            return exactly;
-        }
+        let id = format!("{alias}.account_id");
         let since = &self.since;
-        format!("{exactly} and not exists ({rows} and (s.{since} is null or s.{since} > {alias}.started_at))")
+        let rows = format!("select 1 from {} s where {}", self.table.sql, self.of_subject("s", feature, &id));
+        // `is not distinct from` and not `=`: an index on the instant would serve that, and read every account of a mass termination for each of them.
+        let exactly = format!("exists ({rows} and s.{since} is not distinct from {alias}.started_at)");
+        let others = if self.table.unique {
+            String::new()
+        } else {
+            format!(" and not exists ({rows} and (s.{since} is null or s.{since} > {alias}.started_at))")
+        };
+        let gone = format!("not exists (select 1 from {} s where {})", self.table.sql, self.of_row("s", feature, &id));
+        format!("(({exactly}{others}) or ({gone} and {}))", self.is_vanished(feature, alias))
     }
-}
 
-/// How many accounts the account-level table knows; what the guard's shares are of.
-///
-/// # Errors
-/// Those of the database.
-pub async fn known_accounts(conn: &mut PgConnection, config: &Config, layout: &Layout) -> Result<Option<i64>, DatabaseError> {
-    let level = config.starting_points.iter().zip(&layout.points).find(|(p, _)| p.feature_column.is_none());
-    let Some((_, table)) = level else { return Ok(None) };
-    let query = format!("select count(*) from {}", table.sql);
-    Ok(Some(sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(conn).await?))
+    /// Whether the row of the job under `alias` has vanished for good, as a condition.
+    #[must_use]
+    pub fn is_vanished(&self, feature: &str, alias: &str) -> String {
+        format!("exists ({} and a.account_id = {alias}.account_id)", self.vanished(feature))
+    }
+
+    /// `(account_id, since)` of the rows that vanished for good, under the alias `a`, as the text of a query that can be narrowed.
+    fn vanished(&self, feature: &str) -> String {
+        let of_feature = if self.feature.is_some() { format!(" and a.feature = {}", literal(feature)) } else { String::new() };
+        let region = self.region.as_ref().map_or_else(String::new, |r| format!(" and {}", r.contains("a.account_id")));
+        format!(
+            "select a.account_id, a.first_missed_at as since from retention.absences a where a.source = {} and a.confirmed_at is not null{of_feature}{region}",
+            literal(&self.source)
+        )
+    }
+
+    fn standing_or_vanished(&self, feature: &str) -> String {
+        format!("{}\nunion all\n{}", self.standing(feature, ""), self.vanished(feature))
+    }
 }

@@ -58,7 +58,7 @@ comment on column retention.jobs.worker is 'Who claimed it last.';
 comment on column retention.jobs.lease_until is 'The claim lapses at this instant; null while nobody holds it.';
 comment on column retention.jobs.attempts is 'Claims that began a new attempt.';
 comment on column retention.jobs.continues is 'The last batch gave the job back unfinished so that others pass; the next claim is the same attempt.';
-comment on column retention.jobs.blocked_by is 'Why the last batch left it alone: locked, changed, missing, held, paused.';
+comment on column retention.jobs.blocked_by is 'Why the last batch left it alone: locked, undeletable, changed, missing, held, paused or guarded.';
 comment on column retention.jobs.looks is 'Looks in a row that found records which no batch could delete.';
 comment on column retention.jobs.last_error is 'What went wrong last; kept for the record.';
 comment on column retention.jobs.purge_began_at is 'When the first batch ran.';

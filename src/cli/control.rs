@@ -1,13 +1,14 @@
 //! `hold`, `pause`, `resume`, `guard`: what stops deletion and what lets it go on. Every act has an actor and a reason, and is logged.
 
 use chrono::{DateTime, Utc};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
-use super::{Cli, Output, block_on, print, print_json};
+use super::{Cli, Output, block_on, now, print, print_json};
 use crate::{
-    config,
+    config::{self, Config},
     database::{Database, Purpose},
     failure::Failure,
+    model::rfc3339,
     safeguards::{
         self,
         control::{self, Hold, Scope},
@@ -20,7 +21,7 @@ pub(super) enum HoldVerb {
     /// Nothing of the account is deleted while the hold is in force.
     Place {
         /// The account's id.
-        #[arg(long)]
+        #[arg(long, value_parser = NonEmptyStringValueParser::new())]
         account: String,
         /// Only this feature.
         #[arg(long)]
@@ -59,7 +60,7 @@ pub(super) enum GuardVerb {
 #[derive(Debug, Args)]
 pub(super) struct PauseScope {
     /// Only this account.
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     account: Option<String>,
     /// Only this data class.
     #[arg(long)]
@@ -96,8 +97,14 @@ impl Cli {
         block_on(async {
             match verb {
                 HoldVerb::Place { account, feature, data_class, until, act } => {
-                    let mut tx = self.own_tables(&config, Purpose::Write).await?;
                     let scope = Scope { account: Some(account), feature, data_class };
+                    can_match(&config, &scope)?;
+                    let mut tx = self.own_tables(&config, Purpose::Write).await?;
+                    if let Some(until) = until
+                        && until <= now(&mut tx).await?
+                    {
+                        return Err(Failure::Other(anyhow::anyhow!("{} has passed: such a hold would hold nothing", rfc3339(until))));
+                    }
                     let hold = control::place_hold(&mut tx, &scope, &act.reason, &act.by(), until).await?;
                     Database::commit(tx).await?;
                     tell_hold("hold.placed", &hold, &act);
@@ -142,6 +149,7 @@ impl Cli {
         let config = self.one_shot()?;
         let PauseScope { account, data_class, act } = pause;
         let scope = Scope { account, feature: None, data_class };
+        can_match(&config, &scope)?;
         block_on(async {
             let mut tx = self.own_tables(&config, Purpose::Write).await?;
             control::pause(&mut tx, &scope, &act.reason, &act.by()).await?;
@@ -205,6 +213,20 @@ impl Cli {
             }
         })
     }
+}
+
+/// Refuses a scope that covers nothing: somebody who mistyped a name would rely on it all the same.
+fn can_match(config: &Config, scope: &Scope) -> Result<(), Failure> {
+    let purged = config.data_classes.iter().map(|c| (c.feature.as_str(), c.name.as_str()));
+    let kept = config.customer_places.iter().filter_map(|p| p.class.split_once('/'));
+    let classes: Vec<(&str, &str)> = purged.chain(kept).collect();
+    let fits = |given: Option<&String>, name: &str| given.is_none_or(|g| g == name);
+    if classes.iter().any(|(feature, name)| fits(scope.feature.as_ref(), feature) && fits(scope.data_class.as_ref(), name)) {
+        return Ok(());
+    }
+    let asked = [scope.feature.as_deref(), scope.data_class.as_deref()].into_iter().flatten().collect::<Vec<_>>().join("/");
+    let known = classes.iter().map(|(feature, name)| format!("{feature}/{name}")).collect::<Vec<_>>().join(", ");
+    Err(Failure::Other(anyhow::anyhow!("{asked} is no feature or data class of the configuration, which has {known}")))
 }
 
 fn tell_hold(event: &'static str, hold: &Hold, act: &Act) {

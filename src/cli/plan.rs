@@ -57,6 +57,6 @@ fn row(job: &Planned, now: DateTime<Utc>) -> Vec<String> {
         job.starting_point.clone(),
         rfc3339(job.retain_until),
         when,
-        records.collect::<Vec<_>>().join("\n"),
+        records.collect::<Vec<_>>().join(", "),
     ]
 }

@@ -30,6 +30,7 @@ max_backoff = "5m"
 
 [verifier]
 interval = "1h"
+watch_for = "400d"
 
 [guard]
 window = "24h"

@@ -310,8 +310,8 @@ pub(super) fn duration(value: &Value) -> Read<Duration> {
         .map_err(|error| format!("{given:?} is not a duration ({error}): write it like \"300ms\", \"5s\" or \"1h\""))?;
     if duration.is_zero() {
         Err(format!("{given:?} is zero; it must be longer"))
-    } else if duration > Duration::from_hours(366 * 24) {
-        Err(format!("{given:?} is longer than a year"))
+    } else if duration > Duration::from_hours(10 * 366 * 24) {
+        Err(format!("{given:?} is longer than ten years"))
     } else {
         Ok(duration)
     }

@@ -170,9 +170,8 @@ fn executor(t: &mut Table<'_>) -> Option<Executor> {
 }
 
 fn verifier(t: &mut Table<'_>) -> Option<Verifier> {
-    let interval = t.scalar("interval", duration);
-    t.later(&["watch_for"]);
-    Some(Verifier { interval: interval? })
+    let (interval, watch_for) = (t.scalar("interval", duration), t.scalar("watch_for", duration));
+    Some(Verifier { interval: interval?, watch_for: watch_for? })
 }
 
 fn guard(t: &mut Table<'_>, warnings: &mut Vec<String>) -> Option<Guard> {

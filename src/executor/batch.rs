@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use crate::{
     database::{self, DatabaseError},
     jobs::Claimed,
-    policy::Class,
+    policy::{Class, Policy},
     safeguards::{STOP_LOCK, guarded, held, paused},
     sql::literal,
     stores::postgres::{self, Target},
@@ -18,7 +18,7 @@ use crate::{
 
 /// What the database says about a claimed job at this instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub enum Verdict {
     /// Its starting point stands since exactly that instant, it is due, and nothing is in the way. Its source rows are locked.
     Stands,
     /// Why not.
@@ -27,48 +27,62 @@ pub(super) enum Verdict {
 
 /// The statements of one data class.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub struct Batch {
     license: String,
     /// By target.
     delete: BTreeMap<String, String>,
+    /// The targets' oids: a DELETE must not reach beyond them (R13).
+    targets: Vec<i64>,
     /// Every table has an index on its account column: a nested loop over it is the right plan, whatever the statistics say (R18).
     indexed: bool,
 }
 
 impl Batch {
-    pub(super) fn new(class: &Class) -> Self {
+    /// The statements for one class of the policy.
+    #[must_use]
+    pub fn new(class: &Class, policy: &Policy) -> Self {
         let licensed = licensed(class);
         Self {
             license: license(class),
             delete: class.targets.iter().map(|t| (t.name.clone(), t.delete(&licensed))).collect(),
-            indexed: class.indexed(),
+            targets: class.targets.iter().map(Target::oid).collect(),
+            indexed: class.indexed() && !policy.pinned.is_empty(),
         }
     }
 
-    /// Takes the stop lock, fixes the shape of the plans, and refuses when a table is not the one that was checked at start.
-    pub(super) async fn enter(&self, conn: &mut PgConnection, pinned: &BTreeMap<String, i64>) -> Result<(), DatabaseError> {
+    /// Takes the stop lock, fixes the shape of the plans, and refuses when a table is not the one that was checked at start,
+    /// or when a foreign key has come up that would carry the DELETE into a table that nobody listed.
+    ///
+    /// # Errors
+    /// Those of the database, and a refusal.
+    pub async fn enter(&self, conn: &mut PgConnection, pinned: &BTreeMap<String, i64>) -> Result<(), DatabaseError> {
         sqlx::query("select pg_advisory_xact_lock_shared($1)").bind(STOP_LOCK).execute(&mut *conn).await?;
         if self.indexed {
             database::only_by_index(&mut *conn).await?;
         }
         let (names, oids): (Vec<&String>, Vec<i64>) = pinned.iter().unzip();
-        let moved: Option<String> = sqlx::query_scalar(
-            "select p.name from unnest($1::text[], $2::int8[]) p(name, oid) where to_regclass(p.name)::oid::int8 is distinct from p.oid limit 1",
+        let refusal: Option<String> = sqlx::query_scalar(
+            "select 'table ' || p.name || ' is not the one that was checked at start; restart the daemon to check it anew'
+             from unnest($1::text[], $2::int8[]) p(name, oid) where to_regclass(p.name)::oid::int8 is distinct from p.oid
+             union all
+             select 'deleting from ' || f.confrelid::regclass || ' would reach into ' || f.conrelid::regclass || ', which the data class does not list'
+             from pg_constraint f where f.contype = 'f' and f.confdeltype in ('c', 'n', 'd')
+               and f.confrelid::int8 = any($3) and not f.conrelid::int8 = any($3)
+             limit 1",
         )
         .bind(names)
         .bind(oids)
+        .bind(&self.targets)
         .fetch_optional(conn)
         .await?;
-        match moved {
-            None => Ok(()),
-            Some(table) => {
-                Err(refused(format!("table {table} is not the one that was checked at start; restart the daemon to check it anew")))
-            }
-        }
+        refusal.map_or(Ok(()), |why| Err(refused(why)))
     }
 
     /// Locks the jobs and their source rows, and says of each job whether it may be purged. Jobs that are no longer ours are absent.
-    pub(super) async fn license(&self, conn: &mut PgConnection, group: &[Claimed]) -> Result<BTreeMap<i64, Verdict>, DatabaseError> {
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn license(&self, conn: &mut PgConnection, group: &[Claimed]) -> Result<BTreeMap<i64, Verdict>, DatabaseError> {
         let rows: Vec<(i64, String)> = sqlx::query_as(AssertSqlSafe(self.license.clone()))
             .bind(group.iter().map(|j| j.id).collect::<Vec<_>>())
             .bind(group.iter().map(|j| j.fence).collect::<Vec<_>>())
@@ -86,14 +100,17 @@ impl Batch {
         Ok(rows.into_iter().map(|(id, word)| (id, verdict(&word))).collect())
     }
 
-    /// Deletes up to `budget` records of one target. Yields how many of each job.
-    pub(super) async fn delete(
+    /// Deletes up to `budget` records of one target. Yields `(job, found, deleted)`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn delete(
         &self,
         conn: &mut PgConnection,
         target: &Target,
         jobs: &[&Claimed],
         budget: i64,
-    ) -> Result<Vec<(i64, i64)>, DatabaseError> {
+    ) -> Result<Vec<(i64, i64, i64)>, DatabaseError> {
         let Some(statement) = self.delete.get(&target.name) else { return Ok(Vec::new()) };
         Ok(sqlx::query_as(AssertSqlSafe(statement.clone()))
             .bind(jobs.iter().map(|j| j.id).collect::<Vec<_>>())
@@ -104,7 +121,10 @@ impl Batch {
     }
 
     /// The separate look: which targets still hold records, by job.
-    pub(super) async fn left(
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn left(
         &self,
         conn: &mut PgConnection,
         class: &Class,
@@ -138,21 +158,22 @@ fn license(class: &Class) -> String {
     let mut found = Vec::new();
     for (i, point) in class.source.points().iter().enumerate() {
         let mine = format!("of_{i}");
+        let vanished = point.is_vanished(feature, "c");
         with.push(format!("{mine} as materialized (select * from claimed where starting_point = {})", literal(&point.name)));
         with.push(format!("locked_{i} as materialized ({})", point.lock(feature, &mine)));
-        found.push(format!("select id, true, n, 0, null, null, null from ({}) r", point.count(feature, &mine)));
-        found.push(format!("select id, true, 0, 1, since, null, null from locked_{i}"));
-        found.push(format!("select id, true, 0, 0, null, started_at, null from {mine}"));
+        found.push(format!("select id, true, n, 0, null, null, false, null from ({}) r", point.count(feature, &mine)));
+        found.push(format!("select id, true, 0, 1, since, null, false, null from locked_{i}"));
+        found.push(format!("select id, true, 0, 0, null, started_at, {vanished}, null from {mine} c"));
     }
     format!(
         "with {},
-         found (id, known, rows, locked, since, started_at, stop) as (
-             select c.id, false, 0, 0, null::timestamptz, null::timestamptz, case when {} then 'guarded' when {} then 'paused' when {} then 'held' end
+         found (id, known, rows, locked, since, started_at, vanished, stop) as (
+             select c.id, false, 0, 0, null::timestamptz, null::timestamptz, false, case when {} then 'guarded' when {} then 'paused' when {} then 'held' end
              from claimed c
              union all {})
          select id, coalesce(max(stop), case
              when not bool_or(known) then 'changed'
-             when sum(rows) = 0 then 'missing'
+             when sum(rows) = 0 then case when bool_or(vanished) then 'stands' else 'missing' end
              when sum(locked) <> sum(rows) then 'locked'
              when count(since) = sum(rows) and max(since) = max(started_at) then 'stands'
              else 'changed' end)

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use super::PATIENT_LOOKS;
 use crate::{
     jobs::{Claimed, Next, Overdue, Progress},
     model::rfc3339,
@@ -45,7 +46,7 @@ pub(super) fn outcome(class: &Class, job: &Claimed, progress: &Progress, left: O
             );
         }
         Next::Continue => job!(debug, "job.continued", class, job, [attempt = job.attempts,], "more records than one batch takes"),
-        Next::Wait("residue", pause) => {
+        Next::Wait(_, pause) if progress.looks >= PATIENT_LOOKS => {
             let (targets, retry_in_ms) = (left.unwrap_or_default().join(", "), millis(pause));
             job!(
                 error,

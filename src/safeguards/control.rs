@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 
-use super::{STOP_LOCK, held, paused};
+use super::{STOP_LOCK, held, paused, take};
 use crate::{database::DatabaseError, model};
 
 /// A hold in force (R42).
@@ -56,7 +56,7 @@ pub async fn place_hold(
     by: &str,
     until: Option<DateTime<Utc>>,
 ) -> Result<Hold, DatabaseError> {
-    stop_batches(conn).await?;
+    take(conn, STOP_LOCK).await?;
     Ok(sqlx::query_as(AssertSqlSafe(format!(
         "insert into retention.holds (account_id, feature, data_class, reason, placed_by, until) values ($1, $2, $3, $4, $5, $6) returning {HOLD}"
     )))
@@ -103,7 +103,7 @@ pub async fn release_hold(conn: &mut PgConnection, id: i64, reason: &str, by: &s
 /// # Errors
 /// Those of the database.
 pub async fn pause(conn: &mut PgConnection, scope: &Scope, reason: &str, by: &str) -> Result<(), DatabaseError> {
-    stop_batches(conn).await?;
+    take(conn, STOP_LOCK).await?;
     sqlx::query("insert into retention.pauses (account_id, data_class, reason, paused_by) values ($1, $2, $3, $4)")
         .bind(scope.account.as_deref())
         .bind(scope.data_class.as_deref())
@@ -137,9 +137,13 @@ pub async fn resume(conn: &mut PgConnection, scope: &Scope, reason: &str, by: &s
 /// # Errors
 /// Those of the database.
 pub async fn release_guard(conn: &mut PgConnection, reason: &str, by: &str) -> Result<Option<u64>, DatabaseError> {
-    stop_batches(conn).await?;
+    take(conn, STOP_LOCK).await?;
+    // A row that is missing means stopped; this is how somebody mends that.
+    sqlx::query("insert into retention.guard (tripped_at, reason) values (now(), 'the guard''s state was missing') on conflict do nothing")
+        .execute(&mut *conn)
+        .await?;
     let released = sqlx::query(
-        "update retention.guard set tripped_at = null, reason = null, known_accounts = null, released_at = now(), released_by = $2, release_reason = $1
+        "update retention.guard set tripped_at = null, reason = null, released_at = now(), released_by = $2, release_reason = $1
          where tripped_at is not null",
     )
     .bind(reason)
@@ -164,13 +168,4 @@ pub async fn release_guard(conn: &mut PgConnection, reason: &str, by: &str) -> R
     .fetch_one(conn)
     .await?;
     Ok(Some(jobs.unsigned_abs()))
-}
-
-/// Waits for the batches under way, and keeps others out until this transaction has ended.
-async fn stop_batches(conn: &mut PgConnection) -> Result<(), DatabaseError> {
-    sqlx::query("select set_config('lock_timeout', '60s', true), set_config('statement_timeout', '120s', true)")
-        .execute(&mut *conn)
-        .await?;
-    sqlx::query("select pg_advisory_xact_lock($1)").bind(STOP_LOCK).execute(conn).await?;
-    Ok(())
 }

@@ -41,6 +41,12 @@ impl Target {
         self.table.key
     }
 
+    /// The table's oid as it was at start.
+    #[must_use]
+    pub fn oid(&self) -> i64 {
+        self.table.oid
+    }
+
     /// A usable index leads with the account column.
     #[must_use]
     pub fn indexed(&self) -> bool {
@@ -64,7 +70,8 @@ impl Target {
     }
 
     /// Deletes up to `$3` records of the jobs in `licensed (id, account_id)`; `with` is the text that defines it, parameters `$1` and `$2` included.
-    /// Yields `(id, records)`.
+    /// Yields `(id, found, records)`: how many could be locked and how many of those are gone. Less gone than found means that somebody
+    /// else decides, like a trigger that swallows the DELETE.
     ///
     /// Records that somebody else holds are skipped, never waited for (R14). The account predicate stands in the DELETE itself, beside the ctid (R17).
     #[must_use]
@@ -78,7 +85,10 @@ impl Target {
              gone as (
                  delete from {table} t using victim v where t.ctid = v.at and t.tableoid = v.place and {again}
                  returning v.id)
-             select id, count(*) as records from gone group by id"
+             select id, sum(found)::int8 as found, sum(records)::int8 as records
+             from (select id, count(*) as found, 0 as records from victim group by id
+                   union all select id, 0, count(*) from gone group by id) x
+             group by id"
         )
     }
 }

@@ -3,5 +3,15 @@
 
 mod world;
 
+mod cli;
 mod crossing;
+mod daemon;
+mod executor;
+mod model;
+mod planner;
 mod promise;
+mod races;
+mod safeguards;
+mod vanished;
+mod verifier;
+mod wake;

@@ -1,0 +1,138 @@
+//! The pass that looks again at what was purged, at growing intervals: late writers and restored backups bring records back (I11).
+//!
+//! It deletes nothing (R24). What it finds is told and marked; the planner makes a job of it from what stands then, under its own dates.
+
+use std::{sync::Arc, time::Duration};
+
+use sqlx::AssertSqlSafe;
+
+use crate::{
+    config::Config,
+    database::{Database, DatabaseError, Purpose},
+    jobs::FIRST_LOOK,
+    policy::{Class, Policy},
+    stores::postgres,
+};
+
+/// Subjects looked at in one transaction.
+const PAGE: i64 = 1_000;
+/// The first looks come soon after the purge, when writers that were under way finish.
+const FIRST_LOOKS: [Duration; 3] = [FIRST_LOOK, Duration::from_secs(30), Duration::from_mins(5)];
+
+/// What a pass came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Subjects looked at.
+    pub looked: u64,
+    /// Of those, subjects with records again.
+    pub residue: u64,
+}
+
+/// The verifier.
+#[derive(Debug, Clone)]
+pub struct Verifier {
+    database: Database,
+    config: Arc<Config>,
+    policy: Arc<Policy>,
+}
+
+impl Verifier {
+    /// A verifier for this policy.
+    #[must_use]
+    pub fn new(database: Database, config: Arc<Config>, policy: Arc<Policy>) -> Self {
+        Self { database, config, policy }
+    }
+
+    /// Looks at every subject whose next look has come. Idempotent and bounded per transaction.
+    ///
+    /// # Errors
+    /// Those of the database; a look that failed is taken again, and never counts as an empty one (I6).
+    pub async fn pass(&self) -> Result<Report, DatabaseError> {
+        let mut report = Report::default();
+        for class in &self.policy.classes {
+            loop {
+                let looked = self.page(class, &mut report).await?;
+                if looked < PAGE {
+                    break;
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    async fn page(&self, class: &Class, report: &mut Report) -> Result<i64, DatabaseError> {
+        let mut tx = self.database.begin(Purpose::Write).await?;
+        let due: Vec<(String, i64, i32)> = sqlx::query_as(AssertSqlSafe(format!(
+            "select d.account_id, d.job_id, d.looks from retention.done_marks d where {} and d.look_at <= now()
+             order by d.look_at limit {PAGE} for no key update skip locked",
+            class.jobs.of("d")
+        )))
+        .fetch_all(&mut *tx)
+        .await?;
+        if due.is_empty() {
+            return Ok(0);
+        }
+        let accounts: Vec<String> = due.iter().map(|(account, ..)| account.clone()).collect();
+        let seen = postgres::seen(&mut tx, &class.targets, &accounts).await?;
+        let found = |account: &String| seen.get(account).is_some_and(|targets| !targets.is_empty());
+        sqlx::query(AssertSqlSafe(format!(
+            "update retention.done_marks d
+             set residue = l.residue, looks = case when l.residue then 0 else d.looks + 1 end,
+                 look_at = case when d.purged_at + make_interval(secs => $4) > now() then now() + make_interval(secs => l.pause) end
+             from unnest($1::text[], $2::bool[], $3::float8[]) as l(account_id, residue, pause)
+             where d.account_id = l.account_id and {}",
+            class.jobs.of("d")
+        )))
+        .bind(&accounts)
+        .bind(accounts.iter().map(found).collect::<Vec<_>>())
+        .bind(due.iter().map(|(_, _, looks)| self.pause(*looks).as_secs_f64()).collect::<Vec<_>>())
+        .bind(self.config.verifier.watch_for.as_secs_f64())
+        .execute(&mut *tx)
+        .await?;
+        Database::commit(tx).await?;
+        for (account_id, job, _) in &due {
+            report.looked += 1;
+            let Some(targets) = seen.get(account_id).filter(|targets| !targets.is_empty()) else { continue };
+            report.residue += 1;
+            let (feature, data_class, targets) = (&class.jobs.feature, &class.jobs.name, targets.join(", "));
+            tracing::error!(
+                event = "residue.found", job_id = %job, account_id, feature, data_class, targets,
+                "records appeared after the purge; they are purged under the rule as it stands now"
+            );
+        }
+        Ok(i64::try_from(due.len()).unwrap_or(PAGE))
+    }
+
+    /// How long until the look after `looks` empty ones: soon at first, then twice as long each time up to `verifier.interval`.
+    fn pause(&self, looks: i32) -> Duration {
+        let at = usize::try_from(looks).unwrap_or(0) + 1;
+        let longest = self.config.verifier.interval;
+        match FIRST_LOOKS.get(at) {
+            Some(pause) => (*pause).min(longest),
+            None => {
+                let doublings = u32::try_from(at - FIRST_LOOKS.len() + 1).unwrap_or(0).min(16);
+                FIRST_LOOKS[FIRST_LOOKS.len() - 1].saturating_mul(1 << doublings).min(longest)
+            }
+        }
+    }
+
+    /// How long until the next look is due, and never longer than `at_most`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn rest(&self, at_most: Duration) -> Result<Duration, DatabaseError> {
+        let mut tx = self.database.begin(Purpose::Read).await?;
+        let mut rest = at_most;
+        for class in &self.policy.classes {
+            let seconds: Option<f64> = sqlx::query_scalar(AssertSqlSafe(format!(
+                "select extract(epoch from min(d.look_at) - now())::float8 from retention.done_marks d where {} and d.look_at is not null",
+                class.jobs.of("d")
+            )))
+            .fetch_one(&mut *tx)
+            .await?;
+            let next = seconds.map(|s| Duration::try_from_secs_f64(s.max(0.0)).unwrap_or(at_most));
+            rest = next.map_or(rest, |next| next.min(rest));
+        }
+        Ok(rest)
+    }
+}

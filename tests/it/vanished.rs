@@ -1,0 +1,115 @@
+//! Rows that are hard-deleted from the source (I9, R6): missed, confirmed, and purged on the same terms. Vanishing withdraws nothing.
+
+use crate::world::{ALL, World, left};
+
+impl World {
+    /// Lets time pass for what is known of vanished rows.
+    async fn absences_age(&self, by: &str) {
+        self.sql(&format!("update retention.absences set first_missed_at = first_missed_at - interval '{by}'")).await;
+    }
+
+    async fn vanish(&self, id: &str) {
+        self.sql(&format!("delete from accounts where account_id = '{id}'")).await;
+    }
+}
+
+#[tokio::test]
+async fn i9_a_vanished_account_counts_as_deleted_since_it_was_first_missed() {
+    let world = World::new().await;
+    world.account("gone", "null", "null", "null").await;
+    world.account("stays", "null", "null", "null").await;
+    world.run_passes().await.unwrap();
+    world.vanish("gone").await;
+    world.run_passes().await.unwrap();
+    assert!(world.jobs("gone").await.is_empty(), "missed once is not vanished");
+    world.absences_age("2 seconds").await;
+    world.run_passes().await.unwrap();
+    let job = world.job("gone", "configuration").await;
+    assert_eq!((job.state.as_str(), job.starting_point.as_str()), ("scheduled", "account_deleted"));
+    assert_eq!(world.left("gone").await, ALL);
+
+    world.absences_age("8 days").await;
+    world.run_passes().await.unwrap();
+    assert_eq!(world.left("gone").await, left(3, 5, 0, 2), "7 days: the queue alone");
+    world.absences_age("23 days").await;
+    world.run_passes().await.unwrap();
+    assert_eq!(world.left("gone").await, left(0, 0, 0, 2));
+    assert_eq!(world.left("stays").await, ALL);
+    assert!(world.jobs("stays").await.is_empty());
+}
+
+#[tokio::test]
+async fn r6_a_missing_row_makes_its_due_job_wait_and_a_confirmed_one_purges_under_the_instant_that_stood() {
+    let world = World::new().await;
+    world.account("gone", "null", "now() - interval '29 days'", "null").await;
+    world.run_passes().await.unwrap();
+    let scheduled = world.job("gone", "configuration").await;
+    world.vanish("gone").await;
+    // Two days pass: the job is due, its row is missing for the first time.
+    let back = "started_at = started_at - interval '2 days', retain_until = retain_until - interval '2 days', delete_by = delete_by - interval '2 days'";
+    world.sql(&format!("update retention.jobs set {back}, ready_at = now() where state = 'scheduled'")).await;
+    assert!(world.run_passes().await.is_err(), "a due job remains");
+    assert_eq!(world.left("gone").await, left(3, 5, 0, 2));
+    let waiting = world.job("gone", "configuration").await;
+    assert_eq!(
+        (waiting.id.as_str(), waiting.state.as_str(), waiting.blocked_by.as_deref()),
+        (scheduled.id.as_str(), "scheduled", Some("missing"))
+    );
+
+    world.absences_age("2 seconds").await;
+    world.run_passes().await.unwrap();
+    let done = world.job("gone", "configuration").await;
+    assert_eq!((done.id, done.state.as_str(), done.starting_point.as_str()), (scheduled.id, "completed", "feature_terminated"));
+    assert_eq!(world.left("gone").await, left(0, 0, 0, 2));
+}
+
+#[tokio::test]
+async fn r6_a_row_that_comes_back_decides_by_its_own_columns() {
+    let world = World::new().await;
+    world.account("back", "null", "null", "null").await;
+    world.run_passes().await.unwrap();
+    world.vanish("back").await;
+    world.run_passes().await.unwrap();
+    world.absences_age("6 days").await;
+    world.run_passes().await.unwrap();
+    assert_eq!(world.job("back", "queue").await.state, "scheduled");
+    world.sql("insert into accounts values ('back', 'x'); insert into feature_subscriptions values ('back', 'mps')").await;
+    world.run_passes().await.unwrap();
+    for class in ["configuration", "queue"] {
+        let job = world.job("back", class).await;
+        assert_eq!((job.state.as_str(), job.cancel_reason.as_deref()), ("cancelled", Some("reactivated")));
+    }
+    assert_eq!(world.left("back").await, ALL);
+    assert_eq!(world.count("retention.absences").await, 0);
+}
+
+#[tokio::test]
+async fn r6_a_vanished_subscription_counts_as_every_starting_point_of_its_table_and_no_other() {
+    let world = World::new().await;
+    world.account("kept", "null", "null", "null").await;
+    world.run_passes().await.unwrap();
+    world.sql("delete from feature_subscriptions where account_id = 'kept'").await;
+    world.run_passes().await.unwrap();
+    world.absences_age("31 days").await;
+    world.run_passes().await.unwrap();
+    assert_eq!(world.job("kept", "configuration").await.starting_point, "feature_terminated");
+    assert_eq!(world.left("kept").await, left(0, 0, 0, 2));
+    assert_eq!(world.count("retention.absences").await, 1, "the account itself is there");
+}
+
+#[tokio::test]
+async fn i12_a_source_that_loses_too_many_accounts_trips_the_guard_before_anything_is_purged() {
+    let mut world = World::new().await;
+    world.set("GUARD__MAX_SHRINK", "10%").set("GUARD__SHARE_FLOOR", "10");
+    world.sql("insert into accounts select 'a' || i, 'x' from generate_series(1, 20) i").await;
+    world.account("due", "null", "null", "null").await;
+    world.run_passes().await.unwrap();
+    world.sql("delete from accounts where account_id in ('a1', 'a2')").await;
+    world.run_passes().await.unwrap();
+    world.sql("delete from accounts where account_id in ('a3')").await;
+    world.sql("update feature_subscriptions set terminated_at = now() - interval '31 days' where account_id = 'due'").await;
+    let refused = world.run_passes().await.unwrap_err();
+    assert_eq!(refused.exit_code(), 13, "{refused}");
+    assert!(refused.to_string().contains("lost 3 of 21"), "{refused}");
+    assert_eq!(world.left("due").await, ALL);
+}
