@@ -23,6 +23,9 @@ pub enum Purpose {
     Compare,
     /// Short writes to our own tables, and batches.
     Write,
+    /// What a worker asks the job table between batches. Always by index and in its order: statistics from before a mass termination
+    /// fell due, or from after, would make each of these questions read the whole table.
+    Work,
     /// Writes to our own tables alone that may touch very many of them.
     Bulk,
 }
@@ -32,18 +35,21 @@ impl Purpose {
     /// is an error and never an absence; UTC so that a day has 24 hours. Our own statements name every schema; the search path is
     /// for the platform's triggers, which may rely on `public`. No JIT: the plans that batches insist on look costly to it.
     fn begin(self) -> String {
-        // Milliseconds a statement may take, and those the transaction may sit idle: a full comparison waits while its pages are settled.
-        let (access, statement, idle) = match self {
-            Self::Read => ("read only", 30_000, 5_000),
-            Self::Compare => ("read only", 600_000, 120_000),
-            Self::Write => ("read write", 5_000, 5_000),
-            Self::Bulk => ("read write", 120_000, 5_000),
+        // Milliseconds a statement may take, a lock may be waited for, and the transaction may sit idle: a full comparison waits while its
+        // pages are settled. Bulk holds nothing that the platform could want: while one worker admits a mass termination, the others wait.
+        let by_index = "; set local enable_seqscan = off; set local enable_bitmapscan = off";
+        let (access, statement, lock, idle, more) = match self {
+            Self::Read => ("read only", 30_000, 2_000, 5_000, ""),
+            Self::Compare => ("read only", 600_000, 2_000, 120_000, ""),
+            Self::Write => ("read write", 5_000, 2_000, 5_000, ""),
+            Self::Work => ("read write", 5_000, 2_000, 5_000, by_index),
+            Self::Bulk => ("read write", 120_000, 120_000, 5_000, ""),
         };
         format!(
             "begin isolation level read committed {access}; set local row_security = off; set local timezone = 'UTC'; \
              set local search_path = pg_catalog, public, pg_temp; set local jit = off; set local statement_timeout = {statement}; \
-             set local lock_timeout = 2000; set local idle_in_transaction_session_timeout = {idle}; \
-             set local standard_conforming_strings = on; set local datestyle = 'ISO, YMD'; set local intervalstyle = 'postgres'"
+             set local lock_timeout = {lock}; set local idle_in_transaction_session_timeout = {idle}; \
+             set local standard_conforming_strings = on; set local datestyle = 'ISO, YMD'; set local intervalstyle = 'postgres'{more}"
         )
     }
 }
@@ -112,6 +118,20 @@ impl Database {
     pub async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+/// For the rest of the transaction, nested loops over indexes alone: what a statement about some accounts needs (R18). Never a join between
+/// two sets of its own, which would be quadratic.
+///
+/// # Errors
+/// Those of the database.
+pub async fn only_by_index(conn: &mut PgConnection) -> Result<(), DatabaseError> {
+    sqlx::query(
+        "select set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)",
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// A single connection outside the pool, for migrations.

@@ -83,8 +83,8 @@ impl Executor {
     /// # Errors
     /// Those of the database.
     pub async fn someone_waits(&self) -> Result<bool, DatabaseError> {
-        let mut tx = self.database.begin(Purpose::Read).await?;
-        jobs::stepping_aside(&mut tx).await
+        let mut tx = self.database.begin(Purpose::Work).await?;
+        jobs::stepping_aside(&mut tx, &self.classes()).await
     }
 
     /// Takes back lapsed leases and says which jobs have become overdue. Cheap; called between looks. Returns how many leases had lapsed.
@@ -108,10 +108,13 @@ impl Executor {
     /// # Errors
     /// Those of the database.
     pub async fn rest(&self, at_most: Duration) -> Result<Duration, DatabaseError> {
-        let classes: Vec<_> = self.policy.classes.iter().map(|c| c.jobs.clone()).collect();
-        let mut tx = self.database.begin(Purpose::Read).await?;
-        let next = jobs::next_ready(&mut tx, &classes).await?;
+        let mut tx = self.database.begin(Purpose::Work).await?;
+        let next = jobs::next_ready(&mut tx, &self.classes()).await?;
         Ok(next.map_or(at_most, |next| next.min(at_most)))
+    }
+
+    fn classes(&self) -> Vec<jobs::Class> {
+        self.policy.classes.iter().map(|c| c.jobs.clone()).collect()
     }
 
     fn backoff(&self, attempts: i32) -> Duration {
@@ -166,7 +169,7 @@ impl Worker {
             let (Some(class), Some(batch)) = (executor.policy.classes.get(index), executor.batches.get(index)) else {
                 continue;
             };
-            let mut tx = executor.database.begin(Purpose::Write).await?;
+            let mut tx = executor.database.begin(Purpose::Work).await?;
             // Asked as late as can be: connections may have been scarce.
             if self.stop.is_cancelled() {
                 return Ok(Step::Idle);
@@ -185,7 +188,7 @@ impl Worker {
 
     /// Lets the guard weigh what has become due.
     async fn weigh(&self) -> Result<Weighed, DatabaseError> {
-        let mut tx = self.executor.database.begin(Purpose::Read).await?;
+        let mut tx = self.executor.database.begin(Purpose::Work).await?;
         let state = safeguards::guard(&mut tx).await?;
         let unweighed = safeguards::unweighed(&mut tx).await?;
         drop(tx);

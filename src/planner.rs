@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use crate::{
     catalog::{self, Layout},
     config::Config,
-    database::{Database, DatabaseError, Kind, Purpose},
+    database::{self, Database, DatabaseError, Kind, Purpose},
     jobs::{self, OpenJob, Plan},
     model::rfc3339,
     policy::{Class, Policy},
@@ -117,10 +117,7 @@ impl Planner {
             .await?;
         catalog::unmoved(&mut cursor, &self.policy.pinned).await?;
         for class in &self.policy.classes {
-            let nominated = match (look, since) {
-                (Look::Poll, Some(_)) => recent(class),
-                (Look::Poll | Look::Resync, _) => everything(class),
-            };
+            let nominated = nominate(class, if since.is_some() { look } else { Look::Resync });
             let declare = sqlx::query(AssertSqlSafe(format!("declare nominated no scroll cursor for {nominated}")));
             let declare = if nominated.contains("$1") { declare.bind(since) } else { declare };
             declare.execute(&mut *cursor).await?;
@@ -216,6 +213,10 @@ impl Planner {
     /// Decides about each account from what stands now and what is scheduled now, in one transaction, and says so in the log once it has committed.
     async fn settle(&self, class: &Class, accounts: &[String], report: &mut Report) -> Result<(), DatabaseError> {
         let mut tx = self.database.begin(Purpose::Write).await?;
+        if class.indexed() {
+            // A page of accounts is little beside the tables; the planner's guess of it would read all of them for each page.
+            database::only_by_index(&mut tx).await?;
+        }
         let (open, busy) = jobs::lock_open(&mut tx, &class.jobs, accounts).await?;
         let mut open: BTreeMap<String, OpenJob> = open.into_iter().map(|j| (j.account_id.clone(), j)).collect();
         let done = jobs::done(&mut tx, &class.jobs, accounts).await?;
@@ -349,6 +350,15 @@ impl Planner {
             tell_quarantined(class, account, "", problem);
         }
         Ok(u64::from(new))
+    }
+}
+
+/// The accounts that a look settles, as the text of a query. A poll takes the instant it reaches back to as `$1`.
+#[must_use]
+pub fn nominate(class: &Class, look: Look) -> String {
+    match look {
+        Look::Poll => recent(class),
+        Look::Resync => everything(class),
     }
 }
 

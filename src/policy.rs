@@ -81,6 +81,12 @@ impl Class {
         self.targets.iter().map(|t| t.name.clone()).collect()
     }
 
+    /// Every table it asks has an index on its account column: a nested loop is the right plan, whatever the statistics say (R18).
+    #[must_use]
+    pub fn indexed(&self) -> bool {
+        self.source.indexed() && self.targets.iter().all(Target::indexed)
+    }
+
     /// The first target whose column cannot hold the account's id literally: no predicate there could name it (R8).
     #[must_use]
     pub fn cannot_hold(&self, account: &str) -> Option<(&Target, KeyType)> {

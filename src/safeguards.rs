@@ -132,14 +132,17 @@ pub async fn admit(conn: &mut PgConnection, limits: &config::Guard) -> Result<Ad
     Ok(if admitted == 0 { Admission::Nothing } else { Admission::Admitted(admitted) })
 }
 
-/// Whether anything waits to be weighed; an index look.
+/// Whether anything waits to be weighed; an index look. What is held or paused does not: the guard would pass it over again and again.
 ///
 /// # Errors
 /// Those of the database.
 pub async fn unweighed(conn: &mut PgConnection) -> Result<bool, DatabaseError> {
-    Ok(sqlx::query_scalar(
-        "select exists (select 1 from retention.jobs where state = 'scheduled' and admitted_at is null and retain_until <= now())",
-    )
+    Ok(sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        "select exists (select 1 from retention.jobs j
+                        where j.state = 'scheduled' and j.admitted_at is null and j.retain_until <= now() and not {} and not {})",
+        held("j"),
+        paused("j")
+    )))
     .fetch_one(conn)
     .await?)
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::{
-    database::DatabaseError,
+    database::{self, DatabaseError},
     jobs::Claimed,
     policy::{Class, Policy},
     safeguards::{STOP_LOCK, guarded, held, paused},
@@ -46,7 +46,7 @@ impl Batch {
             license: license(class),
             delete: class.targets.iter().map(|t| (t.name.clone(), t.delete(&licensed))).collect(),
             targets: class.targets.iter().map(Target::oid).collect(),
-            indexed: class.source.indexed() && class.targets.iter().all(Target::indexed) && !policy.pinned.is_empty(),
+            indexed: class.indexed() && !policy.pinned.is_empty(),
         }
     }
 
@@ -56,12 +56,10 @@ impl Batch {
     /// # Errors
     /// Those of the database, and a refusal.
     pub async fn enter(&self, conn: &mut PgConnection, pinned: &BTreeMap<String, i64>) -> Result<(), DatabaseError> {
-        let plans = if self.indexed {
-            ", set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
-        } else {
-            ""
-        };
-        sqlx::query(AssertSqlSafe(format!("select pg_advisory_xact_lock_shared($1){plans}"))).bind(STOP_LOCK).execute(&mut *conn).await?;
+        sqlx::query("select pg_advisory_xact_lock_shared($1)").bind(STOP_LOCK).execute(&mut *conn).await?;
+        if self.indexed {
+            database::only_by_index(&mut *conn).await?;
+        }
         let (names, oids): (Vec<&String>, Vec<i64>) = pinned.iter().unzip();
         let refusal: Option<String> = sqlx::query_scalar(
             "with recursive reached(oid) as (
@@ -153,32 +151,40 @@ fn claimed(class: &Class, lock: &str) -> String {
     )
 }
 
+/// One pass over what was found, without a join: batches forbid hash joins, and a nested loop over the group would be quadratic.
 fn license(class: &Class) -> String {
     let feature = &class.rule.feature;
-    let mut with = vec![claimed(class, " for no key update of j skip locked")];
-    let mut verdicts = Vec::new();
+    // Waited for, not skipped: a claim that crossed ours may have locked these rows for an instant, and what is skipped here stays leased to
+    // nobody until the lease lapses. Nothing that the platform could want is locked yet (R14).
+    let mut with = vec![claimed(class, " for no key update of j")];
+    let mut found = Vec::new();
     for (i, point) in class.source.points().iter().enumerate() {
         let mine = format!("of_{i}");
         let vanished = point.is_vanished(feature, "c");
         with.push(format!("{mine} as materialized (select * from claimed where starting_point = {})", literal(&point.name)));
         with.push(format!("locked_{i} as materialized ({})", point.lock(feature, &mine)));
-        with.push(format!("rows_{i} as materialized ({})", point.count(feature, &mine)));
-        verdicts.push(format!(
-            "select c.id, case when r.n is null and {vanished} then 'stands' when r.n is null then 'missing' when l.n is distinct from r.n then 'locked'
-                               when l.all_set and l.since = c.started_at then 'stands' else 'changed' end as word
-             from {mine} c left join rows_{i} r on r.id = c.id
-                  left join (select id, count(*) as n, bool_and(since is not null) as all_set, max(since) as since from locked_{i} group by id) l on l.id = c.id"
-        ));
+        found.push(format!("select id, true, n, 0, null, null, false, null from ({}) r", point.count(feature, &mine)));
+        found.push(format!("select id, true, 0, 1, since, null, false, null from locked_{i}"));
+        found.push(format!("select id, true, 0, 0, null, started_at, {vanished}, null from {mine} c"));
     }
     format!(
-        "with {}, verdict as (\n{}\n)
-         select c.id, case when {} then 'guarded' when {} then 'paused' when {} then 'held' else coalesce(v.word, 'changed') end
-         from claimed c left join verdict v on v.id = c.id",
+        "with {},
+         found (id, known, rows, locked, since, started_at, vanished, stop) as (
+             select c.id, false, 0, 0, null::timestamptz, null::timestamptz, false, case when {} then 'guarded' when {} then 'paused' when {} then 'held' end
+             from claimed c
+             union all {})
+         select id, coalesce(max(stop), case
+             when not bool_or(known) then 'changed'
+             when sum(rows) = 0 then case when bool_or(vanished) then 'stands' else 'missing' end
+             when sum(locked) <> sum(rows) then 'locked'
+             when count(since) = sum(rows) and max(since) = max(started_at) then 'stands'
+             else 'changed' end)
+         from found group by id",
         with.join(",\n"),
-        verdicts.join("\nunion all\n"),
         guarded(),
         paused("c"),
-        held("c")
+        held("c"),
+        found.join("\nunion all ")
     )
 }
 

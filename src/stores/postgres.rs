@@ -82,18 +82,19 @@ impl Target {
     /// Records that somebody else holds are skipped, never waited for (R14). The account predicate stands in the DELETE itself, beside the ctid (R17).
     #[must_use]
     pub fn delete(&self, with: &str) -> String {
-        let (table, predicate) = (&self.table.sql, self.of_account("t", "l.account_id"));
+        let (table, found, again) = (&self.table.sql, self.of_account("t", "l.account_id"), self.of_account("t", "v.account_id"));
         format!(
             "with {with},
              victim as materialized (
-                 select t.tableoid as place, t.ctid as at, l.id from licensed l join {table} t on {predicate}
+                 select t.tableoid as place, t.ctid as at, l.id, l.account_id from licensed l join {table} t on {found}
                  limit $3 for update of t skip locked),
              gone as (
-                 delete from {table} t using victim v, licensed l
-                 where t.ctid = v.at and t.tableoid = v.place and l.id = v.id and {predicate}
-                 returning l.id)
-             select v.id, count(*) as found, coalesce(max(g.records), 0) as records
-             from victim v left join (select id, count(*) as records from gone group by id) g on g.id = v.id group by v.id"
+                 delete from {table} t using victim v where t.ctid = v.at and t.tableoid = v.place and {again}
+                 returning v.id)
+             select id, sum(found)::int8 as found, sum(records)::int8 as records
+             from (select id, count(*) as found, 0 as records from victim group by id
+                   union all select id, 0, count(*) from gone group by id) x
+             group by id"
         )
     }
 }
