@@ -1,5 +1,7 @@
 //! What the program prints and how it ends: shapes, limits, exit codes. Scripts rely on every word of it.
 
+use std::fmt::Write;
+
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
@@ -56,7 +58,7 @@ async fn everything(world: &World) -> String {
                 .fetch_one(&mut c)
                 .await
                 .unwrap();
-        all.push_str(&format!("{table}: {}\n", rows.unwrap_or_default()));
+        writeln!(all, "{table}: {}", rows.unwrap_or_default()).unwrap();
     }
     all
 }
@@ -353,7 +355,7 @@ async fn s3_secrets_are_never_printed() {
         format!("postgres://postgres:{secret}@no.such.host.invalid/nowhere?sslmode=disable"),
         format!("postgres://postgres:{secret}@127.0.0.1:notaport/nowhere"),
         format!("mysql://postgres:{secret}@127.0.0.1/nowhere"),
-        format!("{secret}"),
+        secret.to_owned(),
     ] {
         world.set("DATABASE__URL", &address);
         // One-shot verbs try for ten seconds; these two say all there is to say.

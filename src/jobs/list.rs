@@ -1,0 +1,168 @@
+//! The job table as it is shown: lists and counts for the command line, the log and the API. It changes nothing.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::{AssertSqlSafe, FromRow, PgConnection, types::Json};
+
+use super::Counts;
+use crate::{database::DatabaseError, model, safeguards::held};
+
+/// A job as the command line and the API print it.
+#[derive(Debug, Clone, FromRow, Serialize)]
+pub struct Job {
+    /// Identity, printed as a string.
+    pub id: String,
+    /// The account.
+    pub account_id: String,
+    /// The feature.
+    pub feature: String,
+    /// The data class.
+    pub data_class: String,
+    /// scheduled, running, completed or cancelled.
+    pub state: String,
+    /// The starting point that counts.
+    pub starting_point: String,
+    /// Its instant.
+    #[serde(serialize_with = "model::serialize_instant")]
+    pub started_at: DateTime<Utc>,
+    /// Nothing is deleted before.
+    #[serde(serialize_with = "model::serialize_instant")]
+    pub retain_until: DateTime<Utc>,
+    /// Late after this.
+    #[serde(serialize_with = "model::serialize_instant")]
+    pub delete_by: DateTime<Utc>,
+    /// When the first batch ran.
+    #[serde(serialize_with = "model::serialize_optional_instant")]
+    pub purge_began_at: Option<DateTime<Utc>>,
+    /// Attempts begun.
+    pub attempts: i32,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+    /// A hold in force matches.
+    pub held: bool,
+    /// Past `delete_by`, open and not held (R28).
+    pub overdue: bool,
+    /// By target; every target of the class is there (R29).
+    pub records_deleted: Json<Counts>,
+    /// By target (R27).
+    pub outcomes: Json<BTreeMap<String, String>>,
+    /// Whether the counts are exact.
+    pub count_exact: bool,
+    /// Fingerprint of the rule it was made under.
+    pub policy: String,
+    /// Why the last batch left it alone.
+    pub blocked_by: Option<String>,
+    /// When it was scheduled.
+    #[serde(serialize_with = "model::serialize_instant")]
+    pub created_at: DateTime<Utc>,
+    /// When a separate look found nothing left.
+    #[serde(serialize_with = "model::serialize_optional_instant")]
+    pub completed_at: Option<DateTime<Utc>>,
+    /// When it was cancelled.
+    #[serde(serialize_with = "model::serialize_optional_instant")]
+    pub cancelled_at: Option<DateTime<Utc>>,
+    /// Why.
+    pub cancel_reason: Option<String>,
+}
+
+/// What `jobs list` asks for; an empty filter is everything.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only this job.
+    pub id: Option<i64>,
+    /// Only this state.
+    pub state: Option<String>,
+    /// Only this account.
+    pub account: Option<String>,
+    /// Only this data class.
+    pub data_class: Option<String>,
+    /// Only what is overdue.
+    pub overdue: bool,
+    /// So many at most; the newest come first.
+    pub limit: Option<i64>,
+}
+
+/// The jobs that pass the filter, newest first.
+///
+/// # Errors
+/// Those of the database.
+pub async fn list(conn: &mut PgConnection, filter: &Filter) -> Result<Vec<Job>, DatabaseError> {
+    let held = held("j");
+    let overdue = format!("(j.state in ('scheduled', 'running') and j.delete_by < now() and not {held})");
+    let query = format!(
+        "select j.id::text as id, j.account_id, j.feature, j.data_class, j.state, j.starting_point, j.started_at, j.retain_until, j.delete_by,
+                j.purge_began_at, j.attempts, j.last_error, j.state in ('scheduled', 'running') and {held} as held, {overdue} as overdue,
+                j.records_deleted, j.outcomes, j.count_exact, j.policy, j.blocked_by, j.created_at, j.completed_at, j.cancelled_at, j.cancel_reason
+         from retention.jobs j
+         where ($1::int8 is null or j.id = $1) and ($2::text is null or j.state = $2) and ($3::text is null or j.account_id = $3)
+           and ($4::text is null or j.data_class = $4) and (not $5 or {overdue})
+         order by j.id desc limit $6"
+    );
+    Ok(sqlx::query_as(AssertSqlSafe(query))
+        .bind(filter.id)
+        .bind(filter.state.as_deref())
+        .bind(filter.account.as_deref())
+        .bind(filter.data_class.as_deref())
+        .bind(filter.overdue)
+        .bind(filter.limit)
+        .fetch_all(conn)
+        .await?)
+}
+
+/// Jobs counted as `status` shows them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, FromRow, Serialize)]
+pub struct Tally {
+    /// Waiting.
+    pub scheduled: i64,
+    /// Leased.
+    pub running: i64,
+    /// Verified empty.
+    pub completed: i64,
+    /// Voided.
+    pub cancelled: i64,
+    /// Open and past `retain_until`.
+    pub due: i64,
+    /// Open, past `delete_by`, not held.
+    pub overdue: i64,
+    /// Open and held.
+    pub held: i64,
+}
+
+/// Counts the jobs.
+///
+/// # Errors
+/// Those of the database.
+pub async fn tally(conn: &mut PgConnection) -> Result<Tally, DatabaseError> {
+    let held = held("j");
+    Ok(sqlx::query_as(AssertSqlSafe(format!(
+        "select count(*) filter (where state = 'scheduled') as scheduled, count(*) filter (where state = 'running') as running,
+                count(*) filter (where state = 'completed') as completed, count(*) filter (where state = 'cancelled') as cancelled,
+                count(*) filter (where open and retain_until <= now()) as due,
+                count(*) filter (where open and delete_by < now() and not held) as overdue, count(*) filter (where open and held) as held
+         from (select j.state, j.retain_until, j.delete_by, j.state in ('scheduled', 'running') as open,
+                      case when j.state in ('scheduled', 'running') then {held} end as held from retention.jobs j) j"
+    )))
+    .fetch_one(conn)
+    .await?)
+}
+
+/// When the planner last looked.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Looks {
+    /// The last cheap look.
+    pub polled_at: Option<DateTime<Utc>>,
+    /// The last full comparison.
+    pub resynced_at: Option<DateTime<Utc>>,
+}
+
+/// Reads when the planner last looked.
+///
+/// # Errors
+/// Those of the database.
+pub async fn looks(conn: &mut PgConnection) -> Result<Looks, DatabaseError> {
+    let rows: Vec<(String, DateTime<Utc>)> = sqlx::query_as("select kind, succeeded_at from retention.passes").fetch_all(conn).await?;
+    let at = |kind: &str| rows.iter().find(|(k, _)| k == kind).map(|(_, at)| *at);
+    Ok(Looks { polled_at: at("poll"), resynced_at: at("resync") })
+}

@@ -1,0 +1,253 @@
+//! Who may import whom, and where a record may be deleted. The rules are those of `docs/architecture.md`; this keeps them true.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what it expects and stops where it is not so")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// What each module may import. A module that is missing here fails the test: somebody has to think about it first.
+const MAY_IMPORT: &[(&str, &str)] = &[
+    // Vocabulary.
+    ("model", ""),
+    ("config", "model"),
+    ("sql", ""),
+    ("terminal", ""),
+    // Gateways. Conditions and fingerprints of one may appear in the SQL of the next; none knows a pass.
+    ("database", "config"),
+    ("catalog", "config database model"),
+    ("retention", "config"),
+    ("source", "catalog config database model retention sql"),
+    ("safeguards", "config database model sql"),
+    ("jobs", "database model retention safeguards sql"),
+    ("stores", "catalog config database sql"),
+    ("policy", "catalog config jobs retention source stores"),
+    // Passes.
+    ("planner", "catalog config database jobs model policy retention safeguards source sql stores"),
+    ("executor", "config database jobs model policy safeguards sql stores"),
+    ("verifier", "config database jobs policy stores"),
+    ("outlook", "database jobs model policy retention safeguards sql stores"),
+    // Running.
+    ("schema", "config database"),
+    ("lifecycle", ""),
+    ("telemetry", "config model terminal"),
+    ("http", "terminal"),
+    ("failure", "catalog config database schema telemetry"),
+    (
+        "app",
+        "catalog config database executor failure http jobs lifecycle model outlook planner policy safeguards schema terminal verifier",
+    ),
+    // The operator's surface.
+    ("embedded", ""),
+    ("sample", "embedded"),
+    ("cli", "app catalog config database embedded failure http jobs lifecycle model outlook safeguards sample schema telemetry terminal"),
+];
+
+const GATEWAYS: [&str; 8] = ["database", "catalog", "source", "retention", "safeguards", "jobs", "stores", "policy"];
+const PASSES: [&str; 4] = ["planner", "executor", "verifier", "outlook"];
+
+/// Longer files have become two things.
+const MOST_LINES: usize = 600;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every file below `folder` with one of the extensions, by its path from the root.
+fn files(folder: &str, extensions: &[&str]) -> BTreeMap<String, String> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
+            let path = entry.unwrap().path();
+            if path.is_dir() { walk(&path, found) } else { found.push(path) }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&root().join(folder), &mut found);
+    found.retain(|p| p.extension().and_then(|e| e.to_str()).is_some_and(|e| extensions.contains(&e)));
+    let named = |p: PathBuf| (p.strip_prefix(root()).unwrap().to_str().unwrap().to_owned(), fs::read_to_string(&p).unwrap());
+    found.into_iter().map(named).collect()
+}
+
+/// The top-level module a source file belongs to: `src/cli/jobs.rs` to `cli`.
+fn module(path: &str) -> &str {
+    let inner = path.strip_prefix("src/").unwrap();
+    inner.split(['/', '.']).next().unwrap()
+}
+
+/// Code without its comment lines.
+fn code(text: &str) -> String {
+    text.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+/// Every module named as `crate::name` or in a `crate::{…}` list.
+fn imports(text: &str) -> BTreeSet<String> {
+    let code = code(text);
+    let name = |t: &str| t.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let mut found = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        let Some(list) = rest.strip_prefix('{') else {
+            found.insert(name(rest));
+            continue;
+        };
+        let (mut depth, mut first) = (0, true);
+        for (at, c) in list.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' if depth == 0 => first = true,
+                c if first && !c.is_whitespace() => {
+                    found.insert(name(&list[at..]));
+                    first = false;
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+fn modules() -> BTreeMap<String, BTreeSet<String>> {
+    let mut modules: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (path, text) in files("src", &["rs"]).iter().filter(|(p, _)| *p != "src/lib.rs" && *p != "src/main.rs") {
+        let module = module(path);
+        let imports = imports(text).into_iter().filter(|i| i != module);
+        modules.entry(module.to_owned()).or_default().extend(imports);
+    }
+    modules
+}
+
+#[test]
+fn the_import_reader_sees_lists_paths_and_nested_lists_and_no_comments() {
+    let text = "use crate::{\n    a::{self, B},\n    c,\n    d::E,\n};\n// crate::no\n/// [`crate::no`]\nlet x = crate::f::g(crate::h);\nuse crate::i::J;";
+    let seen: Vec<String> = imports(text).into_iter().collect();
+    assert_eq!(seen, ["a", "c", "d", "f", "h", "i"]);
+}
+
+#[test]
+fn every_module_imports_only_what_the_table_allows_and_every_module_is_in_the_table() {
+    let table: BTreeMap<&str, BTreeSet<&str>> = MAY_IMPORT.iter().map(|(m, may)| (*m, may.split_whitespace().collect())).collect();
+    let modules = modules();
+    for (module, imports) in &modules {
+        let Some(may) = table.get(module.as_str()) else { panic!("{module} is missing in the table of tests/architecture.rs") };
+        for import in imports {
+            assert!(may.contains(import.as_str()), "{module} may not import {import}");
+        }
+    }
+    for module in table.keys() {
+        assert!(modules.contains_key(*module), "{module} is in the table and not in src");
+    }
+}
+
+#[test]
+fn every_module_imports_only_from_above_it_in_the_map() {
+    let lib = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let map: Vec<&str> = lib.lines().filter_map(|l| l.strip_prefix("//! | [`")?.split('`').next()).collect();
+    let declared: BTreeSet<&str> = lib.lines().filter_map(|l| l.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    assert_eq!(map.iter().copied().collect::<BTreeSet<_>>(), declared, "the map in src/lib.rs and its modules differ");
+    let place = |module: &str| map.iter().position(|m| *m == module).unwrap_or_else(|| panic!("{module} is not in the map"));
+    for (module, imports) in modules() {
+        for import in imports {
+            assert!(place(&import) < place(&module), "{module} imports {import}, which is below it in the map");
+        }
+    }
+}
+
+#[test]
+fn gateways_and_what_is_above_them_know_no_pass() {
+    let modules = modules();
+    for gateway in GATEWAYS {
+        for pass in PASSES {
+            assert!(!modules[gateway].contains(pass), "{gateway} imports the pass {pass}");
+        }
+    }
+    // A pass is run by `app` alone; `outlook` writes nothing, and is asked by the command line too.
+    for (module, imports) in &modules {
+        for pass in PASSES.iter().filter(|pass| imports.contains(**pass)) {
+            assert!(module == "app" || (module == "cli" && *pass == "outlook"), "{module} imports the pass {pass}");
+        }
+    }
+}
+
+#[test]
+fn the_rules_are_pure() {
+    for (path, text) in files("src", &["rs"]).iter().filter(|(p, _)| module(p) == "retention") {
+        let rules = code(text);
+        for impure in ["sqlx", "tokio", "tracing", "::now(", "std::env", "std::fs", "async "] {
+            assert!(!rules.contains(impure), "{path} mentions {impure}");
+        }
+    }
+}
+
+#[test]
+fn i3_records_of_the_platform_are_deleted_by_one_statement_in_one_file() {
+    let mut elsewhere = Vec::new();
+    let mut statements = 0;
+    for (path, text) in files("src", &["rs", "sql"]) {
+        let text = text.split("#[cfg(test)]").next().unwrap_or_default().to_lowercase();
+        for (at, _) in text.match_indices("delete from ") {
+            let table = text[at + "delete from ".len()..].split_whitespace().next().unwrap_or_default().to_owned();
+            if path == "src/stores/postgres.rs" {
+                statements += 1;
+            } else if !table.starts_with("retention.") {
+                elsewhere.push(format!("{path}: {table}"));
+            }
+        }
+        for destructive in ["truncate table", "truncate retention", "drop table", "drop schema", "alter table"] {
+            assert!(!text.contains(destructive), "{path}: {destructive}");
+        }
+        // A statement built from here and there would escape the search above.
+        for built in ["\"delete \"", "delete from \""] {
+            assert!(!text.contains(built), "{path}: {built}");
+        }
+    }
+    assert!(elsewhere.is_empty(), "{elsewhere:?}");
+    assert_eq!(statements, 1);
+}
+
+#[test]
+fn i3_only_the_batch_asks_a_store_to_delete() {
+    for (path, text) in files("src", &["rs"]) {
+        let asks = code(&text).contains(".delete(");
+        assert!(!asks || path == "src/executor.rs" || path == "src/executor/batch.rs", "{path}");
+    }
+}
+
+#[test]
+fn the_platform_is_written_to_by_the_sample_alone() {
+    for (path, text) in files("src", &["rs", "sql"]).iter().filter(|(p, _)| module(p) != "sample") {
+        let text = text.to_lowercase();
+        for (at, _) in text.match_indices("insert into ") {
+            let table = text[at + "insert into ".len()..].split_whitespace().next().unwrap_or_default();
+            assert!(table.starts_with("retention."), "{path}: {table}");
+        }
+    }
+}
+
+#[test]
+fn every_file_says_at_its_top_what_it_is_for() {
+    for folder in ["src", "tests"] {
+        for (path, text) in files(folder, &["rs"]) {
+            assert!(text.starts_with("//! "), "{path}");
+        }
+    }
+    for folder in ["src", "migrations"] {
+        for (path, text) in files(folder, &["sql"]) {
+            assert!(text.starts_with("-- "), "{path}");
+        }
+    }
+}
+
+#[test]
+fn no_file_is_too_long_and_none_has_a_name_that_means_nothing() {
+    for (path, text) in files("src", &["rs", "sql"]) {
+        let lines = text.lines().count();
+        assert!(path.ends_with("/tests.rs") || lines <= MOST_LINES, "{path} has {lines} lines: it has become two things");
+        let name = path.rsplit('/').next().unwrap();
+        for empty in ["mod.rs", "util", "misc", "manager", "common", "helper", "new_"] {
+            assert!(!name.starts_with(empty), "{path}");
+        }
+    }
+}
