@@ -225,7 +225,10 @@ mod tests {
         Standing { point, since: at(since) }
     }
 
+    type Case = (&'static str, [PointState; 3], Option<Open>, Option<Done>, Decision);
+
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one table, read from top to bottom")]
     fn every_branch_of_the_rule_decides_as_the_promise_says() {
         use Decision::{Cancel, Forget, Keep, Reschedule, Schedule};
         use PointState::{Missing, NotSet};
@@ -234,7 +237,7 @@ mod tests {
         let residue = |done: Done| Some(Done { residue: true, ..done });
         let elsewhere = |done: Done| Some(Done { places: "elsewhere".to_owned(), ..done });
         let (deleted, terminated, cmq) = ("account_deleted", "feature_terminated", "cmq_disabled");
-        let table: Vec<(&str, [PointState; 3], Option<Open>, Option<Done>, Decision)> = vec![
+        let table: Vec<Case> = vec![
             // Nothing scheduled, nothing done.
             ("a live customer", [NotSet, NotSet, NotSet], None, None, Keep),
             ("nobody knows the account", [Missing, Missing, Missing], None, None, Keep),
@@ -460,7 +463,7 @@ mod tests {
             }
             prop_assert_eq!(decide(rule, &listed, open.as_ref(), done.as_ref()), Decision::Keep);
             // What stands is scheduled or done, for exactly the earliest instant that is known.
-            let known = states.iter().filter_map(|s| match s { PointState::Since(t) => Some(*t), _ => None }).min();
+            let known = states.iter().filter_map(|s| if let PointState::Since(t) = s { Some(*t) } else { None }).min();
             if let Some(known) = known {
                 let answered = open.as_ref().map(|o| o.started_at).or(done.as_ref().map(|d| d.started_at));
                 prop_assert!(answered.is_some_and(|t| t <= known));
