@@ -226,7 +226,7 @@ struct Relation {
     may_update: bool,
     /// DELETE triggers of the table and its partitions.
     triggers: Vec<String>,
-    /// Tables that a DELETE from it or a partition of it would reach into.
+    /// Tables that its DELETE, or that of a partition of it, would reach into.
     cascades: Vec<i64>,
     /// Tables that its rows point at.
     parents: Vec<i64>,
