@@ -170,7 +170,7 @@ async fn drain_one(executor: &Executor, index: usize, stop: &Stop, progress: &Pr
     let mut worker = executor.worker(worker_name(index)).until(stop.soft.clone());
     let mut waited = Duration::ZERO;
     while !stop.soft.is_cancelled() {
-        let completed_before = executor.completed();
+        let (began, completed_before) = (Instant::now(), executor.completed());
         let did = worker.step().await?;
         progress.advance(executor.completed().saturating_sub(completed_before));
         if did == Step::Worked {
@@ -184,11 +184,12 @@ async fn drain_one(executor: &Executor, index: usize, stop: &Stop, progress: &Pr
             break;
         }
         let rest = executor.rest(Duration::from_millis(100)).await?.max(Duration::from_millis(20));
-        waited += rest;
         tokio::select! {
             () = tokio::time::sleep(rest) => {}
             () = stop.soft.cancelled() => {}
         }
+        // Looking in vain is waiting too, and on a busy machine most of it.
+        waited += began.elapsed();
     }
     Ok(())
 }

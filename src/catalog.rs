@@ -79,6 +79,19 @@ pub struct Table {
     pub unique: bool,
     /// Tables that its rows point at by a foreign key.
     pub parents: Vec<i64>,
+    /// Tables that a DELETE from it would reach into.
+    pub reaches: Vec<Reach>,
+}
+
+/// A table that a DELETE would reach into through a foreign key.
+#[derive(Debug, Clone)]
+pub struct Reach {
+    /// Which.
+    pub oid: i64,
+    /// Quoted.
+    pub sql: String,
+    /// How its rows `r` point at rows `t`.
+    pub on: String,
 }
 
 /// The catalogue's answer for one configuration: a table for each starting point and each target, in the order of the configuration.
@@ -228,6 +241,8 @@ struct Relation {
     triggers: Vec<String>,
     /// Tables that its DELETE, or that of a partition of it, would reach into.
     cascades: Vec<i64>,
+    /// The same as `(oid, table, join)`.
+    reaches: Vec<(i64, String, String)>,
     /// Tables that its rows point at.
     parents: Vec<i64>,
     /// The oids of this table's partition ancestors, parents and descendants, itself included.
@@ -252,6 +267,12 @@ const RELATION: &str = "
                  where t.tgrelid = any(d.down) and not t.tgisinternal and (t.tgtype & 8) <> 0 and t.tgenabled <> 'D') as triggers,
            array(select f.conrelid::int8 from pg_constraint f
                  where f.confrelid = any(d.down) and f.contype = 'f' and f.confdeltype in ('c', 'n', 'd') and f.conparentid = 0) as cascades,
+           array(select (f.conrelid::int8, f.conrelid::regclass::text,
+                         (select string_agg(format('r.%I = t.%I', ca.attname, pa.attname), ' and ') from unnest(f.conkey, f.confkey) k(c, p)
+                          join pg_attribute ca on ca.attrelid = f.conrelid and ca.attnum = k.c
+                          join pg_attribute pa on pa.attrelid = f.confrelid and pa.attnum = k.p))
+                 from pg_constraint f
+                 where f.confrelid = any(d.down) and f.contype = 'f' and f.confdeltype in ('c', 'n', 'd') and f.conparentid = 0) as reaches,
            array(select f.confrelid::int8 from pg_constraint f where f.conrelid = any(d.down) and f.contype = 'f' and f.conparentid = 0) as parents,
            array(with recursive up(oid) as (select c.oid union select i.inhparent from up join pg_inherits i on i.inhrelid = up.oid)
                  select oid::int8 from up union select unnest(d.down)::int8) as family
@@ -283,9 +304,13 @@ impl Relation {
         self.indexes.iter().any(|i| i.is_unique && i.predicate.is_none() && i.columns.iter().all(|c| columns.contains(&c.as_str())))
     }
 
+    fn reaches(&self) -> Vec<Reach> {
+        self.reaches.iter().map(|(oid, sql, on)| Reach { oid: *oid, sql: sql.clone(), on: on.clone() }).collect()
+    }
+
     fn table(&self, name: &TableName, key: KeyType, unique: bool, account: &Ident) -> Table {
         let (sql, indexed) = (name.quoted(), self.leads_index(account, false));
-        Table { sql, oid: self.oid, key, indexed, unique, parents: self.parents.clone() }
+        Table { sql, oid: self.oid, key, indexed, unique, parents: self.parents.clone(), reaches: self.reaches() }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Targets in the main Postgres, as SQL: records of an account are counted, looked for and deleted by the predicate that is written here once.
 //! Whether a job may be purged is not decided here; the executor hands that in as the table expression `licensed`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 
@@ -17,6 +17,8 @@ use crate::{
 pub struct Target {
     /// `store/table` as spelt in the configuration.
     pub name: String,
+    /// What must hold of a record `t` of the job `l` besides the predicate: see [`Target::spare_others`].
+    spares: String,
     table: Table,
     account: String,
     /// The column and the feature it must hold, where classes share a table.
@@ -29,6 +31,7 @@ impl Target {
     pub fn new(class: &DataClass, target: &config::Target, table: &Table) -> Self {
         Self {
             name: target.name.clone(),
+            spares: String::new(),
             table: table.clone(),
             account: target.account_column.quoted(),
             feature: target.feature_column.as_ref().map(|c| (c.quoted(), class.feature.clone())),
@@ -45,6 +48,18 @@ impl Target {
     #[must_use]
     pub fn oid(&self) -> i64 {
         self.table.oid
+    }
+
+    /// Records that others' records point at through a cascading key are left alone: the cascade knows no account (I3).
+    pub fn spare_others(&mut self, listed: &[Self]) {
+        let mut spares = String::new();
+        for reach in &self.table.reaches {
+            let own = listed.iter().find(|t| t.table.oid == reach.oid).map(|t| t.of_account("r", "l.account_id"));
+            let others = own.map_or_else(String::new, |own| format!(" and ({own}) is not true"));
+            // Formatting into a String cannot fail.
+            let _ = write!(spares, " and not exists (select 1 from {} r where {}{others})", reach.sql, reach.on);
+        }
+        self.spares = spares;
     }
 
     /// Its rows point at rows of the other by a foreign key.
@@ -82,11 +97,12 @@ impl Target {
     /// Records that somebody else holds are skipped, never waited for (R14). The account predicate stands in the DELETE itself, beside the ctid (R17).
     #[must_use]
     pub fn delete(&self, with: &str) -> String {
-        let (table, found, again) = (&self.table.sql, self.of_account("t", "l.account_id"), self.of_account("t", "v.account_id"));
+        let (table, spares) = (&self.table.sql, &self.spares);
+        let (found, again) = (self.of_account("t", "l.account_id"), self.of_account("t", "v.account_id"));
         format!(
             "with {with},
              victim as materialized (
-                 select t.tableoid as place, t.ctid as at, l.id, l.account_id from licensed l join {table} t on {found}
+                 select t.tableoid as place, t.ctid as at, l.id, l.account_id from licensed l join {table} t on {found}{spares}
                  limit $3 for update of t skip locked),
              gone as (
                  delete from {table} t using victim v where t.ctid = v.at and t.tableoid = v.place and {again}

@@ -476,3 +476,30 @@ async fn r16_a_target_dropped_renamed_or_replaced_while_running_is_not_purged_an
         app.database.close().await;
     }
 }
+
+#[tokio::test]
+async fn i3_a_cascade_within_the_class_takes_no_record_of_another_account() {
+    let world = due().await;
+    world
+        .sql(
+            "alter table task_configurations add template_id bigint references template_configurations on delete cascade;
+             update task_configurations set template_id = (select min(template_id) from template_configurations where account_id = 'a') where account_id = 'live'",
+        )
+        .await;
+    // The one template that another account's tasks point at stays, and the job with it; the rest goes.
+    let app = world.app().await.unwrap();
+    app.planner().look(retentiond::planner::Look::Resync).await.unwrap();
+    let mut worker = app.executor().worker("w".to_owned());
+    while worker.step().await.unwrap() == retentiond::executor::Step::Worked {}
+    app.database.close().await;
+    assert_eq!(world.left("live").await, ALL);
+    assert_eq!(world.left("a").await, left(1, 0, 0, 2));
+    let job = world.job("a", "configuration").await;
+    assert_eq!((job.state.as_str(), job.completed_at), ("scheduled", None));
+    world
+        .sql("update task_configurations set template_id = null; update retention.jobs set ready_at = now() where state = 'scheduled'")
+        .await;
+    world.run_passes().await.unwrap();
+    assert_eq!(world.left("a").await, left(0, 0, 0, 2));
+    assert_eq!(world.left("live").await, ALL);
+}
