@@ -413,6 +413,35 @@ async fn i7_a_row_that_appears_between_license_and_delete_stops_the_delete_where
     }
 }
 
+/// A batch holds its jobs: nobody gives them another plan or takes them back while it is under way.
+#[tokio::test]
+async fn i8_a_job_in_a_batch_is_left_alone_by_everybody_else() {
+    let race = Race::new().await;
+    let claimed = race.claim().await;
+    let mut tx = race.enter().await;
+    assert_eq!(race.license(&mut tx, &claimed).await, Some(Verdict::Stands));
+    let mut other = race.begin().await;
+    let (free, busy) = jobs::lock_open(&mut other, &race.class.jobs, &["a".to_owned()]).await.unwrap();
+    assert_eq!((free.len(), busy), (0, vec!["a".to_owned()]));
+    assert_eq!(jobs::reclaim(&mut other).await.unwrap(), 0);
+    drop(other);
+    Database::commit(tx).await.unwrap();
+    let mut other = race.begin().await;
+    let (free, busy) = jobs::lock_open(&mut other, &race.class.jobs, &["a".to_owned()]).await.unwrap();
+    assert_eq!((free.len(), busy.len()), (1, 0));
+}
+
+/// Row locks make this predicate the second of two, so that no race shows its absence: it is read in the statement.
+#[tokio::test]
+async fn r17_the_account_predicate_stands_in_the_outer_delete_too() {
+    let race = Race::new().await;
+    for target in &race.class.targets {
+        let statement = target.delete("licensed as (select 1)");
+        let outer = statement.split_once("delete from").unwrap().1.split_once("returning").unwrap().0;
+        assert!(outer.contains("t.ctid = v.at") && outer.contains("t.\"account_id\" = l.account_id collate \"C\""), "{outer}");
+    }
+}
+
 /// A daemon stopped in the middle of a purge by a record that cannot be deleted, then a customer who comes back.
 #[tokio::test]
 async fn r22_reactivated_in_the_middle_is_cancelled_keeps_its_counts_and_is_an_error() {
