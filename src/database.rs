@@ -5,7 +5,7 @@ use std::{str::FromStr, time::Duration};
 
 use secrecy::ExposeSecret;
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool, Postgres, Transaction,
+    AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool, Postgres, Row, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
@@ -76,7 +76,9 @@ impl Database {
             .before_acquire(|connection, _| {
                 Box::pin(async move {
                     // Outside a transaction the two are the same instant. A connection that came back with one open is closed (R20).
-                    let idle: Result<bool, _> = sqlx::query_scalar("select now() = statement_timestamp()").fetch_one(connection).await;
+                    // As one plain message: of a prepared statement the parts arrive one after the other, and the instants always differ.
+                    let row = sqlx::raw_sql("select now() = statement_timestamp()").fetch_one(connection).await;
+                    let idle = row.and_then(|row| row.try_get::<bool, _>(0));
                     Ok(idle.unwrap_or(false))
                 })
             })

@@ -1,6 +1,11 @@
 //! Workers that cross each other: nobody loses a job, an hour or a row to another worker's locks.
 
-use retentiond::failure::Failure;
+use std::collections::BTreeSet;
+
+use retentiond::{
+    database::{Database, Purpose},
+    failure::Failure,
+};
 
 use crate::world::{World, until};
 
@@ -58,4 +63,22 @@ async fn r31_workers_wait_for_the_one_that_weighs_however_long_it_takes() {
     let (purged, ()): (Result<(), Failure>, ()) = tokio::join!(world.run_passes(), waiting);
     purged.unwrap();
     all_purged_at_the_first_attempt(&world, 10).await;
+}
+
+/// The check that finds a forgotten transaction finds one in no connection that is at rest: else every transaction pays for a new connection.
+#[tokio::test]
+async fn r20_a_connection_at_rest_is_used_again() {
+    let mut world = World::new().await;
+    world.set("EXECUTOR__CONCURRENCY", "1").set("DATABASE__MAX_CONNECTIONS", "5");
+    let database = Database::new(&world.config().database).unwrap();
+    let mut servers = BTreeSet::new();
+    for _ in 0..10 {
+        for purpose in [Purpose::Read, Purpose::Write, Purpose::Work, Purpose::Bulk, Purpose::Compare] {
+            let mut tx = database.begin(purpose).await.unwrap();
+            servers.insert(sqlx::query_scalar::<_, i32>("select pg_backend_pid()").fetch_one(&mut *tx).await.unwrap());
+            Database::commit(tx).await.unwrap();
+        }
+    }
+    assert!(servers.len() <= 5, "50 transactions in turn used {} connections", servers.len());
+    database.close().await;
 }
