@@ -79,7 +79,7 @@ pub struct Table {
     pub unique: bool,
     /// Tables that its rows point at by a foreign key.
     pub parents: Vec<i64>,
-    /// Tables that a DELETE from it would reach into.
+    /// Tables that its DELETE would reach into.
     pub reaches: Vec<Reach>,
 }
 

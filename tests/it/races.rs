@@ -438,7 +438,7 @@ async fn r17_the_account_predicate_stands_in_the_outer_delete_too() {
     for target in &race.class.targets {
         let statement = target.delete("licensed as (select 1)");
         let outer = statement.split_once("delete from").unwrap().1.split_once("returning").unwrap().0;
-        assert!(outer.contains("t.ctid = v.at") && outer.contains("t.\"account_id\" = l.account_id collate \"C\""), "{outer}");
+        assert!(outer.contains("t.ctid = v.at") && outer.contains("t.\"account_id\" = v.account_id collate \"C\""), "{outer}");
     }
 }
 
