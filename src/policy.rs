@@ -61,7 +61,9 @@ impl Policy {
 /// Rows that point at others go before them: a foreign key within the class neither refuses a DELETE nor deletes what nobody then counts.
 fn children_first(mut targets: Vec<Target>) -> Vec<Target> {
     let listed = targets.clone();
-    targets.iter_mut().for_each(|target| target.spare_others(&listed));
+    for target in &mut targets {
+        target.spare_others(&listed);
+    }
     let mut ordered = Vec::new();
     while !targets.is_empty() {
         let free = targets.iter().position(|t| !targets.iter().any(|other| other.points_at(t)));

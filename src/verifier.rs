@@ -107,13 +107,11 @@ impl Verifier {
     fn pause(&self, looks: i32) -> Duration {
         let at = usize::try_from(looks).unwrap_or(0) + 1;
         let longest = self.config.verifier.interval;
-        match FIRST_LOOKS.get(at) {
-            Some(pause) => (*pause).min(longest),
-            None => {
-                let doublings = u32::try_from(at - FIRST_LOOKS.len() + 1).unwrap_or(0).min(16);
-                FIRST_LOOKS[FIRST_LOOKS.len() - 1].saturating_mul(1 << doublings).min(longest)
-            }
+        if let Some(pause) = FIRST_LOOKS.get(at) {
+            return (*pause).min(longest);
         }
+        let doublings = u32::try_from(at - FIRST_LOOKS.len() + 1).unwrap_or(0).min(16);
+        FIRST_LOOKS[FIRST_LOOKS.len() - 1].saturating_mul(1 << doublings).min(longest)
     }
 
     /// How long until the next look is due, and never longer than `at_most`.

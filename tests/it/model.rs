@@ -146,11 +146,11 @@ impl Model {
     fn open(&self) -> Vec<(String, String, String)> {
         let mut open = Vec::new();
         for (id, account) in &self.accounts {
-            for class in 0..2 {
+            for (class, class_name) in CLASSES.iter().enumerate() {
                 if let Some((at, point)) = account.earliest(class)
                     && account.done[class] != Some(at)
                 {
-                    open.push((name(*id), CLASSES[class].to_owned(), point.name().to_owned()));
+                    open.push((name(*id), (*class_name).to_owned(), point.name().to_owned()));
                 }
             }
         }

@@ -394,8 +394,9 @@ async fn i8_planners_that_look_at_once_make_one_job_each() {
         )
         .await;
     let (one, two) = (world.app().await.unwrap(), world.app().await.unwrap());
-    let (p, q, r, s) = (one.planner(), two.planner(), one.planner(), two.planner());
-    let (a, b, c, d) = tokio::join!(p.look(Look::Resync), q.look(Look::Resync), r.look(Look::Poll), s.look(Look::Resync));
+    let [first, second, poller, fourth] = [one.planner(), two.planner(), one.planner(), two.planner()];
+    let (a, b, c, d) =
+        tokio::join!(first.look(Look::Resync), second.look(Look::Resync), poller.look(Look::Poll), fourth.look(Look::Resync));
     let scheduled: u64 = [a, b, c, d].into_iter().map(|report| report.unwrap().scheduled).sum();
     assert_eq!(scheduled, 6_000);
     assert_eq!(world.count("retention.jobs").await, 6_000);
