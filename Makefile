@@ -12,8 +12,9 @@ help: ## what can be made
 demo: prerequisites ## everything on an embedded PostgreSQL, in front of you
 	cargo run --release --locked -- demo $(DEMO_FLAGS)
 
+# Most tests wait for a database or a daemon: more of them at once than there are cores.
 test: prerequisites ## all tests, on a PostgreSQL of their own (or the server that DATABASE_URL names)
-	cargo test --locked --no-fail-fast
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} cargo test --locked --no-fail-fast
 
 check: prerequisites fmt clippy doc deny test ## what the CI runs
 
