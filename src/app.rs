@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::{DateTime, Utc};
 use sqlx::AssertSqlSafe;
 use tokio::sync::Notify;
 
@@ -103,12 +104,19 @@ impl App {
         let planner = self.planner();
         let report = planner.look(Look::Resync).await?;
         planner::tell_look(Look::Resync, &report, began.elapsed());
+        let asked_at = self.now().await?;
         if self.config.mode == Mode::Enforce {
             self.drain(stop).await?;
             // What a batch found changed is settled before the verdict.
             planner.look(Look::Poll).await?;
         }
-        self.verdict().await
+        self.verdict(asked_at).await
+    }
+
+    /// The database's clock.
+    async fn now(&self) -> Result<DateTime<Utc>, DatabaseError> {
+        let mut tx = self.database.begin(Purpose::Read).await?;
+        Ok(sqlx::query_scalar("select now()").fetch_one(&mut *tx).await?)
     }
 
     /// Purges until nothing that is due can be claimed any more.
@@ -142,16 +150,18 @@ impl App {
     }
 
     /// What is still due, and whose doing that is.
-    async fn verdict(&self) -> Result<(), Failure> {
+    ///
+    /// Only what was due when this run began to purge counts: a job that falls due behind its back is the next run's.
+    async fn verdict(&self, asked_at: DateTime<Utc>) -> Result<(), Failure> {
         let mut tx = self.database.begin(Purpose::Read).await?;
         let query = format!(
             "select count(*) filter (where j.admitted_at is null), count(*) filter (where j.admitted_at is not null)
-             from retention.jobs j where j.state in ('scheduled', 'running') and j.retain_until <= now() and not {} and not {}",
+             from retention.jobs j where j.state in ('scheduled', 'running') and j.retain_until <= $1 and not {} and not {}",
             held("j"),
             paused("j")
         );
         let (unadmitted, admitted): (i64, i64) =
-            sqlx::query_as(AssertSqlSafe(query)).fetch_one(&mut *tx).await.map_err(DatabaseError::from)?;
+            sqlx::query_as(AssertSqlSafe(query)).bind(asked_at).fetch_one(&mut *tx).await.map_err(DatabaseError::from)?;
         let guard = crate::safeguards::guard(&mut tx).await?;
         match (self.config.mode, unadmitted, admitted) {
             (Mode::Observe, ..) | (Mode::Enforce, 0, 0) => Ok(()),
