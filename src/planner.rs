@@ -117,9 +117,10 @@ impl Planner {
             .await?;
         catalog::unmoved(&mut cursor, &self.policy.pinned).await?;
         for class in &self.policy.classes {
-            let nominated = nominate(class, if since.is_some() { look } else { Look::Resync });
-            let declare = sqlx::query(AssertSqlSafe(format!("declare nominated no scroll cursor for {nominated}")));
-            let declare = if nominated.contains("$1") { declare.bind(since) } else { declare };
+            // A poll that has nothing to reach back to compares everything.
+            let look = if since.is_some() { look } else { Look::Resync };
+            let declare = sqlx::query(AssertSqlSafe(format!("declare nominated no scroll cursor for {}", nominate(class, look))));
+            let declare = if look == Look::Poll { declare.bind(since) } else { declare };
             declare.execute(&mut *cursor).await?;
             loop {
                 let page: Vec<String> =
