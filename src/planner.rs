@@ -367,6 +367,9 @@ pub fn nominate(class: &Class, look: Look) -> String {
 fn everything(class: &Class) -> String {
     let (jobs, policy, places) = (&class.jobs, literal(&class.jobs.policy), literal(&class.jobs.places));
     let (open, mark) = (jobs.open("j"), jobs.of("d"));
+    // Two points may stand since the same instant; a job is for one of them.
+    let named: String =
+        class.source.points().iter().map(|p| format!("when {} then {} ", literal(&p.name), p.index)).collect::<Vec<_>>().concat();
     format!(
         "with standing as materialized ({}), earliest as (select account_id, min(since) as since from standing group by account_id)
          select e.account_id from earliest e
@@ -374,11 +377,11 @@ fn everything(class: &Class) -> String {
            and not exists (select 1 from retention.done_marks d where d.account_id = e.account_id and {mark} and d.started_at = e.since and d.places = {places} and not d.residue)
          union
          select j.account_id from retention.jobs j
-         where {open} and not exists (select 1 from standing s where s.account_id = j.account_id and s.since = j.started_at)
+         where {open} and not exists (select 1 from standing s where s.account_id = j.account_id and s.since = j.started_at and s.point = case j.starting_point {named} end)
          union
          select d.account_id from retention.done_marks d
          where {mark} and not exists (select 1 from standing s where s.account_id = d.account_id and s.since = d.started_at)",
-        class.source.standing()
+        class.source.standing_by_point()
     )
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use proptest::{
     prelude::*,
-    test_runner::{Config, TestCaseError, TestRunner},
+    test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner},
 };
 use retentiond::{app::App, lifecycle::Stop};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -320,7 +320,10 @@ fn the_daemon_and_the_model_agree_on_every_history() {
     let world = runtime.block_on(World::new());
     let app = runtime.block_on(world.app()).unwrap();
     let config = Config { failure_persistence: None, cases: cases(), ..Config::default() };
-    TestRunner::new(config)
+    let random = config.cases > FEW;
+    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let mut runner = if random { TestRunner::new(config) } else { TestRunner::new_with_rng(config, rng) };
+    runner
         .run(&proptest::collection::vec(act(), 1..30), |history| {
             runtime.block_on(async {
                 let mut connection = PgConnection::connect(&world.url).await.unwrap();
@@ -341,7 +344,10 @@ fn the_daemon_and_the_model_agree_on_every_history() {
         .unwrap();
 }
 
+/// Histories that every run of the tests takes, always the same ones.
+const FEW: u32 = 24;
+
 /// Few by default, so that every run of the tests takes them; `PROPTEST_CASES` asks for more.
 fn cases() -> u32 {
-    std::env::vars().find(|(name, _)| name == "PROPTEST_CASES").and_then(|(_, n)| n.parse().ok()).unwrap_or(24)
+    std::env::vars().find(|(name, _)| name == "PROPTEST_CASES").and_then(|(_, n)| n.parse().ok()).unwrap_or(FEW)
 }
