@@ -15,17 +15,19 @@ use tokio::sync::Notify;
 
 use crate::{
     catalog::{self, Layout, Severity},
-    config::Config,
+    config::{Change, Config},
     database::{Database, DatabaseError, Purpose},
     executor::{Executor, Step, Worker},
     failure::Failure,
     http,
     lifecycle::{DRAIN_LIMIT, Ended, Lifecycle, Signals, Stop},
     model::Mode,
-    outlook,
     planner::{self, Look, Planner},
     policy::Policy,
-    safeguards::{held, paused},
+    safeguards::{
+        agreement::{self, Agreement},
+        held, paused,
+    },
     schema,
     terminal::Progress,
     verifier::Verifier,
@@ -77,6 +79,30 @@ impl App {
         patiently(|| Self::prepare(Arc::clone(&config), database.clone())).await
     }
 
+    /// Brings the policy into force as far as that needs nobody (R11), and says so in the log.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn agree(&self) -> Result<Agreement, DatabaseError> {
+        let mut tx = self.database.begin(Purpose::Write).await?;
+        let agreement = agreement::agree(&mut tx, &self.policy.terms).await?;
+        Database::commit(tx).await?;
+        if let Agreement::Accepted(changes) = &agreement {
+            let (policy, changes) = (self.policy.terms.hash(), changed(changes));
+            tracing::info!(event = "policy.accepted", policy, changes, "the policy of this configuration is in force");
+        }
+        Ok(agreement)
+    }
+
+    /// How the policy of this configuration stands to the one in force; changes nothing.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn agreement(&self) -> Result<Agreement, DatabaseError> {
+        let mut tx = self.database.begin(Purpose::Read).await?;
+        agreement::agreement(&mut tx, &self.policy.terms).await
+    }
+
     /// The planner of this policy.
     #[must_use]
     pub fn planner(&self) -> Planner {
@@ -99,6 +125,9 @@ impl App {
     /// [`Failure::Guard`] when the guard withheld something, [`Failure::Other`] when something due remains, those of the database.
     pub async fn run_once(&self, stop: &Stop) -> Result<(), Failure> {
         let began = Instant::now();
+        if let Agreement::Waiting(changes) = self.agree().await? {
+            return Err(Failure::Policy(changes));
+        }
         // First, so that what came back has its job in this very run.
         self.verify().await?;
         let planner = self.planner();
@@ -137,8 +166,7 @@ impl App {
 
     async fn due(&self) -> Result<u64, DatabaseError> {
         let mut tx = self.database.begin(Purpose::Read).await?;
-        let status = outlook::status(&mut tx, self.config.mode).await?;
-        Ok(status.jobs.due.unsigned_abs())
+        Ok(crate::jobs::tally(&mut tx).await?.due.unsigned_abs())
     }
 
     /// Looks again at what was purged, as far as the next look has come.
@@ -264,11 +292,20 @@ struct Daemon {
 struct Health {
     planner_moved: Mutex<Instant>,
     looked: AtomicBool,
+    /// The policy of this configuration was brought into force, or found to wait.
+    agreed: AtomicBool,
+    /// The policy of this configuration waits for somebody to accept it.
+    waiting: AtomicBool,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self { planner_moved: Mutex::new(Instant::now()), looked: AtomicBool::new(false) }
+        Self {
+            planner_moved: Mutex::new(Instant::now()),
+            looked: AtomicBool::new(false),
+            agreed: AtomicBool::new(false),
+            waiting: AtomicBool::new(false),
+        }
     }
 }
 
@@ -335,8 +372,12 @@ impl Daemon {
         while !self.stop.soft.is_cancelled() {
             self.moved();
             let began = Instant::now();
-            let pause = match self.look(&planner).await {
-                Ok((look, report)) => {
+            let pause = match self.look(app, &planner).await {
+                Ok(None) => {
+                    failures = 0;
+                    self.config.poll.interval
+                }
+                Ok(Some((look, report))) => {
                     failures = 0;
                     planner::tell_look(look, &report, began.elapsed());
                     self.health.looked.store(true, Ordering::Relaxed);
@@ -353,10 +394,31 @@ impl Daemon {
         }
     }
 
-    async fn look(&self, planner: &Planner) -> Result<(Look, planner::Report), DatabaseError> {
+    /// A look under the policy in force; none while another one is.
+    async fn look(&self, app: &App, planner: &Planner) -> Result<Option<(Look, planner::Report)>, DatabaseError> {
+        // Only a start brings a policy into force by itself: else a replica that runs on with an older file would take back what was accepted.
+        let agreement = if self.health.agreed.load(Ordering::Relaxed) { app.agreement().await? } else { app.agree().await? };
+        self.health.agreed.store(true, Ordering::Relaxed);
+        let waiting = matches!(agreement, Agreement::Waiting(_));
+        let was_waiting = self.health.waiting.swap(waiting, Ordering::Relaxed);
+        if let Agreement::Waiting(changes) = agreement {
+            if !was_waiting {
+                let (policy, changes) = (app.policy.terms.hash(), changed(&changes));
+                tracing::error!(
+                    event = "policy.waiting",
+                    policy,
+                    changes,
+                    "another policy is in force than this configuration asks for: nothing is planned or purged here until somebody accepts it"
+                );
+            }
+            return Ok(None);
+        }
+        if was_waiting {
+            tracing::info!(event = "policy.accepted", policy = app.policy.terms.hash(), "the policy of this configuration is in force");
+        }
         // Whatever was noted before this start, it is compared anew: things may have changed while nobody looked (I9).
         let look = if self.health.looked.load(Ordering::Relaxed) { planner.due_look().await? } else { Look::Resync };
-        Ok((look, planner.look(look).await?))
+        Ok(Some((look, planner.look(look).await?)))
     }
 
     async fn tidy(&self, executor: &Executor) {
@@ -381,6 +443,10 @@ impl Daemon {
     async fn verify(&self, verifier: Verifier) {
         let mut failures = 0;
         while !self.stop.soft.is_cancelled() {
+            if self.health.waiting.load(Ordering::Relaxed) {
+                self.rest(self.config.poll.interval).await;
+                continue;
+            }
             let pause = match verifier.pass().await {
                 Ok(report) => {
                     failures = 0;
@@ -465,6 +531,9 @@ fn ops(daemon: &Arc<Daemon>) -> http::Ops {
         move || {
             let daemon = Arc::clone(&ready);
             async move {
+                if daemon.health.waiting.load(Ordering::Relaxed) {
+                    return Err("the policy of this configuration waits until somebody accepts it".to_owned());
+                }
                 if !daemon.health.looked.load(Ordering::Relaxed) {
                     return Err("the first full comparison has not ended yet".to_owned());
                 }
@@ -488,6 +557,11 @@ pub async fn patiently<T, F: Future<Output = Result<T, Failure>>>(mut attempt: i
             done => return done,
         }
     }
+}
+
+/// What a policy changes, in one line.
+fn changed(changes: &[Change]) -> String {
+    changes.iter().map(|c| format!("{} {}", c.subject, c.what)).collect::<Vec<_>>().join("; ")
 }
 
 fn backoff(failures: u32) -> Duration {

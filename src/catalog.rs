@@ -206,7 +206,7 @@ pub async fn unmoved(conn: &mut PgConnection, pinned: &BTreeMap<String, i64>) ->
     .bind(oids)
     .fetch_optional(conn)
     .await?;
-    moved.map_or(Ok(()), |why| Err(DatabaseError::from(sqlx::Error::Protocol(why))))
+    moved.map_or(Ok(()), |why| Err(DatabaseError::Refused(why)))
 }
 
 async fn current_role(conn: &mut PgConnection) -> Result<String, DatabaseError> {

@@ -7,6 +7,7 @@ mod demo;
 mod explain;
 mod jobs;
 mod plan;
+mod policy;
 mod run;
 mod status;
 
@@ -113,6 +114,11 @@ enum Verb {
         #[command(subcommand)]
         verb: control::GuardVerb,
     },
+    /// The rules somebody stands behind: what would delete more or sooner waits until it is accepted.
+    Policy {
+        #[command(subcommand)]
+        verb: policy::Verb,
+    },
     /// Ask the local daemon whether it lives; for container health checks.
     Healthcheck,
     /// Print a completion script.
@@ -168,6 +174,7 @@ impl Cli {
             Verb::Pause(scope) => self.pause(scope),
             Verb::Resume(scope) => self.resume(scope),
             Verb::Guard { verb } => self.guard(verb),
+            Verb::Policy { verb } => self.policy(verb),
             Verb::Healthcheck => self.healthcheck(),
             Verb::Completions { shell } => {
                 clap_complete::generate(shell, &mut Arguments::command(), "retentiond", &mut std::io::stdout());

@@ -1,10 +1,11 @@
 //! The configuration as meant: typed, validated as a whole, every fault reported together with its key.
 //! How it is written down (files, environment, defaults) is `config/raw.rs`, how it is read key by key `config/table.rs`,
 //! what makes it
-//! wrong `config/validate.rs`, `config/rules.rs`, `config/address.rs` and `config/overlap.rs`.
+//! wrong `config/validate.rs`, `config/rules.rs`, `config/address.rs` and `config/overlap.rs`, the rules as one value `config/policy.rs`.
 
 mod address;
 mod overlap;
+mod policy;
 mod raw;
 mod rules;
 mod table;
@@ -13,6 +14,7 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
+pub use policy::{Change, ClassTerms, PointTerms, TargetTerms, Terms};
 pub use raw::environment;
 pub use table::{Fault, Invalid};
 pub use validate::{Needs, load, parse};
@@ -22,7 +24,6 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use crate::model::{Ident, Mode, RetentionPeriod, TableName};
 
@@ -211,39 +212,14 @@ impl DataClass {
     /// Fingerprint of everything that decides what is deleted and when; jobs record it (R11).
     #[must_use]
     pub fn policy(&self, points: &[StartingPoint]) -> String {
-        let points: Vec<_> = self.starting_points.iter().filter_map(|&i| points.get(i)).map(point_parts).collect();
-        fingerprint(&(&self.feature, &self.name, points, self.retain_for, self.delete_by, self.places()))
+        policy::fingerprint(&(&self.feature, &self.name, self.terms(points)))
     }
 
     /// Fingerprint of the places alone: what a done-mark vouches for (R23). An added target opens the class again.
     #[must_use]
     pub fn places_fingerprint(&self) -> String {
-        fingerprint(&self.places())
+        policy::fingerprint(&self.terms(&[]).targets)
     }
-
-    fn places(&self) -> Vec<(&str, String, &str, Option<&str>)> {
-        let mut places: Vec<_> = self
-            .targets
-            .iter()
-            .map(|t| {
-                let feature = t.feature_column.as_ref().map(Ident::as_str);
-                (t.store.as_str(), t.table.quoted(), t.account_column.as_str(), feature)
-            })
-            .collect();
-        places.sort_unstable();
-        places
-    }
-}
-
-fn point_parts(p: &StartingPoint) -> (&str, String, &str, Option<&str>, &str) {
-    let feature = p.feature_column.as_ref().map(Ident::as_str);
-    (&p.name, p.table.quoted(), p.account_column.as_str(), feature, p.since_column.as_str())
-}
-
-fn fingerprint(value: &impl Serialize) -> String {
-    // The parts are strings, numbers and enums of them, which serde_json always writes.
-    let text = serde_json::to_string(value).unwrap_or_default();
-    hex::encode(Sha256::digest(text.as_bytes()))
 }
 
 /// One place that holds records of a data class.

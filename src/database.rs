@@ -93,7 +93,7 @@ impl Database {
     pub async fn begin(&self, purpose: Purpose) -> Result<Tx, DatabaseError> {
         let pool = self.pool.clone();
         match owned(async move { pool.begin_with(AssertSqlSafe(purpose.begin())).await }).await {
-            Err(DatabaseError(sqlx::Error::PoolTimedOut)) => Err(self.why_none().await),
+            Err(DatabaseError::Driver(sqlx::Error::PoolTimedOut)) => Err(self.why_none().await),
             begun => begun,
         }
     }
@@ -104,7 +104,7 @@ impl Database {
         let connect = owned(async move { PgConnection::connect_with(&options).await?.close().await });
         match tokio::time::timeout(Duration::from_secs(1), connect).await {
             Ok(Err(why)) => why,
-            Ok(Ok(())) | Err(_) => DatabaseError(sqlx::Error::PoolTimedOut),
+            Ok(Ok(())) | Err(_) => sqlx::Error::PoolTimedOut.into(),
         }
     }
 
@@ -160,19 +160,25 @@ fn options(config: &config::Database) -> Result<PgConnectOptions, DatabaseError>
 async fn owned<T: Send + 'static>(work: impl Future<Output = Result<T, sqlx::Error>> + Send + 'static) -> Result<T, DatabaseError> {
     match tokio::spawn(work).await {
         Ok(done) => Ok(done?),
-        Err(lost) => Err(DatabaseError(sqlx::Error::Io(std::io::Error::other(lost)))),
+        Err(lost) => Err(sqlx::Error::Io(std::io::Error::other(lost)).into()),
     }
 }
 
 /// A database error; [`DatabaseError::kind`] says what to do about it.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", describe(.0))]
-pub struct DatabaseError(sqlx::Error);
+pub enum DatabaseError {
+    /// What the server or the driver said.
+    #[error("{}", describe(.0))]
+    Driver(sqlx::Error),
+    /// The server answered, and with what it said we do not go on.
+    #[error("{0}")]
+    Refused(String),
+}
 
 // Not a source: its own words already hold what is beneath, and the driver's would repeat them.
 impl From<sqlx::Error> for DatabaseError {
     fn from(error: sqlx::Error) -> Self {
-        Self(error)
+        Self::Driver(error)
     }
 }
 
@@ -193,6 +199,8 @@ pub enum Kind {
     Locked,
     /// Lost a race with another transaction; try again.
     Conflict,
+    /// The server is not the one to ask, or not in the state to be asked.
+    Refused,
     /// Anything else.
     Other,
 }
@@ -201,8 +209,12 @@ impl DatabaseError {
     /// Sorts the error by what to do about it.
     #[must_use]
     pub fn kind(&self) -> Kind {
+        let error = match self {
+            Self::Driver(error) => error,
+            Self::Refused(_) => return Kind::Refused,
+        };
         #[expect(clippy::wildcard_enum_match_arm, reason = "the driver's errors are open-ended; what is not the connection is ours")]
-        match &self.0 {
+        match error {
             sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
                 Kind::Unreachable
             }
@@ -223,7 +235,10 @@ impl DatabaseError {
     /// The five-letter SQL state, where the server gave one.
     #[must_use]
     pub fn sqlstate(&self) -> Option<String> {
-        self.0.as_database_error().and_then(|e| e.code().map(std::borrow::Cow::into_owned))
+        match self {
+            Self::Driver(error) => error.as_database_error().and_then(|e| e.code().map(std::borrow::Cow::into_owned)),
+            Self::Refused(_) => None,
+        }
     }
 }
 

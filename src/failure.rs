@@ -2,7 +2,7 @@
 
 use crate::{
     catalog::Finding,
-    config::Invalid,
+    config::{Change, Invalid},
     database::{DatabaseError, Kind},
     schema::SchemaError,
 };
@@ -28,6 +28,9 @@ pub enum Failure {
     /// The guard stands between what is due and its purge.
     #[error("refused by the guard: {0}")]
     Guard(String),
+    /// The configuration asks for another policy than the accepted one.
+    #[error("the policy of this configuration is not accepted:{}\n`retentiond policy show` says what it would bring forward", changes(.0))]
+    Policy(Vec<Change>),
     /// Running work had to be cut off.
     #[error("the drain timed out; what was cut off rolled back and will be done again")]
     DrainTimedOut,
@@ -58,9 +61,9 @@ impl Failure {
                 Kind::Unreachable => 69,
                 Kind::Credentials | Kind::Grants => 12,
                 Kind::Schema => 10,
-                Kind::Timeout | Kind::Locked | Kind::Conflict | Kind::Other => 1,
+                Kind::Timeout | Kind::Locked | Kind::Conflict | Kind::Refused | Kind::Other => 1,
             },
-            Self::Guard(_) => 13,
+            Self::Guard(_) | Self::Policy(_) => 13,
             Self::DrainTimedOut => 75,
             Self::Other(_) => 1,
         }
@@ -71,6 +74,11 @@ impl Failure {
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Database(error) if error.kind() == Kind::Unreachable)
     }
+}
+
+fn changes(changes: &[Change]) -> String {
+    let line = |c: &Change| format!("\n  {}: {}", c.subject, c.what);
+    changes.iter().map(line).collect()
 }
 
 fn list(findings: &[Finding]) -> String {

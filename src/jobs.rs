@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, FromRow, PgConnection, types::Json};
 use crate::{
     database::DatabaseError,
     retention::{Done, Open},
-    safeguards::{held, paused},
+    safeguards::{agreement::in_force, held, paused},
     sql::literal,
 };
 
@@ -35,6 +35,8 @@ pub struct Class {
     pub policy: String,
     /// Fingerprint of the places.
     pub places: String,
+    /// Fingerprint of the whole policy it belongs to, which must be in force.
+    pub accepted: String,
 }
 
 impl Class {
@@ -81,6 +83,8 @@ pub struct OpenJob {
     pub started_at: DateTime<Utc>,
     /// Nothing is deleted before.
     pub retain_until: DateTime<Utc>,
+    /// Late after this.
+    pub delete_by: DateTime<Utc>,
     /// Fingerprint of the rule.
     pub policy: String,
     /// A batch has run.
@@ -91,13 +95,7 @@ impl OpenJob {
     /// The part that the rules look at.
     #[must_use]
     pub fn as_open(&self) -> Open {
-        Open {
-            starting_point: self.starting_point.clone(),
-            started_at: self.started_at,
-            retain_until: self.retain_until,
-            policy: self.policy.clone(),
-            began: self.began,
-        }
+        Open { starting_point: self.starting_point.clone(), started_at: self.started_at, policy: self.policy.clone(), began: self.began }
     }
 }
 
@@ -110,7 +108,7 @@ impl OpenJob {
 pub async fn lock_open(conn: &mut PgConnection, class: &Class, accounts: &[String]) -> Result<(Vec<OpenJob>, Vec<String>), DatabaseError> {
     let open = class.open("j");
     let free: Vec<OpenJob> = sqlx::query_as(AssertSqlSafe(format!(
-        "select j.id, j.account_id, j.fence, j.starting_point, j.started_at, j.retain_until, j.policy, j.purge_began_at is not null as began
+        "select j.id, j.account_id, j.fence, j.starting_point, j.started_at, j.retain_until, j.delete_by, j.policy, j.purge_began_at is not null as began
          from retention.jobs j where j.account_id = any($1) and {open} for no key update skip locked"
     )))
     .bind(accounts)
@@ -254,6 +252,35 @@ pub async fn cancel(conn: &mut PgConnection, jobs: &[(OpenJob, &'static str)]) -
     .await?)
 }
 
+/// An open job of a class that the policy does not have any more.
+#[derive(Debug, Clone, FromRow)]
+pub struct Unlisted {
+    /// Its feature.
+    pub feature: String,
+    /// Its data class.
+    pub data_class: String,
+    /// The rest.
+    #[sqlx(flatten)]
+    pub job: OpenJob,
+}
+
+/// Locks up to `limit` open jobs of classes that are not among these, as far as nobody holds them at this instant.
+///
+/// # Errors
+/// Those of the database.
+pub async fn lock_unlisted(conn: &mut PgConnection, classes: &[&Class], limit: i64) -> Result<Vec<Unlisted>, DatabaseError> {
+    let listed: Vec<String> = classes.iter().map(|c| format!("({}, {})", literal(&c.feature), literal(&c.name))).collect();
+    Ok(sqlx::query_as(AssertSqlSafe(format!(
+        "select j.id, j.account_id, j.feature, j.data_class, j.fence, j.starting_point, j.started_at, j.policy, j.delete_by,
+                j.purge_began_at is not null as began, j.retain_until
+         from retention.jobs j where j.state in ('scheduled', 'running') and (j.feature, j.data_class) not in ({})
+         order by j.id limit {limit} for no key update skip locked",
+        listed.join(", ")
+    )))
+    .fetch_all(conn)
+    .await?)
+}
+
 /// Drops the done-marks of accounts for which nothing stands any more, so that a later termination starts anew.
 ///
 /// # Errors
@@ -308,7 +335,7 @@ pub async fn claim(
         "with next as materialized (
              select j.id, j.continues from retention.jobs j
              where {} and j.state = 'scheduled' and j.ready_at <= now() and j.retain_until <= now() and j.admitted_at is not null
-               and j.policy = {} and not {} and not {}
+               and j.policy = {} and {} and not {} and not {}
              order by j.ready_at limit $3 for no key update skip locked)
          update retention.jobs j
          set state = 'running', fence = j.fence + 1, worker = $1, lease_until = now() + make_interval(secs => $2), continues = false,
@@ -317,6 +344,7 @@ pub async fn claim(
          returning j.id, j.account_id, j.fence, j.starting_point, j.retain_until, j.delete_by, j.seen, j.attempts, j.looks, j.records_deleted, next.continues as continued",
         class.of("j"),
         literal(&class.policy),
+        in_force(&class.accepted),
         held("j"),
         paused("j")
     )))

@@ -8,12 +8,13 @@ use serde::Serialize;
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 
 use crate::{
+    config::Terms,
     database::DatabaseError,
     jobs::{self, Filter, Job, Tally},
     model::{self, Mode, rfc3339},
     policy::{Class, Policy},
     retention::PointState,
-    safeguards::{self, GuardState, held},
+    safeguards::{self, GuardState, agreement, held},
     stores::postgres,
 };
 
@@ -77,7 +78,8 @@ struct Standing {
     point: i32,
     since: DateTime<Utc>,
     held: bool,
-    kept_until: Option<DateTime<Utc>>,
+    /// Of the open job.
+    scheduled_until: Option<DateTime<Utc>>,
 }
 
 /// Everything that stands and has not been carried out, as of `at` or the database's now.
@@ -92,9 +94,7 @@ pub async fn plan(conn: &mut PgConnection, policy: &Policy, mode: Mode, at: Opti
     let mut planned = Vec::new();
     for (index, class) in policy.classes.iter().enumerate() {
         for row in standing(conn, class).await? {
-            let Some((derived, delete_by)) = class.rule.dates(row.since) else { continue };
-            // A job made under a longer rule keeps its date until somebody accepts the shorter one, and its allowance with it.
-            let retain_until = row.kept_until.map_or(derived, |kept| kept.max(derived));
+            let Some((retain_until, delete_by)) = class.rule.dates(row.since) else { continue };
             let point = usize::try_from(row.point).ok().and_then(|p| policy.points.get(p));
             let job = Planned {
                 account_id: row.account_id,
@@ -103,7 +103,7 @@ pub async fn plan(conn: &mut PgConnection, policy: &Policy, mode: Mode, at: Opti
                 starting_point: point.map(|p| p.name.clone()).unwrap_or_default(),
                 started_at: row.since,
                 retain_until,
-                delete_by: delete_by + (retain_until - derived),
+                delete_by,
                 due: retain_until <= now,
                 held: row.held,
                 targets: class.targets.iter().map(|t| PlannedTarget { name: t.name.clone(), records: None }).collect(),
@@ -121,18 +121,75 @@ async fn standing(conn: &mut PgConnection, class: &Class) -> Result<Vec<Standing
     let query = format!(
         "with points as ({}), earliest as (select distinct on (account_id) account_id, since, point from points order by account_id, since, point)
          select e.account_id, e.point, e.since, {} as held,
-                (select j.retain_until from retention.jobs j where j.account_id = e.account_id and {} and j.started_at = e.since) as kept_until
+                j.retain_until as scheduled_until
          from (select *, {} as feature, {} as data_class from earliest) e
+         left join retention.jobs j on j.account_id = e.account_id and {}
          where not exists (select 1 from retention.done_marks d where d.account_id = e.account_id and {} and d.started_at = e.since and d.places = {} and not d.residue)",
         class.source.standing_by_point(),
         held("e"),
-        class.jobs.open("j"),
         crate::sql::literal(&class.jobs.feature),
         crate::sql::literal(&class.jobs.name),
+        class.jobs.open("j"),
         class.jobs.of("d"),
         crate::sql::literal(&class.jobs.places)
     );
     Ok(sqlx::query_as(AssertSqlSafe(query)).fetch_all(conn).await?)
+}
+
+/// What a policy would do to one data class, compared with what is scheduled now.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Consequence {
+    /// `feature/name`.
+    pub class: String,
+    /// Purges that are not scheduled now.
+    pub new: u64,
+    /// Purges that come earlier than scheduled.
+    pub sooner: u64,
+    /// Purges that come later than scheduled.
+    pub later: u64,
+    /// Of the new and the sooner ones, those that are due at once.
+    pub due_at_once: u64,
+    /// Open jobs that are cancelled, because the class is left out.
+    pub cancelled: u64,
+}
+
+/// What the policy would bring forward, put off and void, by data class. Nothing for a class that it does not change.
+///
+/// # Errors
+/// Those of the database.
+pub async fn consequences(conn: &mut PgConnection, policy: &Policy) -> Result<Vec<Consequence>, DatabaseError> {
+    let now: DateTime<Utc> = sqlx::query_scalar("select now()").fetch_one(&mut *conn).await?;
+    let mut found = Vec::new();
+    for class in &policy.classes {
+        let mut consequence = Consequence { class: format!("{}/{}", class.jobs.feature, class.jobs.name), ..Consequence::default() };
+        for row in standing(&mut *conn, class).await? {
+            let Some((retain_until, _)) = class.rule.dates(row.since) else { continue };
+            let more = match row.scheduled_until {
+                None => {
+                    consequence.new += 1;
+                    true
+                }
+                Some(until) => {
+                    consequence.sooner += u64::from(retain_until < until);
+                    consequence.later += u64::from(retain_until > until);
+                    retain_until < until
+                }
+            };
+            consequence.due_at_once += u64::from(more && retain_until <= now);
+        }
+        found.push(consequence);
+    }
+    let open: Vec<(String, String, i64)> = sqlx::query_as(
+        "select j.feature, j.data_class, count(*) from retention.jobs j where j.state in ('scheduled', 'running') group by 1, 2 order by 1, 2",
+    )
+    .fetch_all(conn)
+    .await?;
+    let listed = |feature: &str, name: &str| policy.classes.iter().any(|c| c.jobs.feature == feature && c.jobs.name == name);
+    for (feature, name, jobs) in open.into_iter().filter(|(feature, name, _)| !listed(feature, name)) {
+        found.push(Consequence { class: format!("{feature}/{name}"), cancelled: jobs.unsigned_abs(), ..Consequence::default() });
+    }
+    found.retain(|c| *c != Consequence { class: c.class.clone(), ..Consequence::default() });
+    Ok(found)
 }
 
 /// Fills in how many records each job would delete: always for what is due, for the rest while there are few enough.
@@ -316,6 +373,17 @@ fn next(
     }
 }
 
+/// The policy as `status` shows it.
+#[derive(Debug, Serialize)]
+pub struct PolicyState {
+    /// Fingerprint of the policy that the configuration asks for.
+    pub hash: String,
+    /// Fingerprint of the policy in force; none before the first.
+    pub accepted: Option<String>,
+    /// Another policy is in force: nothing is planned or purged under this configuration.
+    pub waiting: bool,
+}
+
 /// The answer of `status`.
 #[derive(Debug, Serialize)]
 pub struct Status {
@@ -325,6 +393,8 @@ pub struct Status {
     pub paused: bool,
     /// The guard.
     pub guard: GuardState,
+    /// The policy of the configuration against the one in force.
+    pub policy: PolicyState,
     /// Jobs, counted.
     pub jobs: Tally,
     /// The last look at the source, of either kind.
@@ -362,12 +432,16 @@ pub struct Quarantined {
 ///
 /// # Errors
 /// Those of the database.
-pub async fn status(conn: &mut PgConnection, mode: Mode) -> Result<Status, DatabaseError> {
+pub async fn status(conn: &mut PgConnection, mode: Mode, terms: &Terms) -> Result<Status, DatabaseError> {
     let looks = jobs::looks(&mut *conn).await?;
+    let hash = terms.hash();
+    let accepted = agreement::accepted(&mut *conn).await?.map(|accepted| accepted.hash);
+    let waiting = accepted.as_ref().is_some_and(|accepted| *accepted != hash);
     Ok(Status {
         mode,
         paused: safeguards::paused_globally(&mut *conn).await?,
         guard: safeguards::guard(&mut *conn).await?,
+        policy: PolicyState { hash, accepted, waiting },
         jobs: jobs::tally(&mut *conn).await?,
         last_poll_at: looks.polled_at.max(looks.resynced_at),
         last_resync_at: looks.resynced_at,

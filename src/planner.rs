@@ -13,11 +13,11 @@ use crate::{
     catalog::{self, Layout},
     config::Config,
     database::{self, Database, DatabaseError, Kind, Purpose},
-    jobs::{self, OpenJob, Plan},
+    jobs::{self, OpenJob, Plan, Unlisted},
     model::rfc3339,
     policy::{Class, Policy},
     retention::{self, CancelReason, Decision, PointState, Standing},
-    safeguards,
+    safeguards::{self, agreement},
     source::roster::{self, Missed},
     sql::literal,
     stores::postgres,
@@ -108,6 +108,7 @@ impl Planner {
         let mut report = Report::default();
         if look == Look::Resync {
             self.miss().await?;
+            self.cancel_unlisted(&mut report).await?;
         }
         let mut cursor = self.database.begin(Purpose::Compare).await?;
         let began: DateTime<Utc> = sqlx::query_scalar("select now()").fetch_one(&mut *cursor).await?;
@@ -214,6 +215,7 @@ impl Planner {
     /// Decides about each account from what stands now and what is scheduled now, in one transaction, and says so in the log once it has committed.
     async fn settle(&self, class: &Class, accounts: &[String], report: &mut Report) -> Result<(), DatabaseError> {
         let mut tx = self.database.begin(Purpose::Write).await?;
+        agreement::hold_to(&mut tx, &class.jobs.accepted).await?;
         if class.indexed() {
             // A page of accounts is little beside the tables; the planner's guess of it would read all of them for each page.
             database::only_by_index(&mut tx).await?;
@@ -229,9 +231,9 @@ impl Planner {
             let job = open.remove(account);
             let as_open = job.as_ref().map(OpenJob::as_open);
             match (retention::decide(rule, &states, as_open.as_ref(), done.get(account)), job) {
-                (Decision::Schedule(standing), None) => new.extend(self.plan(class, account, standing, None)),
+                (Decision::Schedule(standing), None) => new.extend(self.plan(class, account, standing)),
                 (Decision::Reschedule(standing), Some(job)) => {
-                    if let Some(plan) = self.plan(class, account, standing, as_open.as_ref()) {
+                    if let Some(plan) = self.plan(class, account, standing) {
                         moved.push((job, plan));
                     }
                 }
@@ -260,12 +262,32 @@ impl Planner {
             tell("job.rescheduled", "another starting point counts, or the rule changed", class, job.id, plan);
         }
         for (job, reason) in void.iter().filter(|(job, _)| cancelled.contains(&job.id)) {
-            tell_cancelled(class, job, *reason);
+            tell_cancelled(&class.jobs.feature, &class.jobs.name, job, *reason);
         }
         report.scheduled += scheduled.len() as u64;
         report.rescheduled += rescheduled.len() as u64;
         report.cancelled += cancelled.len() as u64;
         Ok(())
+    }
+
+    /// Cancels the open jobs of classes that the policy does not have any more (R11).
+    async fn cancel_unlisted(&self, report: &mut Report) -> Result<(), DatabaseError> {
+        let classes: Vec<&jobs::Class> = self.policy.classes.iter().map(|c| &c.jobs).collect();
+        let Some(first) = classes.first() else { return Ok(()) };
+        loop {
+            let mut tx = self.database.begin(Purpose::Write).await?;
+            agreement::hold_to(&mut tx, &first.accepted).await?;
+            let unlisted = jobs::lock_unlisted(&mut tx, &classes, PAGE).await?;
+            if unlisted.is_empty() {
+                return Ok(());
+            }
+            let void: Vec<_> = unlisted.iter().map(|u| (u.job.clone(), CancelReason::Policy.as_str())).collect();
+            report.cancelled += jobs::cancel(&mut tx, &void).await?.len() as u64;
+            Database::commit(tx).await?;
+            for Unlisted { feature, data_class, job } in &unlisted {
+                tell_cancelled(feature, data_class, job, CancelReason::Policy);
+            }
+        }
     }
 
     async fn states(
@@ -286,8 +308,8 @@ impl Planner {
         Ok(states)
     }
 
-    fn plan(&self, class: &Class, account: &str, standing: Standing, open: Option<&retention::Open>) -> Option<Plan> {
-        let (retain_until, delete_by) = retention::dates(class.as_rule(&self.policy.points), standing, open)?;
+    fn plan(&self, class: &Class, account: &str, standing: Standing) -> Option<Plan> {
+        let (retain_until, delete_by) = class.rule.dates(standing.since)?;
         let starting_point = self.policy.points.get(standing.point)?.name.clone();
         Some(Plan { account_id: account.to_owned(), starting_point, started_at: standing.since, retain_until, delete_by, seen: None })
     }
@@ -420,11 +442,9 @@ fn tell(event: &'static str, why: &'static str, class: &Class, id: i64, plan: &P
     );
 }
 
-fn tell_cancelled(class: &Class, job: &OpenJob, reason: CancelReason) {
-    let (id, account_id, cancel_reason) = (job.id, &job.account_id, reason.as_str());
-    let (feature, data_class, starting_point) = (&class.jobs.feature, &class.jobs.name, &job.starting_point);
-    let retain_until = rfc3339(job.retain_until);
-    let delete_by = class.rule.dates(job.started_at).map(|(_, by)| rfc3339(by));
+fn tell_cancelled(feature: &str, data_class: &str, job: &OpenJob, reason: CancelReason) {
+    let (id, account_id, cancel_reason, starting_point) = (job.id, &job.account_id, reason.as_str(), &job.starting_point);
+    let (retain_until, delete_by) = (rfc3339(job.retain_until), rfc3339(job.delete_by));
     if job.began {
         // Somebody must know: some records were deleted before the customer came back (R22).
         tracing::error!(

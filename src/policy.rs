@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     catalog::{KeyType, Layout},
-    config::{Config, StartingPoint},
+    config::{Config, StartingPoint, Terms},
     jobs,
     retention::Rule,
     source::Source,
@@ -16,6 +16,8 @@ use crate::{
 pub struct Policy {
     /// The classes, in the order of the configuration.
     pub classes: Vec<Class>,
+    /// The same as one value, to be compared with the accepted one.
+    pub terms: Terms,
     /// Every starting point.
     pub points: Vec<StartingPoint>,
     /// Every table the passes touch with the oid it had at start (R16).
@@ -39,6 +41,7 @@ impl Policy {
     /// Joins the configuration with what the catalogue says.
     #[must_use]
     pub fn new(config: &Config, layout: &Layout) -> Self {
+        let accepted = config.terms().hash();
         let classes = config.data_classes.iter().zip(&layout.targets).enumerate().map(|(index, (rule, tables))| Class {
             rule: rule.clone(),
             jobs: jobs::Class {
@@ -46,12 +49,14 @@ impl Policy {
                 name: rule.name.clone(),
                 policy: rule.policy(&config.starting_points),
                 places: rule.places_fingerprint(),
+                accepted: accepted.clone(),
             },
             source: Source::new(config, layout, index),
             targets: children_first(rule.targets.iter().zip(tables).map(|(target, table)| Target::new(rule, target, table)).collect()),
         });
         Self {
             classes: classes.collect(),
+            terms: config.terms(),
             points: config.starting_points.clone(),
             pinned: layout.pinned().into_iter().map(|(name, oid)| (name.to_owned(), oid)).collect(),
         }

@@ -36,8 +36,6 @@ pub struct Open {
     pub starting_point: String,
     /// That point's instant.
     pub started_at: DateTime<Utc>,
-    /// Nothing is deleted before.
-    pub retain_until: DateTime<Utc>,
     /// Fingerprint of the rule it was made under.
     pub policy: String,
     /// A batch has run.
@@ -151,14 +149,6 @@ pub fn decide(rule: Rule<'_>, states: &[(usize, PointState)], open: Option<&Open
     }
 }
 
-/// The dates under the rule as it is now. A changed rule may lengthen those of an open job by itself, never shorten them (R11); `delete_by` moves along.
-#[must_use]
-pub fn dates(rule: Rule<'_>, standing: Standing, open: Option<&Open>) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
-    let (retain_until, delete_by) = rule.class.dates(standing.since)?;
-    let kept = open.filter(|o| o.started_at == standing.since).map_or(retain_until, |o| retain_until.max(o.retain_until));
-    Some((kept, delete_by.checked_add_signed(kept - retain_until)?))
-}
-
 fn remembered(rule: Rule<'_>, point: usize, open: Option<&Open>, done: Option<&Done>) -> Option<DateTime<Utc>> {
     let name = &rule.points.get(point)?.name;
     open.filter(|o| &o.starting_point == name)
@@ -208,13 +198,7 @@ mod tests {
     }
 
     fn open(starting_point: &str, started_at: i64) -> Open {
-        Open {
-            starting_point: starting_point.to_owned(),
-            started_at: at(started_at),
-            retain_until: at(started_at) + TimeDelta::days(7),
-            policy: "now".to_owned(),
-            began: false,
-        }
+        Open { starting_point: starting_point.to_owned(), started_at: at(started_at), policy: "now".to_owned(), began: false }
     }
 
     fn done(starting_point: &str, started_at: i64) -> Done {
@@ -342,29 +326,10 @@ mod tests {
     fn i1_the_dates_are_exact_to_the_microsecond() {
         let config = promise();
         for micros in [-1, 0, 1] {
-            let (retain_until, delete_by) = dates(queue(&config), standing(CMQ, micros), None).unwrap();
+            let (retain_until, delete_by) = queue(&config).class.dates(at(micros)).unwrap();
             assert_eq!(retain_until - at(0), TimeDelta::days(7) + TimeDelta::microseconds(micros));
             assert_eq!(delete_by - retain_until, TimeDelta::hours(24));
         }
-    }
-
-    #[test]
-    fn r11_a_changed_rule_lengthens_an_open_job_and_never_shortens_it() {
-        let config = promise();
-        let rule = queue(&config);
-        let (week, day) = (TimeDelta::days(7), TimeDelta::hours(24));
-        let micro = TimeDelta::microseconds(1);
-        for (kept, want) in [(week - micro, week), (week, week), (week + micro, week + micro), (week * 4, week * 4)] {
-            let job = Open { retain_until: at(0) + kept, policy: "old".to_owned(), ..open("cmq_disabled", 0) };
-            let (retain_until, delete_by) = dates(rule, standing(CMQ, 0), Some(&job)).unwrap();
-            assert_eq!(retain_until, at(0) + want, "kept for {kept}");
-            assert_eq!(delete_by, retain_until + day, "a job that keeps its date keeps its allowance too");
-        }
-        let moved = Open { retain_until: at(0) + week * 4, policy: "old".to_owned(), ..open("cmq_disabled", 0) };
-        assert_eq!(dates(rule, standing(CMQ, 1), Some(&moved)).unwrap().0, at(1) + week, "another instant starts anew");
-        let same = Open { policy: "now".to_owned(), ..moved };
-        let another = dates(rule, standing(TERMINATED, 0), Some(&same)).unwrap();
-        assert_eq!(another.0, at(0) + week * 4, "what was kept once stays kept, whichever point counts");
     }
 
     /// The rule once more, in the order of the promise's own sentences.

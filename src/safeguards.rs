@@ -1,6 +1,7 @@
-//! What stands between a due job and its purge: holds, pauses and the guard. Read inside each batch, after the lock that R15 asks for.
+//! What stands between a due job and its purge: holds, pauses, the guard and a policy that nobody accepted. Read inside each batch, after the lock that R15 asks for.
 //! It knows the tables of the safeguards and nothing of how records are deleted.
 
+pub mod agreement;
 pub mod control;
 
 use std::time::Duration;

@@ -27,7 +27,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("planner", "catalog config database jobs model policy retention safeguards source sql stores"),
     ("executor", "config database jobs model policy safeguards sql stores"),
     ("verifier", "config database jobs policy stores"),
-    ("outlook", "database jobs model policy retention safeguards sql stores"),
+    ("outlook", "config database jobs model policy retention safeguards sql stores"),
     // Running.
     ("schema", "config database"),
     ("lifecycle", ""),

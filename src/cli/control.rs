@@ -74,7 +74,7 @@ pub(super) struct PauseScope {
 pub(super) struct Act {
     /// Why; kept with the act.
     #[arg(long, value_parser = reason)]
-    reason: String,
+    pub(super) reason: String,
     /// Who; the login name unless given.
     #[arg(long)]
     by: Option<String>,
@@ -85,7 +85,7 @@ fn reason(text: &str) -> Result<String, String> {
 }
 
 impl Act {
-    fn by(&self) -> String {
+    pub(super) fn by(&self) -> String {
         let login = || ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| config::environment().remove(*name));
         self.by.clone().or_else(login).unwrap_or_else(|| "unknown".to_owned())
     }

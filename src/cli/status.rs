@@ -14,15 +14,16 @@ impl Cli {
         let config = self.one_shot()?;
         let (status, now) = block_on(async {
             let mut tx = self.own_tables(&config, Purpose::Compare).await?;
-            Ok((outlook::status(&mut tx, config.mode).await?, now(&mut tx).await?))
+            Ok((outlook::status(&mut tx, config.mode, &config.terms()).await?, now(&mut tx).await?))
         })?;
         match self.output {
             Output::Json => print_json(&status)?,
             Output::Table => show(&status, now),
         }
-        if check && (status.jobs.overdue > 0 || status.guard.tripped) {
+        if check && (status.jobs.overdue > 0 || status.guard.tripped || status.policy.waiting) {
             let guard = if status.guard.tripped { "the guard has tripped" } else { "the guard is open" };
-            return Err(Failure::Findings(format!("{} jobs are overdue; {guard}", status.jobs.overdue)));
+            let policy = if status.policy.waiting { "; the policy of this configuration is not accepted" } else { "" };
+            return Err(Failure::Findings(format!("{} jobs are overdue; {guard}{policy}", status.jobs.overdue)));
         }
         Ok(())
     }
@@ -39,6 +40,8 @@ fn show(status: &Status, now: chrono::DateTime<chrono::Utc>) {
         (_, false) => "open".to_owned(),
     };
     print(&format!("guard            {guard}"));
+    let policy = if status.policy.waiting { "NOT ACCEPTED: `retentiond policy show` says what it changes" } else { "as accepted" };
+    print(&format!("policy           {policy}"));
     print(&format!("last poll        {}", at(status.last_poll_at)));
     print(&format!("last full look   {}", at(status.last_resync_at)));
     print(&format!("next deadline    {}", at(status.earliest_unmet_deadline)));

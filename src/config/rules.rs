@@ -154,7 +154,7 @@ fn delete_by(t: &mut Table<'_>, retain_for: Option<RetentionPeriod>) -> Option<D
 
 /// Whether `later` ends no earlier than `earlier` from every day of a century that holds a leap year left out (2100):
 /// months differ in length, so one day would prove nothing.
-fn never_before(later: RetentionPeriod, earlier: RetentionPeriod) -> bool {
+pub(super) fn never_before(later: RetentionPeriod, earlier: RetentionPeriod) -> bool {
     let day = |n: i64| chrono::DateTime::from_timestamp(n * 86_400, 0);
     // 2000-01-01 to 2110-01-01, the plausible starting points (R4).
     (10_957..51_134).filter_map(day).all(|start| later.after(start) >= earlier.after(start))

@@ -11,7 +11,7 @@ use crate::{
     database::{self, DatabaseError},
     jobs::Claimed,
     policy::{Class, Policy},
-    safeguards::{STOP_LOCK, guarded, held, paused},
+    safeguards::{STOP_LOCK, agreement::in_force, guarded, held, paused},
     sql::literal,
     stores::postgres::{self, Target},
 };
@@ -95,6 +95,7 @@ impl Batch {
             "held" => Verdict::Blocked("held"),
             "paused" => Verdict::Blocked("paused"),
             "guarded" => Verdict::Blocked("guarded"),
+            "policy" => Verdict::Blocked("policy"),
             "locked" => Verdict::Blocked("locked"),
             "missing" => Verdict::Blocked("missing"),
             _ => Verdict::Blocked("changed"),
@@ -170,7 +171,7 @@ fn license(class: &Class) -> String {
     format!(
         "with {},
          found (id, known, rows, locked, since, started_at, vanished, stop) as (
-             select c.id, false, 0, 0, null::timestamptz, null::timestamptz, false, case when {} then 'guarded' when {} then 'paused' when {} then 'held' end
+             select c.id, false, 0, 0, null::timestamptz, null::timestamptz, false, case when not {} then 'policy' when {} then 'guarded' when {} then 'paused' when {} then 'held' end
              from claimed c
              union all {})
          select id, coalesce(max(stop), case
@@ -181,6 +182,7 @@ fn license(class: &Class) -> String {
              else 'changed' end)
          from found group by id",
         with.join(",\n"),
+        in_force(&class.jobs.accepted),
         guarded(),
         paused("c"),
         held("c"),
@@ -197,8 +199,9 @@ fn licensed(class: &Class) -> String {
         "{},
          licensed as materialized (
              select c.id, c.account_id from claimed c
-             where not ({}) and not {} and not {} and case c.starting_point {} else false end)",
+             where {} and not ({}) and not {} and not {} and case c.starting_point {} else false end)",
         claimed(class, ""),
+        in_force(&class.jobs.accepted),
         guarded(),
         paused("c"),
         held("c"),
@@ -212,5 +215,5 @@ pub(super) fn lost() -> DatabaseError {
 }
 
 fn refused(why: String) -> DatabaseError {
-    DatabaseError::from(sqlx::Error::Protocol(why))
+    DatabaseError::Refused(why)
 }

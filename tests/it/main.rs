@@ -10,6 +10,7 @@ mod daemon;
 mod executor;
 mod model;
 mod planner;
+mod policy;
 mod privileges;
 mod promise;
 mod races;

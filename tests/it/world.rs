@@ -165,7 +165,15 @@ impl World {
 
     /// The passes of this configuration, ready to run in this process.
     pub(crate) async fn app(&self) -> Result<App, Failure> {
-        App::prepare_patiently(Arc::new(self.config())).await
+        let app = App::prepare_patiently(Arc::new(self.config())).await?;
+        app.agree().await?;
+        Ok(app)
+    }
+
+    /// Somebody accepts the policy of the configuration as it is now.
+    pub(crate) fn accept(&self) {
+        let output = self.cli(&["policy", "accept", "--reason", "test"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// One full comparison, then everything that is due: what `run --once` does.
