@@ -1,5 +1,7 @@
 //! What the database's catalogue says about the configured tables: key types, indexes, privileges, and whether a DELETE stays where it belongs.
-//! It looks at definitions only, never at records.
+//! It looks at definitions only, never at records. What holds for targets alone is in `catalog/targets.rs`.
+
+mod targets;
 
 use std::collections::BTreeMap;
 
@@ -7,7 +9,7 @@ use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 
 use crate::{
-    config::{Config, DataClass, Store},
+    config::Config,
     database::DatabaseError,
     model::{Ident, Mode, TableName},
 };
@@ -79,19 +81,34 @@ pub struct Table {
     pub unique: bool,
     /// Tables that its rows point at by a foreign key.
     pub parents: Vec<i64>,
-    /// Tables that its DELETE would reach into.
-    pub reaches: Vec<Reach>,
+    /// Foreign keys that point at it.
+    pub references: Vec<Reference>,
+    /// The parent that tells whose its rows are, where no column does.
+    pub parent: Option<Parent>,
 }
 
-/// A table that a DELETE would reach into through a foreign key.
-#[derive(Debug, Clone)]
-pub struct Reach {
-    /// Which.
+/// A foreign key that points at a table.
+#[derive(Debug, Clone, FromRow)]
+pub struct Reference {
+    /// The constraint's oid.
     pub oid: i64,
-    /// Quoted.
+    /// The table whose rows point.
+    pub table: i64,
+    /// The same, quoted.
     pub sql: String,
     /// How its rows `r` point at rows `t`.
     pub on: String,
+    /// A DELETE of what they point at would delete or change them; else they forbid it.
+    pub cascades: bool,
+}
+
+/// The target that a child target's rows point at.
+#[derive(Debug, Clone)]
+pub struct Parent {
+    /// Its place among the targets of the class.
+    pub target: usize,
+    /// The columns of the foreign key: the child's, the parent's.
+    pub on: Vec<(String, String)>,
 }
 
 /// The catalogue's answer for one configuration: a table for each starting point and each target, in the order of the configuration.
@@ -171,16 +188,16 @@ pub async fn inspect(conn: &mut PgConnection, config: &Config) -> Result<(Option
         let needs = if config.mode == Mode::Enforce { Needs::Lock } else { Needs::Read };
         inspection.privileges(&subject, &point.table, &relation, &point.account_column, needs);
         let key = inspection.key(conn, &subject, &point.table, &relation, &point.account_column).await?;
-        if !relation.leads_index(&point.since_column, true) {
+        if !relation.leads_index(point.since_column.as_str(), true) {
             inspection.warn_index(&subject, &point.table, &point.since_column, true);
         }
-        if !relation.leads_index(&point.account_column, false) {
+        if !relation.leads_index(point.account_column.as_str(), false) {
             inspection.warn_index(&subject, &point.table, &point.account_column, false);
         }
         let columns: Vec<&str> =
             [Some(&point.account_column), point.feature_column.as_ref()].into_iter().flatten().map(Ident::as_str).collect();
         if let Some(key) = key {
-            points.push(relation.table(&point.table, key, relation.is_unique_within(&columns), &point.account_column));
+            points.push(relation.table(&point.table, key, relation.is_unique_within(&columns), point.account_column.as_str()));
         }
     }
     let mut targets = Vec::new();
@@ -239,16 +256,14 @@ struct Relation {
     may_update: bool,
     /// DELETE triggers of the table and its partitions.
     triggers: Vec<String>,
-    /// Tables that its DELETE, or that of a partition of it, would reach into.
-    cascades: Vec<i64>,
-    /// The same as `(oid, table, join)`.
-    reaches: Vec<(i64, String, String)>,
     /// Tables that its rows point at.
     parents: Vec<i64>,
     /// The oids of this table's partition ancestors, parents and descendants, itself included.
     family: Vec<i64>,
     #[sqlx(skip)]
     indexes: Vec<Index>,
+    #[sqlx(skip)]
+    references: Vec<Reference>,
 }
 
 #[derive(FromRow)]
@@ -265,14 +280,6 @@ const RELATION: &str = "
            has_any_column_privilege(c.oid, 'update') as may_update,
            array(select distinct t.tgname::text from pg_trigger t
                  where t.tgrelid = any(d.down) and not t.tgisinternal and (t.tgtype & 8) <> 0 and t.tgenabled <> 'D') as triggers,
-           array(select f.conrelid::int8 from pg_constraint f
-                 where f.confrelid = any(d.down) and f.contype = 'f' and f.confdeltype in ('c', 'n', 'd') and f.conparentid = 0) as cascades,
-           array(select (f.conrelid::int8, f.conrelid::regclass::text,
-                         (select string_agg(format('r.%I = t.%I', ca.attname, pa.attname), ' and ') from unnest(f.conkey, f.confkey) k(c, p)
-                          join pg_attribute ca on ca.attrelid = f.conrelid and ca.attnum = k.c
-                          join pg_attribute pa on pa.attrelid = f.confrelid and pa.attnum = k.p))
-                 from pg_constraint f
-                 where f.confrelid = any(d.down) and f.contype = 'f' and f.confdeltype in ('c', 'n', 'd') and f.conparentid = 0) as reaches,
            array(select f.confrelid::int8 from pg_constraint f where f.conrelid = any(d.down) and f.contype = 'f' and f.conparentid = 0) as parents,
            array(with recursive up(oid) as (select c.oid union select i.inhparent from up join pg_inherits i on i.inhrelid = up.oid)
                  select oid::int8 from up union select unnest(d.down)::int8) as family
@@ -280,6 +287,15 @@ const RELATION: &str = "
          lateral (select array(with recursive down(oid) as (select c.oid union select i.inhrelid from down join pg_inherits i on i.inhparent = down.oid)
                                select oid from down) as down) d
     where n.nspname = $1 and c.relname = $2";
+
+/// Foreign keys that point at the table `$1` or a partition of it.
+const REFERENCES: &str = "
+    with recursive down(oid) as (select $1::oid union select i.inhrelid from down join pg_inherits i on i.inhparent = down.oid)
+    select f.oid::int8 as oid, f.conrelid::int8 as table, f.conrelid::regclass::text as sql, f.confdeltype in ('c', 'n', 'd') as cascades,
+           (select string_agg(format('r.%I = t.%I', ca.attname, pa.attname), ' and ') from unnest(f.conkey, f.confkey) k(c, p)
+            join pg_attribute ca on ca.attrelid = f.conrelid and ca.attnum = k.c
+            join pg_attribute pa on pa.attrelid = f.confrelid and pa.attnum = k.p) as on
+    from pg_constraint f where f.confrelid in (select oid from down) and f.contype = 'f' and f.conparentid = 0 order by f.oid";
 
 const INDEXES: &str = "
     select array(select coalesce(a.attname::text, '') from unnest(i.indkey[0:i.indnkeyatts - 1]) with ordinality k(attnum, at)
@@ -290,12 +306,12 @@ const INDEXES: &str = "
 
 impl Relation {
     /// A usable index leads with the column; for a nullable instant a partial index on its not-null rows serves too.
-    fn leads_index(&self, column: &Ident, not_null_serves: bool) -> bool {
+    fn leads_index(&self, column: &str, not_null_serves: bool) -> bool {
         self.indexes.iter().any(|i| {
-            i.columns.first().is_some_and(|c| c == column.as_str())
+            i.columns.first().is_some_and(|c| c == column)
                 && match &i.predicate {
                     None => true,
-                    Some(p) => not_null_serves && p.ends_with("IS NOT NULL)") && p.contains(column.as_str()),
+                    Some(p) => not_null_serves && p.ends_with("IS NOT NULL)") && p.contains(column),
                 }
         })
     }
@@ -304,13 +320,17 @@ impl Relation {
         self.indexes.iter().any(|i| i.is_unique && i.predicate.is_none() && i.columns.iter().all(|c| columns.contains(&c.as_str())))
     }
 
-    fn reaches(&self) -> Vec<Reach> {
-        self.reaches.iter().map(|(oid, sql, on)| Reach { oid: *oid, sql: sql.clone(), on: on.clone() }).collect()
-    }
-
-    fn table(&self, name: &TableName, key: KeyType, unique: bool, account: &Ident) -> Table {
-        let (sql, indexed) = (name.quoted(), self.leads_index(account, false));
-        Table { sql, oid: self.oid, key, indexed, unique, parents: self.parents.clone(), reaches: self.reaches() }
+    fn table(&self, name: &TableName, key: KeyType, unique: bool, leads: &str) -> Table {
+        Table {
+            sql: name.quoted(),
+            oid: self.oid,
+            key,
+            indexed: self.leads_index(leads, false),
+            unique,
+            parents: self.parents.clone(),
+            references: self.references.clone(),
+            parent: None,
+        }
     }
 }
 
@@ -332,7 +352,8 @@ impl Inspection {
             self.find(Severity::Schema, subject, problem, None);
             return Ok(None);
         };
-        relation.indexes = sqlx::query_as(INDEXES).bind(relation.oid).fetch_all(conn).await?;
+        relation.indexes = sqlx::query_as(INDEXES).bind(relation.oid).fetch_all(&mut *conn).await?;
+        relation.references = sqlx::query_as(REFERENCES).bind(relation.oid).fetch_all(conn).await?;
         Ok(Some(relation))
     }
 
@@ -467,92 +488,5 @@ impl Inspection {
         let remedy = format!("CREATE INDEX CONCURRENTLY ON {} ({}){predicate}", name.quoted(), column.quoted());
         let problem = format!("no index of {} leads with {}: each look reads the whole table", name.spelt(), column.as_str());
         self.find(Severity::Warning, subject, problem, Some(remedy));
-    }
-
-    async fn class(&mut self, conn: &mut PgConnection, config: &Config, class: &DataClass) -> Result<Vec<Table>, DatabaseError> {
-        let media = self.media(conn, config).await?;
-        let listed: Vec<i64> = self.listed(conn, class).await?;
-        let mut tables = Vec::new();
-        for target in &class.targets {
-            let subject = format!("target {}", target.name);
-            let Some(relation) = self.relation(conn, &subject, &target.table).await? else {
-                continue;
-            };
-            self.ordinary(&subject, &target.table, &relation);
-            if let Some(place) = media.iter().find(|(_, oid)| relation.family.contains(oid)).map(|(place, _)| place) {
-                let problem = format!("{} is the customer's {place}, or a part of it: it is never purged", target.table.spelt());
-                self.find(Severity::Schema, &subject, problem, None);
-            }
-            for oid in &relation.cascades {
-                if !listed.contains(oid) {
-                    let child: String = sqlx::query_scalar("select $1::oid::regclass::text").bind(oid).fetch_one(&mut *conn).await?;
-                    let problem = format!(
-                        "deleting from {} would reach into {child}, which class {}/{} does not list",
-                        target.table.spelt(),
-                        class.feature,
-                        class.name
-                    );
-                    self.find(Severity::Schema, &subject, problem, None);
-                }
-            }
-            for trigger in &relation.triggers {
-                let problem = format!("trigger {trigger} on {} runs when records are deleted", target.table.spelt());
-                self.find(Severity::Warning, &subject, problem, None);
-            }
-            if let Some(feature) = &target.feature_column {
-                self.column(conn, &subject, &target.table, &relation, feature, "text").await?;
-            }
-            let needs = if config.mode == Mode::Enforce { Needs::Delete } else { Needs::Read };
-            self.privileges(&subject, &target.table, &relation, &target.account_column, needs);
-            if !relation.leads_index(&target.account_column, false) {
-                self.warn_index(&subject, &target.table, &target.account_column, false);
-            }
-            if let Some(key) = self.key(conn, &subject, &target.table, &relation, &target.account_column).await? {
-                tables.push(relation.table(&target.table, key, false, &target.account_column));
-            }
-        }
-        Ok(tables)
-    }
-
-    /// The tables under the customer's control, and the tables behind its views.
-    async fn media(&mut self, conn: &mut PgConnection, config: &Config) -> Result<Vec<(String, i64)>, DatabaseError> {
-        let mut found = Vec::new();
-        for place in &config.customer_places {
-            let here = place.store.as_ref().is_none_or(|s| matches!(config.stores.get(s), Some(Store::MainPostgres)));
-            let Ok(name) = TableName::parse(&place.place) else { continue };
-            if !here {
-                continue;
-            }
-            let oids: Vec<i64> = sqlx::query_scalar(
-                "with recursive place(oid) as (
-                     select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2
-                     union
-                     select d.refobjid from place join pg_rewrite r on r.ev_class = place.oid
-                       join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid and d.refclassid = 'pg_class'::regclass and d.refobjid <> place.oid)
-                 select oid::int8 from place",
-            )
-            .bind(name.schema())
-            .bind(name.table())
-            .fetch_all(&mut *conn)
-            .await?;
-            found.extend(oids.into_iter().map(|oid| (place.place.clone(), oid)));
-        }
-        Ok(found)
-    }
-
-    /// The tables of the class and their partitions.
-    async fn listed(&mut self, conn: &mut PgConnection, class: &DataClass) -> Result<Vec<i64>, DatabaseError> {
-        Ok(sqlx::query_scalar(
-            "with recursive listed(oid) as (
-                 select c.oid from unnest($1::text[], $2::text[]) t(schema, name)
-                   join pg_namespace n on n.nspname = t.schema join pg_class c on c.relnamespace = n.oid and c.relname = t.name
-                 union
-                 select i.inhrelid from listed join pg_inherits i on i.inhparent = listed.oid)
-             select oid::int8 from listed",
-        )
-        .bind(class.targets.iter().map(|t| t.table.schema()).collect::<Vec<_>>())
-        .bind(class.targets.iter().map(|t| t.table.table()).collect::<Vec<_>>())
-        .fetch_all(conn)
-        .await?)
     }
 }

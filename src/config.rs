@@ -231,10 +231,33 @@ pub struct Target {
     pub store: String,
     /// The table.
     pub table: TableName,
-    /// The column that names the account.
-    pub account_column: Ident,
-    /// The column that names the feature, where classes share a table.
-    pub feature_column: Option<Ident>,
+    /// How a record tells whose it is.
+    pub owner: Owner,
+}
+
+/// How a record of a target tells whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// By columns of its own.
+    Columns {
+        /// The column that names the account.
+        account: Ident,
+        /// The column that names the feature, where classes share a table.
+        feature: Option<Ident>,
+    },
+    /// By the record that its foreign key points at, in another target of the class.
+    Parent(TableName),
+}
+
+impl Target {
+    /// The column that names the feature, where there is one.
+    #[must_use]
+    pub fn feature_column(&self) -> Option<&Ident> {
+        match &self.owner {
+            Owner::Columns { feature, .. } => feature.as_ref(),
+            Owner::Parent(_) => None,
+        }
+    }
 }
 
 /// A place that a customer-controlled class names (R13).

@@ -52,7 +52,7 @@ impl Policy {
                 accepted: accepted.clone(),
             },
             source: Source::new(config, layout, index),
-            targets: children_first(rule.targets.iter().zip(tables).map(|(target, table)| Target::new(rule, target, table)).collect()),
+            targets: children_first(Target::of_class(rule, tables)),
         });
         Self {
             classes: classes.collect(),
@@ -63,12 +63,8 @@ impl Policy {
     }
 }
 
-/// Rows that point at others go before them: a foreign key within the class neither refuses a DELETE nor deletes what nobody then counts.
+/// Rows that point at others go before them, or else those would wait for another batch.
 fn children_first(mut targets: Vec<Target>) -> Vec<Target> {
-    let listed = targets.clone();
-    for target in &mut targets {
-        target.spare_others(&listed);
-    }
     let mut ordered = Vec::new();
     while !targets.is_empty() {
         let free = targets.iter().position(|t| !targets.iter().any(|other| other.points_at(t)));

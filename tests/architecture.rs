@@ -21,7 +21,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("source", "catalog config database model retention sql"),
     ("safeguards", "config database model sql"),
     ("jobs", "database model retention safeguards sql"),
-    ("stores", "catalog config database sql"),
+    ("stores", "catalog config database model sql"),
     ("policy", "catalog config jobs retention source stores"),
     // Passes.
     ("planner", "catalog config database jobs model policy retention safeguards source sql stores"),

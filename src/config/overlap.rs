@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{CustomerPlace, DataClass, StartingPoint, Store, Target, table::Table};
+use super::{CustomerPlace, DataClass, Owner, StartingPoint, Store, Target, table::Table};
 use crate::model::TableName;
 
 /// A starting point as far as it could be read.
@@ -76,6 +76,9 @@ pub(super) fn judge(root: &Table<'_>, stores: &Stores, points: &[Point], classes
                 root.fault(key, format!("{spelt:?} is under the customer's control ({owner}) and can never be a target"));
             }
         }
+        if let Some(problem) = orphaned(stores, class, target) {
+            root.fault(&format!("{}parent", key.trim_end_matches("table")), problem);
+        }
         let earlier = targets[..at]
             .iter()
             .filter(|(_, _, other)| other.table == target.table && same(stores, Some(&other.store), Some(&target.store)));
@@ -89,6 +92,21 @@ pub(super) fn judge(root: &Table<'_>, stores: &Stores, points: &[Point], classes
     }
 }
 
+/// What is wrong with the parent of a target: from parent to parent one must come to a target that names the account itself.
+fn orphaned(stores: &Stores, class: &Class, target: &Target) -> Option<String> {
+    let mut child = target;
+    for _ in 0..=class.targets.len() {
+        let Owner::Parent(parent) = &child.owner else { return None };
+        let of_class = class.targets.iter().filter_map(|(_, other)| other.as_ref());
+        let found = of_class.filter(|t| t.table == *parent).find(|t| same(stores, Some(&t.store), Some(&target.store)));
+        let Some(found) = found else {
+            return Some(format!("{:?} is no target of this class in the same store; list it too", parent.spelt()));
+        };
+        child = found;
+    }
+    Some("leads in a circle: no record ever tells whose it is".to_owned())
+}
+
 /// Two names may stand for one store.
 fn same(stores: &Stores, a: Option<&String>, b: Option<&String>) -> bool {
     let store = |name: Option<&String>| name.and_then(|name| stores.get(name)).and_then(Option::as_ref);
@@ -99,9 +117,9 @@ fn same(stores: &Stores, a: Option<&String>, b: Option<&String>) -> bool {
 fn shared(owner: &Class, other: &Target, class: &Class, target: &Target) -> Option<String> {
     let spelt = target.table.spelt();
     let by = format!("{spelt:?} is a target of {}/{} too", owner.feature.as_deref().unwrap_or("?"), owner.name.as_deref().unwrap_or("?"));
-    if target.feature_column.is_none() || other.feature_column.is_none() {
+    if target.feature_column().is_none() || other.feature_column().is_none() {
         Some(format!("{by}; classes that share a table need feature_column on both"))
-    } else if target.feature_column != other.feature_column {
+    } else if target.feature_column() != other.feature_column() {
         Some(format!("{by}, with another feature_column; a record could belong to both"))
     } else if owner.feature == class.feature {
         Some(format!("{by}, for the same feature; nothing tells their records apart"))

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Config, DataClass, DeleteBy, StartingPoint, rules::never_before};
+use super::{Config, DataClass, DeleteBy, Owner, StartingPoint, rules::never_before};
 use crate::model::{Ident, RetentionPeriod};
 
 /// Everything that decides what is deleted and when. The accepted one is kept in the database.
@@ -54,10 +54,14 @@ pub struct TargetTerms {
     /// Quoted and schema-qualified.
     pub table: String,
     /// The column that names the account.
-    pub account_column: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub account_column: Option<String>,
     /// The column that names the feature.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub feature_column: Option<String>,
+    /// The table whose records its own belong to.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub parent: Option<String>,
 }
 
 /// One difference between the accepted policy and another.
@@ -92,10 +96,13 @@ impl DataClass {
             feature_column: p.feature_column.as_ref().map(Ident::as_str).map(str::to_owned),
             since_column: p.since_column.as_str().to_owned(),
         };
-        let target = |t: &super::Target| TargetTerms {
-            table: t.table.quoted(),
-            account_column: t.account_column.as_str().to_owned(),
-            feature_column: t.feature_column.as_ref().map(Ident::as_str).map(str::to_owned),
+        let target = |t: &super::Target| {
+            let (account_column, parent) = match &t.owner {
+                Owner::Columns { account, .. } => (Some(account.as_str().to_owned()), None),
+                Owner::Parent(parent) => (None, Some(parent.quoted())),
+            };
+            let feature_column = t.feature_column().map(Ident::as_str).map(str::to_owned);
+            TargetTerms { table: t.table.quoted(), account_column, feature_column, parent }
         };
         let (delete_within, delete_by_after) = match self.delete_by {
             DeleteBy::Within(period) => (Some(period.to_string()), None),

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    CustomerPlace, DataClass, DeleteBy, StartingPoint, Store, Target,
+    CustomerPlace, DataClass, DeleteBy, Owner, StartingPoint, Store, Target,
     overlap::{Class, Place, Point},
     table::{Read, Table, period, text, texts, word},
 };
@@ -192,16 +192,24 @@ fn target(t: &mut Table<'_>, stores: &BTreeMap<String, Option<Store>>) -> (Strin
         return (key, None);
     }
     let table = t.need("table", "which table holds it?", table_name);
-    let account_column = t.need("account_column", "which column names the account?", column);
-    let feature_column = t.maybe("feature_column", column);
-    t.later(&["parent"]);
+    let parent = t.maybe("parent", table_name);
+    let owner = if t.has("parent") {
+        for key in ["account_column", "feature_column"] {
+            t.refuse(key, "has no place beside parent: the record it points at tells whose it is");
+        }
+        parent.map(Owner::Parent)
+    } else {
+        let account = t.need("account_column", "which column names the account? (or parent, the table its foreign key points at)", column);
+        let feature = t.maybe("feature_column", column);
+        account.map(|account| Owner::Columns { account, feature })
+    };
     for key in ["collection", "account_field", "prefix", "queue", "topic", "expires_after"] {
         t.refuse(key, "names a place in another kind of store; a target in postgres has table and account_column");
     }
     let target = (|| {
         let (store, table) = (store?, table?);
         let name = format!("{store}/{}", table.spelt());
-        Some(Target { name, store, table, account_column: account_column?, feature_column })
+        Some(Target { name, store, table, owner: owner? })
     })();
     (key, target)
 }

@@ -13,7 +13,7 @@ use crate::{
     policy::{Class, Policy},
     safeguards::{STOP_LOCK, agreement::in_force, guarded, held, paused},
     sql::literal,
-    stores::postgres::{self, Target},
+    stores::postgres::{self, Delete, Target},
 };
 
 /// What the database says about a claimed job at this instant.
@@ -30,9 +30,11 @@ pub enum Verdict {
 pub struct Batch {
     license: String,
     /// By target.
-    delete: BTreeMap<String, String>,
-    /// The targets' oids: a DELETE must not reach beyond them (R13).
+    delete: BTreeMap<String, Delete>,
+    /// The targets' oids.
     targets: Vec<i64>,
+    /// The foreign keys that were found to point at them: a DELETE must not cascade through any other (R13).
+    references: Vec<i64>,
     /// Every table has an index on its account column: a nested loop over it is the right plan, whatever the statistics say (R18).
     indexed: bool,
 }
@@ -46,12 +48,13 @@ impl Batch {
             license: license(class),
             delete: class.targets.iter().map(|t| (t.name.clone(), t.delete(&licensed))).collect(),
             targets: class.targets.iter().map(Target::oid).collect(),
+            references: class.targets.iter().flat_map(Target::references).collect(),
             indexed: class.indexed() && !policy.pinned.is_empty(),
         }
     }
 
     /// Takes the stop lock, fixes the shape of the plans, and refuses when a table is not the one that was checked at start,
-    /// or when a foreign key has come up that would carry the DELETE into a table that nobody listed.
+    /// or when a foreign key has come up that would carry the DELETE further than was checked.
     ///
     /// # Errors
     /// Those of the database, and a refusal.
@@ -67,14 +70,16 @@ impl Batch {
              select 'table ' || p.name || ' is not the one that was checked at start; restart the daemon to check it anew'
              from unnest($1::text[], $2::int8[]) p(name, oid) where to_regclass(p.name)::oid::int8 is distinct from p.oid
              union all
-             select 'deleting from ' || f.confrelid::regclass || ' would reach into ' || f.conrelid::regclass || ', which the data class does not list'
+             select 'deleting from ' || f.confrelid::regclass || ' would reach into ' || f.conrelid::regclass || ' by foreign key ' || f.conname
+                    || ', which was not there at start; restart the daemon to check it anew'
              from pg_constraint f where f.contype = 'f' and f.confdeltype in ('c', 'n', 'd') and f.conparentid = 0
-               and f.confrelid in (select oid from reached) and f.conrelid not in (select oid from reached)
+               and f.confrelid in (select oid from reached) and f.oid::int8 <> all($4)
              limit 1",
         )
         .bind(names)
         .bind(oids)
         .bind(&self.targets)
+        .bind(&self.references)
         .fetch_optional(conn)
         .await?;
         refusal.map_or(Ok(()), |why| Err(refused(why)))
@@ -114,11 +119,16 @@ impl Batch {
         jobs: &[&Claimed],
         budget: i64,
     ) -> Result<Vec<(i64, i64, i64)>, DatabaseError> {
-        let Some(statement) = self.delete.get(&target.name) else { return Ok(Vec::new()) };
-        Ok(sqlx::query_as(AssertSqlSafe(statement.clone()))
-            .bind(jobs.iter().map(|j| j.id).collect::<Vec<_>>())
-            .bind(jobs.iter().map(|j| j.fence).collect::<Vec<_>>())
-            .bind(budget)
+        let Some(Delete { lock, delete }) = self.delete.get(&target.name) else { return Ok(Vec::new()) };
+        let (ids, fences): (Vec<i64>, Vec<i64>) = jobs.iter().map(|j| (j.id, j.fence)).unzip();
+        let ours = |statement: &String| sqlx::query_as(AssertSqlSafe(statement.clone())).bind(ids.clone()).bind(fences.clone());
+        let Some(lock) = lock else { return Ok(ours(delete).bind(budget).fetch_all(conn).await?) };
+        let locked: Vec<(i64, String, i64)> =
+            sqlx::query_as(AssertSqlSafe(lock.clone())).bind(&ids).bind(&fences).bind(budget).fetch_all(&mut *conn).await?;
+        Ok(ours(delete)
+            .bind(locked.iter().map(|(place, ..)| *place).collect::<Vec<_>>())
+            .bind(locked.iter().map(|(_, at, _)| at.as_str()).collect::<Vec<_>>())
+            .bind(locked.iter().map(|(.., id)| *id).collect::<Vec<_>>())
             .fetch_all(conn)
             .await?)
     }

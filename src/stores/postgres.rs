@@ -9,6 +9,7 @@ use crate::{
     catalog::{KeyType, Table},
     config::{self, DataClass},
     database::DatabaseError,
+    model::Ident,
     sql::literal,
 };
 
@@ -17,25 +18,88 @@ use crate::{
 pub struct Target {
     /// `store/table` as spelt in the configuration.
     pub name: String,
-    /// What must hold of a record `t` of the job `l` besides the predicate: see [`Target::spare_others`].
-    spares: String,
+    /// What must hold of a record `t` besides the predicate: nothing points at it any more.
+    unreferenced: String,
     table: Table,
-    account: String,
-    /// The column and the feature it must hold, where classes share a table.
-    feature: Option<(String, String)>,
+    owner: Owner,
+}
+
+/// How a record tells whose it is.
+#[derive(Debug, Clone)]
+enum Owner {
+    /// By columns of its own.
+    Columns {
+        account: String,
+        /// The column and the feature it must hold, where classes share a table.
+        feature: Option<(String, String)>,
+    },
+    /// By the record that its foreign key points at.
+    Parent { table: String, on: Vec<(String, String)>, owner: Box<Owner> },
+}
+
+impl Owner {
+    fn of(class: &DataClass, tables: &[Table], at: usize) -> Option<Self> {
+        Some(match (&tables.get(at)?.parent, &class.targets.get(at)?.owner) {
+            (Some(parent), _) => {
+                let table = tables.get(parent.target)?.sql.clone();
+                let quoted = |(child, parent): &(String, String)| {
+                    Some((Ident::literal(child).ok()?.quoted(), Ident::literal(parent).ok()?.quoted()))
+                };
+                let on = parent.on.iter().map(quoted).collect::<Option<Vec<_>>>()?;
+                Self::Parent { table, on, owner: Box::new(Self::of(class, tables, parent.target)?) }
+            }
+            (None, config::Owner::Columns { account, feature }) => {
+                Self::Columns { account: account.quoted(), feature: feature.as_ref().map(|c| (c.quoted(), class.feature.clone())) }
+            }
+            (None, config::Owner::Parent(_)) => return None,
+        })
+    }
+
+    /// The records under `alias` that belong to the account `id`, a text expression: the parents they lead to, each with an alias of its own,
+    /// and the condition.
+    fn rows(&self, key: KeyType, alias: &str, id: &str) -> (String, String) {
+        match self {
+            Self::Columns { account, feature } => {
+                let mut condition = key.equals(&format!("{alias}.{account}"), id);
+                if let Some((column, feature)) = feature {
+                    // Formatting into a String cannot fail.
+                    let _ = write!(condition, " and {alias}.{column}::text = {} collate \"C\"", literal(feature));
+                }
+                (String::new(), condition)
+            }
+            Self::Parent { table, on, owner } => {
+                let parent = format!("{alias}p");
+                let (tables, condition) = owner.rows(key, &parent, id);
+                let on: Vec<String> = on.iter().map(|(c, p)| format!("{alias}.{c} = {parent}.{p}")).collect();
+                (format!(", {table} {parent}{tables}"), format!("{} and {condition}", on.join(" and ")))
+            }
+        }
+    }
 }
 
 impl Target {
-    /// Joins what was configured with what the catalogue says.
+    /// The targets of a class: what was configured joined with what the catalogue says.
     #[must_use]
-    pub fn new(class: &DataClass, target: &config::Target, table: &Table) -> Self {
-        Self {
-            name: target.name.clone(),
-            spares: String::new(),
-            table: table.clone(),
-            account: target.account_column.quoted(),
-            feature: target.feature_column.as_ref().map(|c| (c.quoted(), class.feature.clone())),
-        }
+    pub fn of_class(class: &DataClass, tables: &[Table]) -> Vec<Self> {
+        let target = |(at, table): (usize, &Table)| {
+            // A record that others point at waits until they are gone: a cascade knows no account and counts nothing (I3, I8).
+            let unreferenced = table.references.iter().map(|reference| {
+                let itself = if reference.table == table.oid { " and (r.tableoid, r.ctid) <> (t.tableoid, t.ctid)" } else { "" };
+                format!(" and not exists (select 1 from {} r where {}{itself})", reference.sql, reference.on)
+            });
+            Some(Self {
+                name: class.targets.get(at)?.name.clone(),
+                unreferenced: unreferenced.collect(),
+                table: table.clone(),
+                owner: Owner::of(class, tables, at)?,
+            })
+        };
+        tables.iter().enumerate().filter_map(target).collect()
+    }
+
+    /// The foreign keys that point at it.
+    pub fn references(&self) -> impl Iterator<Item = i64> {
+        self.table.references.iter().map(|r| r.oid)
     }
 
     /// The type its table keys accounts by.
@@ -48,18 +112,6 @@ impl Target {
     #[must_use]
     pub fn oid(&self) -> i64 {
         self.table.oid
-    }
-
-    /// Records that others' records point at through a cascading key are left alone: the cascade knows no account (I3).
-    pub fn spare_others(&mut self, listed: &[Self]) {
-        let mut spares = String::new();
-        for reach in &self.table.reaches {
-            let own = listed.iter().find(|t| t.table.oid == reach.oid).map(|t| t.of_account("r", "l.account_id"));
-            let others = own.map_or_else(String::new, |own| format!(" and ({own}) is not true"));
-            // Formatting into a String cannot fail.
-            let _ = write!(spares, " and not exists (select 1 from {} r where {}{others})", reach.sql, reach.on);
-        }
-        self.spares = spares;
     }
 
     /// Its rows point at rows of the other by a foreign key.
@@ -76,43 +128,69 @@ impl Target {
 
     /// The one predicate: the rows under `alias` that belong to the account and to this data class (I3). `id` is a text expression.
     fn of_account(&self, alias: &str, id: &str) -> String {
-        let account = self.table.key.equals(&format!("{alias}.{}", self.account), id);
-        match &self.feature {
-            Some((column, feature)) => {
-                format!("{account} and {alias}.{column}::text = {} collate \"C\"", literal(feature))
-            }
-            None => account,
+        match self.owner.rows(self.table.key, alias, id) {
+            (parents, condition) if parents.is_empty() => condition,
+            (parents, condition) => format!("exists (select 1 from {} where {condition})", parents.trim_start_matches(", ")),
         }
+    }
+
+    /// The same as what follows `from`, with the rows under the alias `t`.
+    fn rows(&self, id: &str) -> String {
+        let (parents, condition) = self.owner.rows(self.table.key, "t", id);
+        format!("{} t{parents} where {condition}", self.table.sql)
     }
 
     /// Whether any record of the account is visible, as a condition.
     fn any_left(&self, id: &str) -> String {
-        format!("exists (select 1 from {} t where {})", self.table.sql, self.of_account("t", id))
+        format!("exists (select 1 from {})", self.rows(id))
     }
 
-    /// Deletes up to `$3` records of the jobs in `licensed (id, account_id)`; `with` is the text that defines it, parameters `$1` and `$2` included.
-    /// Yields `(id, found, records)`: how many could be locked and how many of those are gone. Less gone than found means that somebody
-    /// else decides, like a trigger that swallows the DELETE.
+    /// Deletes records of the jobs in `licensed (id, account_id)`; `with` is the text that defines it, parameters `$1` and `$2` included.
     ///
     /// Records that somebody else holds are skipped, never waited for (R14). The account predicate stands in the DELETE itself, beside the ctid (R17).
     #[must_use]
-    pub fn delete(&self, with: &str) -> String {
-        let (table, spares) = (&self.table.sql, &self.spares);
-        let (found, again) = (self.of_account("t", "l.account_id"), self.of_account("t", "v.account_id"));
-        format!(
-            "with {with},
-             victim as materialized (
-                 select t.tableoid as place, t.ctid as at, l.id, l.account_id from licensed l join {table} t on {found}{spares}
-                 limit $3 for update of t skip locked),
-             gone as (
-                 delete from {table} t using victim v where t.ctid = v.at and t.tableoid = v.place and {again}
-                 returning v.id)
-             select id, sum(found)::int8 as found, sum(records)::int8 as records
-             from (select id, count(*) as found, 0 as records from victim group by id
-                   union all select id, 0, count(*) from gone group by id) x
-             group by id"
-        )
+    pub fn delete(&self, with: &str) -> Delete {
+        let (table, unreferenced, again) = (&self.table.sql, &self.unreferenced, self.of_account("t", "v.account_id"));
+        let locked = format!(
+            "select t.tableoid as place, t.ctid as at, l.id, l.account_id from licensed l, {}{unreferenced}
+             limit $3 for update of t skip locked",
+            self.rows("l.account_id")
+        );
+        let delete = |victim: &str| {
+            format!(
+                "with {with},
+                 victim as materialized ({victim}),
+                 gone as (
+                     delete from {table} t using victim v where t.ctid = v.at and t.tableoid = v.place and {again}{unreferenced}
+                     returning v.id)
+                 select id, sum(found)::int8 as found, sum(records)::int8 as records
+                 from (select id, count(*) as found, 0 as records from victim group by id
+                       union all select id, 0, count(*) from gone group by id) x
+                 group by id"
+            )
+        };
+        if unreferenced.is_empty() {
+            return Delete { lock: None, delete: delete(&locked) };
+        }
+        Delete {
+            lock: Some(format!("with {with}, victim as materialized ({locked}) select place::int8, at::text, id from victim")),
+            delete: delete(
+                "select b.place::oid as place, b.at::tid as at, l.id, l.account_id
+                 from unnest($3::int8[], $4::text[], $5::int8[]) b(place, at, id) join licensed l on l.id = b.id",
+            ),
+        }
     }
+}
+
+/// How records of one target are deleted. Yields `(id, found, records)`: how many could be locked and how many of those are gone. Less gone than
+/// found means that somebody else decides, like a trigger that swallows the DELETE.
+#[derive(Debug, Clone)]
+pub struct Delete {
+    /// Locks up to `$3` records that nothing points at and yields `(place, at, id)` of each, where foreign keys point at the table: once a record is
+    /// locked no new one can point at it, and only a later statement sees every one that did before.
+    pub lock: Option<String>,
+    /// Deletes up to `$3` records, or those that `lock` yielded, as `$3`, `$4` and `$5`.
+    pub delete: String,
 }
 
 #[derive(FromRow)]
@@ -167,11 +245,7 @@ pub async fn left(conn: &mut PgConnection, targets: &[Target], jobs: &[(i64, &st
 /// Those of the database.
 pub async fn count(conn: &mut PgConnection, target: &Target, accounts: &[String]) -> Result<BTreeMap<String, i64>, DatabaseError> {
     let keys: Vec<&str> = accounts.iter().map(String::as_str).filter(|id| target.key().holds(id)).collect();
-    let query = format!(
-        "select a.id, count(*) from unnest($1::text[]) a(id) join {} t on {} group by 1",
-        target.table.sql,
-        target.of_account("t", "a.id")
-    );
+    let query = format!("select a.id, count(*) from unnest($1::text[]) a(id), {} group by 1", target.rows("a.id"));
     let rows: Vec<(String, i64)> = sqlx::query_as(AssertSqlSafe(query)).bind(keys).fetch_all(conn).await?;
     Ok(rows.into_iter().collect())
 }

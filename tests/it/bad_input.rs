@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use retentiond::{failure::Failure, lifecycle::Stop};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::world::{ALL, World, left};
 
@@ -249,8 +249,16 @@ async fn r13_a_part_a_parent_or_a_base_of_media_is_refused_as_a_target() {
 }
 
 #[tokio::test]
-async fn r13_a_delete_that_would_cascade_into_an_unlisted_or_media_table_is_refused() {
+async fn r13_a_delete_that_would_reach_into_an_unlisted_or_media_table_or_be_forbidden_by_one_is_refused() {
     for (makes, words) in [
+        (
+            "create table drafts (template_id bigint references template_configurations)",
+            "records of drafts, which no class lists, would forbid deleting those of template_configurations",
+        ),
+        (
+            "alter table media_objects add template_id bigint references template_configurations on delete restrict",
+            "records of media_objects, which no class lists, would forbid deleting those of template_configurations",
+        ),
         (
             "create table drafts (template_id bigint references template_configurations on delete cascade)",
             "deleting from template_configurations would reach into drafts",
@@ -284,17 +292,38 @@ async fn r13_a_delete_that_would_cascade_into_an_unlisted_or_media_table_is_refu
 }
 
 #[tokio::test]
-async fn r13_a_cascade_that_stays_within_the_class_or_deletes_nothing_is_allowed() {
+async fn r13_a_cascade_that_stays_within_the_class_is_allowed() {
     let world = due().await;
-    world
-        .sql(
-            "alter table task_configurations add template_id bigint references template_configurations on delete cascade;
-             create table drafts (template_id bigint references template_configurations)",
-        )
-        .await;
+    world.sql("alter table task_configurations add template_id bigint references template_configurations on delete cascade").await;
     assert_eq!(check(&world).0, 0);
     world.run_passes().await.unwrap();
     assert_eq!(world.left("a").await, left(0, 0, 0, 2));
+}
+
+/// A key that forbids, from a class with another period: its records keep those they point at, and everybody is told.
+#[tokio::test]
+async fn r13_records_of_another_class_that_point_here_keep_what_they_point_at_until_they_are_gone() {
+    let world = due().await;
+    world
+        .sql(
+            "alter table queue_messages add template_id bigint references template_configurations;
+             update queue_messages set template_id = (select min(template_id) from template_configurations where account_id = 'a') where account_id = 'live'",
+        )
+        .await;
+    let (code, findings) = check(&world);
+    assert!(
+        code == 0 && json!(findings).to_string().contains("records of queue_messages, which belong to another class, keep"),
+        "{findings:?}"
+    );
+    let app = world.app().await.unwrap();
+    app.planner().look(retentiond::planner::Look::Resync).await.unwrap();
+    let mut worker = app.executor().worker("w".to_owned());
+    while worker.step().await.unwrap() == retentiond::executor::Step::Worked {}
+    app.database.close().await;
+    assert_eq!((world.left("live").await, world.left("a").await), (ALL, left(1, 0, 0, 2)));
+    world.sql("update queue_messages set template_id = null; update retention.jobs set ready_at = now() where state = 'scheduled'").await;
+    world.run_passes().await.unwrap();
+    assert_eq!((world.left("live").await, world.left("a").await), (ALL, left(0, 0, 0, 2)));
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 mod world;
 
 mod bad_input;
+mod children;
 mod cli;
 mod crossing;
 mod daemon;

@@ -436,7 +436,7 @@ async fn i8_a_job_in_a_batch_is_left_alone_by_everybody_else() {
 async fn r17_the_account_predicate_stands_in_the_outer_delete_too() {
     let race = Race::new().await;
     for target in &race.class.targets {
-        let statement = target.delete("licensed as (select 1)");
+        let statement = target.delete("licensed as (select 1)").delete;
         let outer = statement.split_once("delete from").unwrap().1.split_once("returning").unwrap().0;
         assert!(outer.contains("t.ctid = v.at") && outer.contains("t.\"account_id\" = v.account_id collate \"C\""), "{outer}");
     }

@@ -25,7 +25,7 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 /// The rules of the promise, with a guard that lets a test's accounts pass.
-const RULES: &str = include_str!("rules.toml");
+pub(crate) const RULES: &str = include_str!("rules.toml");
 
 static SERVER: OnceLock<Option<Server>> = OnceLock::new();
 static NEXT: AtomicU32 = AtomicU32::new(0);
