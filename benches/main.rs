@@ -22,6 +22,7 @@ use retentiond::{
     database::{Database, Purpose},
     planner::{self, Look, Planner},
     policy::Policy,
+    safeguards::agreement,
 };
 use sqlx::AssertSqlSafe;
 
@@ -265,7 +266,10 @@ async fn planner(lab: &Lab, database: &str) -> (Planner, Arc<Policy>) {
     let layout = catalog::inspect(&mut tx, &config).await.expect("the catalogue").0.expect("a sound layout");
     drop(tx);
     let policy = Arc::new(Policy::new(&config, &layout));
-    (Planner::new(pool, config, Arc::new(layout), Arc::clone(&policy)), policy)
+    let mut tx = pool.begin(Purpose::Write).await.expect("the server");
+    agreement::agree(&mut tx, &policy.terms).await.expect("the policy");
+    Database::commit(tx).await.expect("the commit");
+    (Planner::new(pool, config, Arc::new(layout), Arc::clone(&policy), Arc::default()), policy)
 }
 
 async fn machine(lab: &Lab) -> String {

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use crate::{
     catalog::{self, Layout, Severity},
+    clock::Clock,
     config::{Change, Config},
     database::{Database, DatabaseError, Purpose},
     executor::{Executor, Step, Worker},
@@ -26,7 +27,7 @@ use crate::{
     policy::Policy,
     safeguards::{
         agreement::{self, Agreement},
-        held, paused,
+        held, paused, server,
     },
     schema,
     terminal::Progress,
@@ -49,6 +50,8 @@ pub struct App {
     pub database: Database,
     /// The policy in force.
     pub policy: Arc<Policy>,
+    /// The database's clock as this process has seen it.
+    pub clock: Arc<Clock>,
     layout: Arc<Layout>,
 }
 
@@ -59,6 +62,7 @@ impl App {
     /// [`Failure::Schema`], [`Failure::Layout`] or [`Failure::Database`].
     pub async fn prepare(config: Arc<Config>, database: Database) -> Result<Self, Failure> {
         let mut tx = database.begin(Purpose::Read).await?;
+        server::refuse_standby(&mut tx).await?;
         schema::check(&mut tx).await?;
         let (layout, findings) = catalog::inspect(&mut tx, &config).await?;
         drop(tx);
@@ -67,7 +71,7 @@ impl App {
             tracing::warn!(event = "check.finding", subject = finding.subject, remedy = finding.remedy, "{}", finding.problem);
         }
         let policy = Policy::new(&config, &layout);
-        Ok(Self { config, database, policy: Arc::new(policy), layout: Arc::new(layout) })
+        Ok(Self { config, database, policy: Arc::new(policy), layout: Arc::new(layout), clock: Arc::default() })
     }
 
     /// [`App::prepare`] for one-shot verbs: tries an unreachable database for ten seconds.
@@ -106,7 +110,13 @@ impl App {
     /// The planner of this policy.
     #[must_use]
     pub fn planner(&self) -> Planner {
-        Planner::new(self.database.clone(), Arc::clone(&self.config), Arc::clone(&self.layout), Arc::clone(&self.policy))
+        Planner::new(
+            self.database.clone(),
+            Arc::clone(&self.config),
+            Arc::clone(&self.layout),
+            Arc::clone(&self.policy),
+            Arc::clone(&self.clock),
+        )
     }
 
     fn verifier(&self) -> Verifier {
@@ -116,7 +126,7 @@ impl App {
     /// The executor of this policy.
     #[must_use]
     pub fn executor(&self) -> Executor {
-        Executor::new(self.database.clone(), Arc::clone(&self.config), Arc::clone(&self.policy))
+        Executor::new(self.database.clone(), Arc::clone(&self.config), Arc::clone(&self.policy), Arc::clone(&self.clock))
     }
 
     /// One full comparison, then everything that is due, then the end (R33).

@@ -225,11 +225,19 @@ impl DatabaseError {
                 "57014" | "25P03" | "25P04" => Kind::Timeout,
                 "55P03" => Kind::Locked,
                 "40001" | "40P01" => Kind::Conflict,
+                // Not allowed to write: a standby, or a primary on its way down.
+                "25006" => Kind::Unreachable,
                 code if ["08", "57P", "53"].iter().any(|class| code.starts_with(class)) || code == "3D000" => Kind::Unreachable,
                 _ => Kind::Other,
             },
             _ => Kind::Other,
         }
+    }
+
+    /// A standby answered: waiting for its promotion, or naming the primary, may help.
+    #[must_use]
+    pub fn standby() -> Self {
+        sqlx::Error::Io(std::io::Error::other("this server is a standby; name the primary")).into()
     }
 
     /// The five-letter SQL state, where the server gave one.

@@ -18,6 +18,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock::{self, Clock},
     config::Config,
     database::{Database, DatabaseError, Kind, Purpose},
     jobs::{self, Claimed, Next, Progress},
@@ -53,6 +54,7 @@ pub struct Executor {
     config: Arc<Config>,
     policy: Arc<Policy>,
     batches: Arc<Vec<Batch>>,
+    clock: Arc<Clock>,
     /// Jobs completed by this process.
     completed: Arc<AtomicU64>,
 }
@@ -60,9 +62,9 @@ pub struct Executor {
 impl Executor {
     /// An executor for this policy.
     #[must_use]
-    pub fn new(database: Database, config: Arc<Config>, policy: Arc<Policy>) -> Self {
+    pub fn new(database: Database, config: Arc<Config>, policy: Arc<Policy>, clock: Arc<Clock>) -> Self {
         let batches = policy.classes.iter().map(|class| Batch::new(class, &policy)).collect();
-        Self { database, config, policy, batches: Arc::new(batches), completed: Arc::default() }
+        Self { database, config, policy, batches: Arc::new(batches), clock, completed: Arc::default() }
     }
 
     /// A worker with a name of its own.
@@ -189,10 +191,10 @@ impl Worker {
     /// Lets the guard weigh what has become due.
     async fn weigh(&self) -> Result<Weighed, DatabaseError> {
         let mut tx = self.executor.database.begin(Purpose::Work).await?;
-        let state = safeguards::guard(&mut tx).await?;
+        let stopped = safeguards::stopped(&mut tx).await?;
         let unweighed = safeguards::unweighed(&mut tx).await?;
         drop(tx);
-        if state.tripped {
+        if stopped {
             return Ok(Weighed::Stopped);
         }
         if unweighed {
@@ -200,7 +202,7 @@ impl Worker {
             let admission = safeguards::admit(&mut tx, &self.executor.config.guard).await?;
             Database::commit(tx).await?;
             if let Admission::Tripped(reason) = admission {
-                tracing::error!(event = "guard.tripped", reason, "the guard stopped the start of purges; nothing of what is due was begun");
+                safeguards::tell_tripped(&reason);
                 return Ok(Weighed::Stopped);
             }
         }
@@ -251,8 +253,15 @@ impl Worker {
     /// One transaction: lock, ask again, delete, look, record.
     async fn batch(&mut self, class: &Class, batch: &Batch, group: &[Claimed]) -> Result<(), DatabaseError> {
         let began = Instant::now();
+        let before = clock::reading();
         let mut tx = self.executor.database.begin(Purpose::Write).await?;
-        batch.enter(&mut tx, &self.executor.policy.pinned).await?;
+        let now = batch.enter(&mut tx, &self.executor.policy.pinned).await?;
+        if let Some(jump) = self.executor.clock.observe(before, now) {
+            // What this transaction takes for now may be any time. The next one finds the guard in its way.
+            drop(tx);
+            safeguards::clock_jumped(&self.executor.database, jump).await?;
+            return Err(DatabaseError::Refused(format!("the database's clock jumped by {} s", jump.num_seconds())));
+        }
         let verdicts = batch.license(&mut tx, group).await?;
         let licensed: Vec<&Claimed> = group.iter().filter(|j| verdicts.get(&j.id) == Some(&Verdict::Stands)).collect();
         let mut purged: BTreeMap<i64, Purged<'_>> = BTreeMap::new();

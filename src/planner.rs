@@ -11,13 +11,18 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::{
     catalog::{self, Layout},
+    clock::{self, Clock},
     config::Config,
     database::{self, Database, DatabaseError, Kind, Purpose},
     jobs::{self, OpenJob, Plan, Unlisted},
     model::rfc3339,
     policy::{Class, Policy},
     retention::{self, CancelReason, Decision, PointState, Standing},
-    safeguards::{self, agreement},
+    safeguards::{
+        self, agreement,
+        forecast::{self, Forecast, News},
+        server::{self, Server},
+    },
     source::roster::{self, Missed},
     sql::literal,
     stores::postgres,
@@ -75,13 +80,14 @@ pub struct Planner {
     config: Arc<Config>,
     layout: Arc<Layout>,
     policy: Arc<Policy>,
+    clock: Arc<Clock>,
 }
 
 impl Planner {
     /// A planner for this policy.
     #[must_use]
-    pub fn new(database: Database, config: Arc<Config>, layout: Arc<Layout>, policy: Arc<Policy>) -> Self {
-        Self { database, config, layout, policy }
+    pub fn new(database: Database, config: Arc<Config>, layout: Arc<Layout>, policy: Arc<Policy>, clock: Arc<Clock>) -> Self {
+        Self { database, config, layout, policy, clock }
     }
 
     /// Which look is due: the first after a start and every `resync_interval` is a full comparison.
@@ -106,12 +112,18 @@ impl Planner {
     /// Those of the database. An account that alone cannot be settled is quarantined instead.
     pub async fn look(&self, look: Look) -> Result<Report, DatabaseError> {
         let mut report = Report::default();
+        let look = self.recognize(look).await?;
         if look == Look::Resync {
             self.miss().await?;
             self.cancel_unlisted(&mut report).await?;
         }
+        let before = clock::reading();
         let mut cursor = self.database.begin(Purpose::Compare).await?;
         let began: DateTime<Utc> = sqlx::query_scalar("select now()").fetch_one(&mut *cursor).await?;
+        if let Some(jump) = self.clock.observe(before, began) {
+            safeguards::clock_jumped(&self.database, jump).await?;
+        }
+        server::refuse_standby(&mut cursor).await?;
         let since: Option<DateTime<Utc>> = sqlx::query_scalar("select max(watermark) - make_interval(secs => $1) from retention.passes")
             .bind(self.config.poll.overlap.as_secs_f64())
             .fetch_one(&mut *cursor)
@@ -138,7 +150,48 @@ impl Planner {
         }
         drop(cursor);
         self.note(look, began).await?;
+        if look == Look::Resync || report.changed() {
+            self.look_ahead().await?;
+        }
         Ok(report)
+    }
+
+    /// Makes sure that the server is the one the guard was made for. After a promotion everything is compared: what was seen last may be undone.
+    async fn recognize(&self, look: Look) -> Result<Look, DatabaseError> {
+        let mut tx = self.database.begin(Purpose::Write).await?;
+        let seen = server::recognize(&mut tx).await?;
+        Database::commit(tx).await?;
+        match seen {
+            Server::Known => Ok(look),
+            Server::Promoted => {
+                tracing::warn!(event = "database.promoted", "the database goes on on a new timeline; everything is compared anew");
+                Ok(Look::Resync)
+            }
+            Server::Another(reason) => {
+                safeguards::tell_tripped(&reason);
+                Ok(Look::Resync)
+            }
+        }
+    }
+
+    /// Lets the guard see what was scheduled.
+    async fn look_ahead(&self) -> Result<(), DatabaseError> {
+        let mut tx = self.database.begin(Purpose::Bulk).await?;
+        let news = forecast::look_ahead(&mut tx, &self.config.guard).await?;
+        Database::commit(tx).await?;
+        match news {
+            News::None => {}
+            News::Exceeds(Forecast { at, reason }) => {
+                tracing::warn!(
+                    event = "guard.forecast",
+                    at = rfc3339(at),
+                    reason,
+                    "the guard will stop the start of purges unless somebody acts before"
+                );
+            }
+            News::Cleared => tracing::info!(event = "guard.clear", "nothing that is scheduled would exceed a limit any more"),
+        }
+        Ok(())
     }
 
     async fn note(&self, look: Look, began: DateTime<Utc>) -> Result<(), DatabaseError> {
@@ -181,7 +234,7 @@ impl Planner {
                 );
             }
             if let (true, Some(reason)) = (was_open, tripped) {
-                tracing::error!(event = "guard.tripped", reason, "the guard stopped the start of purges");
+                safeguards::tell_tripped(&reason);
             }
         }
         Ok(())

@@ -3,14 +3,21 @@
 
 pub mod agreement;
 pub mod control;
+pub mod forecast;
+pub mod server;
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 
-use crate::{config, database::DatabaseError, model, sql::literal};
+use crate::{
+    config,
+    database::{Database, DatabaseError, Purpose},
+    model,
+    sql::literal,
+};
 
 /// Batches take this advisory lock shared, and whoever stops deletion takes it exclusively: once a stop has returned, no batch is under way (R15).
 pub const STOP_LOCK: i64 = 0x7265_7465_6e74_0001;
@@ -36,10 +43,10 @@ pub fn paused(alias: &str) -> String {
     )
 }
 
-/// Whether the guard stands in the way. A guard row that is missing means stopped (I6).
+/// Whether the guard stands in the way. A guard row that is missing, or was made for another server, means stopped (I6, R32).
 #[must_use]
 pub fn guarded() -> String {
-    "not exists (select 1 from retention.guard g where g.tripped_at is null)".to_owned()
+    format!("not exists (select 1 from retention.guard g where g.tripped_at is null and g.server = {})", server::IDENTIFIER)
 }
 
 /// The guard as `status` shows it.
@@ -52,6 +59,11 @@ pub struct GuardState {
     /// Since when.
     #[serde(serialize_with = "model::serialize_optional_instant")]
     pub tripped_at: Option<DateTime<Utc>>,
+    /// Which limit what is scheduled would exceed.
+    pub forecast: Option<String>,
+    /// When it would.
+    #[serde(serialize_with = "model::serialize_optional_instant")]
+    pub forecast_at: Option<DateTime<Utc>>,
 }
 
 /// Reads the guard.
@@ -59,9 +71,19 @@ pub struct GuardState {
 /// # Errors
 /// Those of the database.
 pub async fn guard(conn: &mut PgConnection) -> Result<GuardState, DatabaseError> {
-    let found =
-        sqlx::query_as("select tripped_at is not null as tripped, reason, tripped_at from retention.guard").fetch_optional(conn).await?;
-    Ok(found.unwrap_or(GuardState { tripped: true, reason: Some("the guard's state is missing".to_owned()), tripped_at: None }))
+    let found = sqlx::query_as("select tripped_at is not null as tripped, reason, tripped_at, forecast, forecast_at from retention.guard")
+        .fetch_optional(conn)
+        .await?;
+    let missing = || "the guard's state is missing".to_owned();
+    Ok(found.unwrap_or_else(|| GuardState { tripped: true, reason: Some(missing()), tripped_at: None, forecast: None, forecast_at: None }))
+}
+
+/// Whether the guard stands in the way of every purge.
+///
+/// # Errors
+/// Those of the database.
+pub async fn stopped(conn: &mut PgConnection) -> Result<bool, DatabaseError> {
+    Ok(sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select {}", guarded()))).fetch_one(conn).await?)
 }
 
 /// Whether everything is paused.
@@ -95,10 +117,10 @@ pub enum Admission {
 /// Those of the database.
 pub async fn admit(conn: &mut PgConnection, limits: &config::Guard) -> Result<Admission, DatabaseError> {
     take(&mut *conn, GUARD_LOCK).await?;
-    let state = guard(&mut *conn).await?;
+    let stopped = stopped(&mut *conn).await?;
     let due =
         format!("state = 'scheduled' and admitted_at is null and retain_until <= now() and not {} and not {}", held("j"), paused("j"));
-    if state.tripped {
+    if stopped {
         return Ok(Admission::Nothing);
     }
     let window = window(limits.window);
@@ -162,6 +184,29 @@ pub async fn trip(conn: &mut PgConnection, reason: &str) -> Result<(), DatabaseE
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// Trips the guard because the database's clock has jumped (R32), and says so. In a transaction of its own: whoever noticed gives up theirs.
+///
+/// # Errors
+/// Those of the database.
+pub async fn clock_jumped(database: &Database, jump: TimeDelta) -> Result<(), DatabaseError> {
+    let seconds = jump.num_seconds();
+    let reason =
+        format!("clock: the database's clock jumped by {seconds} s against this process's; see that it is right before you release");
+    let mut tx = database.begin(Purpose::Write).await?;
+    let was_open = !guard(&mut tx).await?.tripped;
+    trip(&mut tx, &reason).await?;
+    Database::commit(tx).await?;
+    if was_open {
+        tell_tripped(&reason);
+    }
+    Ok(())
+}
+
+/// Says in the log that the guard has tripped.
+pub fn tell_tripped(reason: &str) {
+    tracing::error!(event = "guard.tripped", reason, "the guard stopped the start of purges; nothing of what is due was begun");
 }
 
 /// Takes an advisory lock until this transaction has ended. Patient: whoever has it may be in a batch, or weigh very many jobs.

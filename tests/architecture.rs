@@ -13,6 +13,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("model", ""),
     ("config", "model"),
     ("sql", ""),
+    ("clock", ""),
     ("terminal", ""),
     // Gateways. Conditions and fingerprints of one may appear in the SQL of the next; none knows a pass.
     ("database", "config"),
@@ -24,8 +25,8 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("stores", "catalog config database model sql"),
     ("policy", "catalog config jobs retention source stores"),
     // Passes.
-    ("planner", "catalog config database jobs model policy retention safeguards source sql stores"),
-    ("executor", "config database jobs model policy safeguards sql stores"),
+    ("planner", "catalog clock config database jobs model policy retention safeguards source sql stores"),
+    ("executor", "clock config database jobs model policy safeguards sql stores"),
     ("verifier", "config database jobs policy stores"),
     ("outlook", "config database jobs model policy retention safeguards sql stores"),
     // Running.
@@ -36,7 +37,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("failure", "catalog config database schema telemetry"),
     (
         "app",
-        "catalog config database executor failure http jobs lifecycle model outlook planner policy safeguards schema terminal verifier",
+        "catalog clock config database executor failure http jobs lifecycle model outlook planner policy safeguards schema terminal verifier",
     ),
     // The operator's surface.
     ("embedded", ""),

@@ -40,6 +40,9 @@ fn show(status: &Status, now: chrono::DateTime<chrono::Utc>) {
         (_, false) => "open".to_owned(),
     };
     print(&format!("guard            {guard}"));
+    if let (Some(forecast), Some(when)) = (&status.guard.forecast, status.guard.forecast_at) {
+        print(&format!("                 will trip at {} ({}): {forecast}", rfc3339(when), relative(when, now)));
+    }
     let policy = if status.policy.waiting { "NOT ACCEPTED: `retentiond policy show` says what it changes" } else { "as accepted" };
     print(&format!("policy           {policy}"));
     print(&format!("last poll        {}", at(status.last_poll_at)));

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::{
@@ -56,17 +57,20 @@ impl Batch {
     /// Takes the stop lock, fixes the shape of the plans, and refuses when a table is not the one that was checked at start,
     /// or when a foreign key has come up that would carry the DELETE further than was checked.
     ///
+    /// Returns the instant that this transaction takes for now.
+    ///
     /// # Errors
     /// Those of the database, and a refusal.
-    pub async fn enter(&self, conn: &mut PgConnection, pinned: &BTreeMap<String, i64>) -> Result<(), DatabaseError> {
+    pub async fn enter(&self, conn: &mut PgConnection, pinned: &BTreeMap<String, i64>) -> Result<DateTime<Utc>, DatabaseError> {
         sqlx::query("select pg_advisory_xact_lock_shared($1)").bind(STOP_LOCK).execute(&mut *conn).await?;
         if self.indexed {
             database::only_by_index(&mut *conn).await?;
         }
         let (names, oids): (Vec<&String>, Vec<i64>) = pinned.iter().unzip();
-        let refusal: Option<String> = sqlx::query_scalar(
+        let (now, refusal): (DateTime<Utc>, Option<String>) = sqlx::query_as(
             "with recursive reached(oid) as (
                  select unnest($3::int8[])::oid union select i.inhrelid from reached join pg_inherits i on i.inhparent = reached.oid)
+             select now(), (
              select 'table ' || p.name || ' is not the one that was checked at start; restart the daemon to check it anew'
              from unnest($1::text[], $2::int8[]) p(name, oid) where to_regclass(p.name)::oid::int8 is distinct from p.oid
              union all
@@ -74,15 +78,15 @@ impl Batch {
                     || ', which was not there at start; restart the daemon to check it anew'
              from pg_constraint f where f.contype = 'f' and f.confdeltype in ('c', 'n', 'd') and f.conparentid = 0
                and f.confrelid in (select oid from reached) and f.oid::int8 <> all($4)
-             limit 1",
+             limit 1)",
         )
         .bind(names)
         .bind(oids)
         .bind(&self.targets)
         .bind(&self.references)
-        .fetch_optional(conn)
+        .fetch_one(conn)
         .await?;
-        refusal.map_or(Ok(()), |why| Err(refused(why)))
+        refusal.map_or(Ok(now), |why| Err(refused(why)))
     }
 
     /// Locks the jobs and their source rows, and says of each job whether it may be purged. Jobs that are no longer ours are absent.

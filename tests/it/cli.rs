@@ -286,7 +286,7 @@ async fn s5_status_in_json_and_its_check() {
     assert_eq!(world.cli(&["status", "--check"]).status.code(), Some(3));
     assert_eq!(
         world.json(&["status"])["guard"],
-        json!({"tripped": true, "reason": "test", "tripped_at": world.json(&["status"])["guard"]["tripped_at"]})
+        json!({"tripped": true, "reason": "test", "tripped_at": world.json(&["status"])["guard"]["tripped_at"], "forecast": null, "forecast_at": null})
     );
 }
 
