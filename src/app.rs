@@ -339,11 +339,12 @@ impl Daemon {
         let executor = app.executor();
         let planning = self.plan(&app);
         let tidying = self.tidy(&executor);
-        let verifying = self.verify(app.verifier());
+        let verifier = app.verifier();
+        let (verifying, watching) = (self.verify(&verifier), self.watch(&verifier));
         let purging = (0..self.config.executor.concurrency)
             .map(|i| self.purge(executor.worker(worker_name(i)).until(self.stop.soft.clone()), &executor));
         let work = async {
-            tokio::join!(planning, tidying, verifying, futures_util::future::join_all(purging));
+            tokio::join!(planning, tidying, verifying, watching, futures_util::future::join_all(purging));
         };
         tokio::select! {
             () = work => {}
@@ -449,8 +450,27 @@ impl Daemon {
         }
     }
 
+    /// Looks every `verifier.interval` for what nobody thought of.
+    async fn watch(&self, verifier: &Verifier) {
+        let mut failures = 0;
+        while !self.stop.soft.is_cancelled() {
+            let pause = match verifier.watch().await {
+                Ok(()) => {
+                    failures = 0;
+                    self.config.verifier.interval
+                }
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(event = "verify.failed", error = %error, sqlstate = error.sqlstate(), failures, "the look will be taken again");
+                    backoff(failures)
+                }
+            };
+            self.rest(pause).await;
+        }
+    }
+
     /// Looks again at what was purged, as each subject's next look comes.
-    async fn verify(&self, verifier: Verifier) {
+    async fn verify(&self, verifier: &Verifier) {
         let mut failures = 0;
         while !self.stop.soft.is_cancelled() {
             if self.health.waiting.load(Ordering::Relaxed) {

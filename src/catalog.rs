@@ -1,7 +1,11 @@
 //! What the database's catalogue says about the configured tables: key types, indexes, privileges, and whether a DELETE stays where it belongs.
-//! It looks at definitions only, never at records. What holds for targets alone is in `catalog/targets.rs`.
+//! It looks at definitions only, never at records. What holds for targets alone is in `catalog/targets.rs`,
+//! what was forgotten in `catalog/coverage.rs`.
 
+mod coverage;
 mod targets;
+
+pub use coverage::uncovered;
 
 use std::collections::BTreeMap;
 
@@ -204,6 +208,7 @@ pub async fn inspect(conn: &mut PgConnection, config: &Config) -> Result<(Option
     for class in &config.data_classes {
         targets.push(inspection.class(conn, config, class).await?);
     }
+    inspection.findings.extend(uncovered(conn, config).await?);
     let worst = inspection.findings.iter().map(|f| f.severity).max();
     let sound = worst.is_none_or(|s| s == Severity::Warning);
     Ok((sound.then_some(Layout { points, targets }), inspection.findings))

@@ -54,6 +54,8 @@ pub struct Config {
     pub data_classes: Vec<DataClass>,
     /// Places under the customer's control. Nothing here can ever be a target (I4).
     pub customer_places: Vec<CustomerPlace>,
+    /// Tables with the account column that hold no personal data of a class.
+    pub exemptions: Vec<Exemption>,
     /// Stores by name.
     #[expect(clippy::zero_sized_map_values, reason = "one kind of store so far")]
     pub stores: BTreeMap<String, Store>,
@@ -84,6 +86,8 @@ pub struct Poll {
     pub interval: Duration,
     /// Between full comparisons.
     pub resync_interval: Duration,
+    /// How long after it was first missed a row of the source must be missed again, to count as vanished (R6).
+    pub vanish_interval: Duration,
     /// How far a cheap look reaches back, so that late commits and skewed clocks are seen before the next full comparison.
     pub overlap: Duration,
 }
@@ -269,6 +273,15 @@ pub struct CustomerPlace {
     pub store: Option<String>,
     /// Table, collection, prefix or queue, as spelt.
     pub place: String,
+}
+
+/// A table that names accounts and is none of ours to purge: somebody decided so, and says why.
+#[derive(Debug, Clone)]
+pub struct Exemption {
+    /// The table.
+    pub table: TableName,
+    /// Why.
+    pub reason: String,
 }
 
 /// A place that records live in.

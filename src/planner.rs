@@ -212,7 +212,7 @@ impl Planner {
         for roster in roster::rosters(&self.config, &self.layout) {
             let mut tx = self.database.begin(Purpose::Bulk).await?;
             catalog::unmoved(&mut tx, &self.policy.pinned).await?;
-            let missed = roster.compare(&mut tx, self.config.poll.resync_interval).await?;
+            let missed = roster.compare(&mut tx, self.config.poll.vanish_interval).await?;
             let was_open = !safeguards::guard(&mut tx).await?.tripped;
             let tripped = if roster.of_accounts {
                 safeguards::watch_source(&mut tx, &self.config.guard, &roster.source, missed.before, missed.known).await?

@@ -269,6 +269,19 @@ impl Point {
         )
     }
 
+    /// Whether this point's table has any row of the account `id`, a text expression that was made of a `from`, as a condition.
+    #[must_use]
+    pub fn knows(&self, id: &str, from: KeyType) -> String {
+        let column = format!("s.{}", self.account);
+        let same = match self.table.key {
+            KeyType::Text => KeyType::Text.equals(&column, id),
+            key if key == from => key.equals(&column, id),
+            // Not every id of the one type is one of the other.
+            KeyType::Uuid | KeyType::Integer | KeyType::Bigint => format!("{column}::text = {id} collate \"C\""),
+        };
+        format!("exists (select 1 from {} s where {same})", self.table.sql)
+    }
+
     /// `for share` of the subject's rows, for claimed jobs `c (id, account_id)` in the table expression `claimed`.
     /// Rows that somebody else holds are skipped, never waited for (R14).
     #[must_use]

@@ -27,7 +27,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     // Passes.
     ("planner", "catalog clock config database jobs model policy retention safeguards source sql stores"),
     ("executor", "clock config database jobs model policy safeguards sql stores"),
-    ("verifier", "config database jobs policy stores"),
+    ("verifier", "catalog config database jobs policy safeguards stores"),
     ("outlook", "config database jobs model policy retention safeguards sql stores"),
     // Running.
     ("schema", "config database"),
@@ -42,7 +42,10 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     // The operator's surface.
     ("embedded", ""),
     ("sample", "embedded"),
-    ("cli", "app catalog config database embedded failure http jobs lifecycle model outlook safeguards sample schema telemetry terminal"),
+    (
+        "cli",
+        "app catalog config database embedded failure http jobs lifecycle model outlook policy safeguards sample schema telemetry terminal verifier",
+    ),
 ];
 
 const GATEWAYS: [&str; 8] = ["database", "catalog", "source", "retention", "safeguards", "jobs", "stores", "policy"];

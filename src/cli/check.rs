@@ -11,7 +11,9 @@ use crate::{
     config::{Config, Needs},
     database::{Database, DatabaseError, Purpose, Tx},
     failure::Failure,
+    policy::Policy,
     schema,
+    verifier::{self, Orphans},
 };
 
 /// Versions this is made for.
@@ -89,10 +91,29 @@ async fn look(config: &Config, database: &Database) -> Result<Vec<Finding>, Fail
     findings.extend(grants);
     let (layout, found) = catalog::inspect(&mut tx, config).await?;
     findings.extend(found);
-    if layout.is_some() {
+    if let Some(layout) = layout {
         findings.extend(contradictions(&mut tx, config).await?);
+        // Who was ever known is in the daemon's own tables.
+        if !findings.iter().any(|f| f.subject == "schema retention" || f.severity == Severity::Grants) {
+            findings.extend(orphans(&mut tx, &Policy::new(config, &layout)).await?);
+        }
     }
     Ok(findings)
+}
+
+async fn orphans(tx: &mut Tx, policy: &Policy) -> Result<Vec<Finding>, DatabaseError> {
+    let finding = |o: Orphans| Finding {
+        severity: Severity::Warning,
+        subject: format!("target {}", o.target),
+        problem: format!(
+            "it holds records of {} accounts that were never known, which no rule deletes: {}{}",
+            o.accounts,
+            o.examples.join(", "),
+            if o.examples.len() < usize::try_from(o.accounts).unwrap_or(usize::MAX) { ", …" } else { "" }
+        ),
+        remedy: None,
+    };
+    Ok(verifier::orphans(tx, policy).await?.into_iter().map(finding).collect())
 }
 
 async fn server(tx: &mut Tx) -> Result<Vec<Finding>, DatabaseError> {

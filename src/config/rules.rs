@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    CustomerPlace, DataClass, DeleteBy, Owner, StartingPoint, Store, Target,
+    CustomerPlace, DataClass, DeleteBy, Exemption, Owner, StartingPoint, Store, Target,
     overlap::{Class, Place, Point},
     table::{Read, Table, period, text, texts, word},
 };
@@ -212,6 +212,13 @@ fn target(t: &mut Table<'_>, stores: &BTreeMap<String, Option<Store>>) -> (Strin
         Some(Target { name, store, table, owner: owner? })
     })();
     (key, target)
+}
+
+/// A table that names accounts and is none of ours to purge.
+pub(super) fn exemption(t: &mut Table<'_>) -> Option<Exemption> {
+    let table = t.need("table", "which table is exempted?", table_name);
+    let reason = t.need("reason", "say why nothing in it belongs to a data class", text);
+    Some(Exemption { table: table?, reason: reason? })
 }
 
 /// A place under the customer's control, spelt `[store/]place` (R13).

@@ -11,7 +11,7 @@ use super::{
     address::address,
     overlap::{Point, judge},
     raw::{self, Text, Tree},
-    rules::{data_class, starting_point, store},
+    rules::{data_class, exemption, starting_point, store},
     table::{Faults, Invalid, Read, Table, at_least, duration, limit, number, share, text, texts, word},
 };
 use crate::model::Mode;
@@ -73,7 +73,8 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
             root.fault(key, "must define at least one");
         }
     }
-    root.later(&["exemptions", "ledger", "approvals"]);
+    let exemptions = root.list("exemptions", label(&["table"]), exemption);
+    root.later(&["ledger", "approvals"]);
     judge(root, &stores, &points, &classes);
 
     let usable = |point: &Point| point.whole.as_ref().is_some_and(|point| point.region_column.is_some());
@@ -105,6 +106,7 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
         starting_points: points.into_iter().filter_map(|point| point.whole).collect(),
         data_classes,
         customer_places,
+        exemptions: exemptions.into_iter().flatten().collect(),
         stores: stores.into_iter().filter_map(|(name, store)| Some((name, store?))).collect(),
         warnings,
         origin: Origin::default(),
@@ -156,8 +158,16 @@ fn poll(t: &mut Table<'_>) -> Option<Poll> {
         let shown = humantime::format_duration;
         t.fault("resync_interval", format!("{} is shorter than poll.interval = {}", shown(long), shown(short)));
     }
-    t.later(&["vanish_interval"]);
-    Some(Poll { interval: interval?, resync_interval: resync_interval?, overlap: overlap? })
+    let vanish_interval = t.maybe("vanish_interval", duration);
+    if let (Some(vanish), Some(resync)) = (vanish_interval, resync_interval)
+        && vanish < resync
+    {
+        let shown = humantime::format_duration;
+        t.fault("vanish_interval", format!("{} is shorter than poll.resync_interval = {}", shown(vanish), shown(resync)));
+    }
+    let resync_interval = resync_interval?;
+    let vanish_interval = vanish_interval.unwrap_or(resync_interval);
+    Some(Poll { interval: interval?, resync_interval, vanish_interval, overlap: overlap? })
 }
 
 fn executor(t: &mut Table<'_>) -> Option<Executor> {

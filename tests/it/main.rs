@@ -7,6 +7,7 @@ mod bad_input;
 mod children;
 mod cli;
 mod clock;
+mod coverage;
 mod crossing;
 mod daemon;
 mod executor;
