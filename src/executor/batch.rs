@@ -137,6 +137,12 @@ impl Batch {
             .await?)
     }
 
+    /// The text of the DELETE of one target, to be read and tested.
+    #[must_use]
+    pub fn statement(&self, target: &Target) -> Option<&Delete> {
+        self.delete.get(&target.name)
+    }
+
     /// The separate look: which targets still hold records, by job.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ mod forecast;
 mod model;
 mod planner;
 mod policy;
+mod predicates;
 mod privileges;
 mod promise;
 mod races;
