@@ -13,9 +13,11 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("model", ""),
     ("config", "model"),
     ("sql", ""),
+    ("metrics", "config"),
     ("terminal", ""),
     // Gateways. Conditions and fingerprints of one may appear in the SQL of the next; none knows a pass.
     ("database", "config"),
+    ("pressure", "config database metrics"),
     ("catalog", "config database model"),
     ("retention", "config"),
     ("source", "catalog config database model retention sql"),
@@ -25,9 +27,9 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("policy", "catalog config jobs retention source stores"),
     // Passes.
     ("planner", "catalog config database jobs model policy retention safeguards source sql stores"),
-    ("executor", "config database jobs model policy safeguards sql stores"),
+    ("executor", "config database jobs metrics model policy pressure safeguards sql stores"),
     ("verifier", "config database jobs policy stores"),
-    ("outlook", "database jobs model policy retention safeguards sql stores"),
+    ("outlook", "config database jobs metrics model policy retention safeguards sql stores"),
     // Running.
     ("schema", "config database"),
     ("lifecycle", ""),
@@ -36,7 +38,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("failure", "catalog config database schema telemetry"),
     (
         "app",
-        "catalog config database executor failure http jobs lifecycle model outlook planner policy safeguards schema terminal verifier",
+        "catalog config database executor failure http jobs lifecycle metrics model outlook planner policy safeguards schema terminal verifier",
     ),
     // The operator's surface.
     ("embedded", ""),
@@ -44,7 +46,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("cli", "app catalog config database embedded failure http jobs lifecycle model outlook safeguards sample schema telemetry terminal"),
 ];
 
-const GATEWAYS: [&str; 8] = ["database", "catalog", "source", "retention", "safeguards", "jobs", "stores", "policy"];
+const GATEWAYS: [&str; 9] = ["database", "pressure", "catalog", "source", "retention", "safeguards", "jobs", "stores", "policy"];
 const PASSES: [&str; 4] = ["planner", "executor", "verifier", "outlook"];
 
 /// Longer files have become two things.

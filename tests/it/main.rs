@@ -8,6 +8,8 @@ mod cli;
 mod crossing;
 mod daemon;
 mod executor;
+mod manners;
+mod metrics;
 mod model;
 mod planner;
 mod privileges;
