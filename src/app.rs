@@ -12,6 +12,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use sqlx::AssertSqlSafe;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     catalog::{self, Layout, Severity},
@@ -22,7 +23,9 @@ use crate::{
     failure::Failure,
     http,
     lifecycle::{DRAIN_LIMIT, Ended, Lifecycle, Signals, Stop},
+    metrics,
     model::Mode,
+    outlook,
     planner::{self, Look, Planner},
     policy::Policy,
     safeguards::{
@@ -38,6 +41,8 @@ use crate::{
 const ONE_SHOT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long `run --once` waits for records that somebody else holds (R33).
 const LOCKED_PATIENCE: Duration = Duration::from_mins(1);
+/// How long the database may take to answer one scrape.
+const SCRAPE_LIMIT: Duration = Duration::from_secs(2);
 /// A planner that has not moved for this long hangs: longer than its longest statement may take.
 const HUNG_AFTER: Duration = Duration::from_mins(15);
 
@@ -252,6 +257,7 @@ pub async fn run(config: Arc<Config>, at_most: Option<Duration>) -> Result<(), F
     let stop = lifecycle.stop();
     let database = Database::new(&config.database)?;
     let listener = http::bind(config.http.ops_listen).await.map_err(|e| Failure::Other(e.into()))?;
+    metrics::install(&config);
     let daemon = Arc::new(Daemon {
         config,
         database,
@@ -262,6 +268,7 @@ pub async fn run(config: Arc<Config>, at_most: Option<Duration>) -> Result<(), F
     });
     daemon.tell_started();
     lifecycle.spawn("ops listener", http::serve(listener, ops(&daemon), stop.soft.clone()));
+    lifecycle.spawn("metrics upkeep", metrics_upkeep(stop.soft.clone()));
     lifecycle.spawn("passes", Arc::clone(&daemon).passes());
     if let Some(length) = at_most {
         let soft = stop.soft.clone();
@@ -428,8 +435,11 @@ impl Daemon {
             tracing::info!(event = "policy.accepted", policy = app.policy.terms.hash(), "the policy of this configuration is in force");
         }
         // Whatever was noted before this start, it is compared anew: things may have changed while nobody looked (I9).
-        let look = if self.health.looked.load(Ordering::Relaxed) { planner.due_look().await? } else { Look::Resync };
-        Ok(Some((look, planner.look(look).await?)))
+        let look = if self.health.looked.load(Ordering::Relaxed) { planner.due_look().await } else { Ok(Look::Resync) };
+        let look = look.inspect_err(|_| metrics::polled(Look::Poll.as_str(), false))?;
+        let report = planner.look(look).await;
+        metrics::polled(look.as_str(), report.is_ok());
+        Ok(Some((look, report?)))
     }
 
     async fn tidy(&self, executor: &Executor) {
@@ -531,6 +541,22 @@ impl Daemon {
         }
     }
 
+    /// The figures of this process, and of the database if it answers in time.
+    async fn scrape(&self) -> String {
+        let mut gauges = metrics::Gauges::default();
+        let mut up = 0.0;
+        let read = async {
+            let mut tx = self.database.begin(Purpose::Glance).await?;
+            up = 1.0;
+            outlook::gauges(&mut tx, &self.config, &mut gauges).await
+        };
+        if let Ok(Err(error)) = tokio::time::timeout(SCRAPE_LIMIT, read).await {
+            tracing::debug!(event = "metrics.incomplete", error = %error, "the database did not give all of its figures");
+        }
+        gauges.set("retention_database_up", &[], up);
+        metrics::render(&gauges)
+    }
+
     async fn rest(&self, pause: Duration) -> Rest {
         tokio::select! {
             () = tokio::time::sleep(pause) => Rest::Over,
@@ -552,7 +578,7 @@ enum Rest {
 }
 
 fn ops(daemon: &Arc<Daemon>) -> http::Ops {
-    let (live, ready) = (Arc::clone(daemon), Arc::clone(daemon));
+    let (live, ready, figures) = (Arc::clone(daemon), Arc::clone(daemon), Arc::clone(daemon));
     http::Ops::new(
         move || match live.health.planner_moved.lock() {
             Ok(moved) if moved.elapsed() < HUNG_AFTER => Ok(()),
@@ -571,6 +597,17 @@ fn ops(daemon: &Arc<Daemon>) -> http::Ops {
             }
         },
     )
+    .with_figures(move || {
+        let daemon = Arc::clone(&figures);
+        async move { daemon.scrape().await }
+    })
+}
+
+/// Keeps observations from piling up while nobody scrapes.
+async fn metrics_upkeep(stop: CancellationToken) {
+    while tokio::time::timeout(metrics::UPKEEP, stop.cancelled()).await.is_err() {
+        metrics::upkeep();
+    }
 }
 
 /// Tries an unreachable database again until the patience of a one-shot verb ends (R34).

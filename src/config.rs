@@ -38,6 +38,8 @@ pub struct Config {
     pub poll: Poll,
     /// How purges are carried out.
     pub executor: Executor,
+    /// When purging slows down.
+    pub pressure: Pressure,
     /// How purged subjects are looked at again.
     pub verifier: Verifier,
     /// The limits that stop a mass deletion.
@@ -103,6 +105,25 @@ pub struct Executor {
     pub lease: Duration,
     /// The longest pause between attempts (R45).
     pub max_backoff: Duration,
+}
+
+/// What the platform's database may be burdened with before purging slows down (I14); `None` is unlimited and not measured.
+#[derive(Debug, Clone)]
+pub struct Pressure {
+    /// How far a replica may be behind.
+    pub max_replica_lag: Option<Duration>,
+    /// Sessions of others that may wait for locks.
+    pub max_lock_waits: Option<u64>,
+    /// Share of the connections that may be in use, 0 to 1.
+    pub max_connections: Option<f64>,
+}
+
+impl Pressure {
+    /// Nothing is limited.
+    #[must_use]
+    pub fn none(&self) -> bool {
+        self.max_replica_lag.is_none() && self.max_lock_waits.is_none() && self.max_connections.is_none()
+    }
 }
 
 /// How purged subjects are looked at again.

@@ -19,6 +19,8 @@ pub type Tx = Transaction<'static, Postgres>;
 pub enum Purpose {
     /// Short reads that must not write.
     Read,
+    /// Reads that must not cost much: what a scrape or a worker wants to know in passing.
+    Glance,
     /// A long read: full comparisons. Holds no lock that the platform could want.
     Compare,
     /// Short writes to our own tables, and batches.
@@ -40,6 +42,7 @@ impl Purpose {
         let by_index = "; set local enable_seqscan = off; set local enable_bitmapscan = off";
         let (access, statement, lock, idle, more) = match self {
             Self::Read => ("read only", 30_000, 2_000, 5_000, ""),
+            Self::Glance => ("read only", 2_000, 500, 5_000, ""),
             Self::Compare => ("read only", 600_000, 2_000, 120_000, ""),
             Self::Write => ("read write", 5_000, 2_000, 5_000, ""),
             Self::Work => ("read write", 5_000, 2_000, 5_000, by_index),

@@ -4,6 +4,7 @@
 //! so that a stop, a hold or a neighbour waits for one batch at most.
 
 pub mod batch;
+mod pace;
 mod tell;
 
 use std::{
@@ -15,29 +16,23 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::{self, Clock},
     config::Config,
     database::{Database, DatabaseError, Kind, Purpose},
-    jobs::{self, Claimed, Next, Progress},
+    jobs::{self, Claimed, Next, PATIENT_LOOKS, Progress},
+    metrics,
     policy::{Class, Policy},
+    pressure::Pressure,
     safeguards::{self, Admission},
 };
 
 use batch::{Batch, Verdict};
+use pace::Pace;
 
-/// Jobs that travel in one batch at most.
-const MAX_JOBS_PER_BATCH: i64 = 500;
-/// The first batch of a worker is small; it grows while accounts are small.
-const FIRST_JOBS_PER_BATCH: i64 = 50;
-/// A batch that takes longer than this is followed by a smaller one.
-const SLOW_BATCH: Duration = Duration::from_millis(200);
-/// A batch that is merely slow is not made smaller than this.
-const MIN_ROWS_PER_BATCH: i64 = 50;
-/// Looks in a row that may find records which no batch could delete, before somebody is told (R25).
-const PATIENT_LOOKS: i32 = 3;
 /// Its records or its source row are held by somebody else.
 const LOCKED: &str = "locked";
 /// Its records can be locked but do not go.
@@ -55,6 +50,7 @@ pub struct Executor {
     policy: Arc<Policy>,
     batches: Arc<Vec<Batch>>,
     clock: Arc<Clock>,
+    pressure: Pressure,
     /// Jobs completed by this process.
     completed: Arc<AtomicU64>,
 }
@@ -64,14 +60,15 @@ impl Executor {
     #[must_use]
     pub fn new(database: Database, config: Arc<Config>, policy: Arc<Policy>, clock: Arc<Clock>) -> Self {
         let batches = policy.classes.iter().map(|class| Batch::new(class, &policy)).collect();
-        Self { database, config, policy, batches: Arc::new(batches), clock, completed: Arc::default() }
+        let pressure = Pressure::new(database.clone(), config.pressure.clone());
+        Self { database, config, policy, batches: Arc::new(batches), clock, pressure, completed: Arc::default() }
     }
 
     /// A worker with a name of its own.
     #[must_use]
     pub fn worker(&self, name: String) -> Worker {
-        let rows = i64::from(self.config.executor.max_rows_per_batch);
-        Worker { executor: self.clone(), name, stop: CancellationToken::new(), turn: 0, rows, jobs: FIRST_JOBS_PER_BATCH }
+        let pace = Pace::new(self.config.executor.max_rows_per_batch);
+        Worker { executor: self.clone(), name, stop: CancellationToken::new(), turn: 0, pace, worked: false }
     }
 
     /// Jobs completed by this process.
@@ -143,10 +140,10 @@ pub struct Worker {
     stop: CancellationToken,
     /// The class that is asked first; moves on so that no class starves another.
     turn: usize,
-    /// Records per batch: follows how long batches take.
-    rows: i64,
-    /// Jobs per batch: follows how large accounts are.
-    jobs: i64,
+    /// How much at once: follows how long batches take, how large accounts are, and how hard the database is pressed.
+    pace: Pace,
+    /// The last step did something.
+    worked: bool,
 }
 
 impl Worker {
@@ -162,6 +159,8 @@ impl Worker {
     /// Those of the database, when it is the connection that failed; what was claimed comes back when its lease lapses.
     pub async fn step(&mut self) -> Result<Step, DatabaseError> {
         let executor = self.executor.clone();
+        self.yield_to_the_platform().await;
+        self.worked = false;
         if self.weigh().await? == Weighed::Stopped {
             return Ok(Step::Idle);
         }
@@ -176,16 +175,31 @@ impl Worker {
             if self.stop.is_cancelled() {
                 return Ok(Step::Idle);
             }
-            let claimed = jobs::claim(&mut tx, &class.jobs, &self.name, executor.config.executor.lease, self.jobs).await?;
+            let claimed = jobs::claim(&mut tx, &class.jobs, &self.name, executor.config.executor.lease, self.pace.jobs()).await?;
             Database::commit(tx).await?;
             if !claimed.is_empty() {
                 self.turn = index + 1;
+                self.worked = true;
+                self.pace.claimed(claimed.iter().any(|job| job.pressing));
                 claimed.iter().filter(|job| !job.continued).for_each(|job| tell::started(class, job));
                 self.purge(class, batch, claimed).await?;
                 return Ok(Step::Worked);
             }
         }
         Ok(Step::Idle)
+    }
+
+    /// Asks how hard the database is pressed, and pauses after a batch accordingly. Nothing is claimed meanwhile, and a stop ends it.
+    async fn yield_to_the_platform(&mut self) {
+        let pause = self.pace.press(self.executor.pressure.level().await);
+        if self.worked && !pause.is_zero() {
+            let began = Instant::now();
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.stop.cancelled() => {}
+            }
+            self.executor.pressure.paused(began.elapsed());
+        }
     }
 
     /// Lets the guard weigh what has become due.
@@ -227,16 +241,15 @@ impl Worker {
                 Ok(()) => {}
                 Err(error) if error.kind() == Kind::Unreachable => return Err(error),
                 // A table lock, or somebody who is about to stop deletion: no fault of these jobs.
-                Err(error) if error.kind() == Kind::Locked => self.step_aside(class, group).await?,
+                Err(error) if error.kind() == Kind::Locked => {
+                    self.pace.locked_out();
+                    self.step_aside(class, group).await?;
+                }
                 Err(error) => {
-                    // Fewer records per batch are another try; it is bounded, for a quarter of one record is none.
-                    let smaller = error.kind() == Kind::Timeout && self.rows > 1;
-                    if smaller {
-                        self.rows = (self.rows / 4).max(1);
-                    }
+                    // Fewer records per batch are another try.
+                    let smaller = error.kind() == Kind::Timeout && self.pace.timed_out();
                     if group.len() > 1 {
                         let half = group.split_off(group.len() / 2);
-                        self.jobs = (self.jobs / 2).max(1);
                         groups.push(half);
                         groups.push(group);
                     } else if smaller {
@@ -265,7 +278,7 @@ impl Worker {
         let verdicts = batch.license(&mut tx, group).await?;
         let licensed: Vec<&Claimed> = group.iter().filter(|j| verdicts.get(&j.id) == Some(&Verdict::Stands)).collect();
         let mut purged: BTreeMap<i64, Purged<'_>> = BTreeMap::new();
-        let mut budget = self.rows;
+        let mut budget = self.pace.rows();
         for target in &class.targets {
             if licensed.is_empty() || budget == 0 {
                 break;
@@ -295,18 +308,26 @@ impl Worker {
             // Our rows are locked, so this cannot be; if it is, nothing of this batch may stand.
             return Err(batch::lost());
         }
+        let completed_at: DateTime<Utc> =
+            sqlx::query_scalar("select clock_timestamp()").fetch_one(&mut *tx).await.map_err(DatabaseError::from)?;
         Database::commit(tx).await?;
         let took = began.elapsed();
 
-        let finished = record.iter().filter(|p| p.next != Next::Continue).count();
-        self.adapt(finished, budget, took);
+        let finished = record.iter().filter(|p| !matches!(p.next, Next::Continue | Next::Crowded)).count();
+        self.pace.committed(finished, budget == 0, took);
+        for target in class.targets.iter().filter(|t| progress.iter().any(|(.., p)| p.records.get(t.name.as_str()).is_some_and(|n| *n > 0)))
+        {
+            metrics::batch_took(&target.name, took);
+        }
         for (job, progress, purged) in &progress {
             for (target, records) in purged.records.iter().filter(|(_, records)| **records > 0) {
                 tell::batch(class, job, target, *records, took);
+                metrics::records_deleted(&class.jobs.feature, &class.jobs.name, target, *records);
             }
             tell::outcome(class, job, progress, left.get(&job.id).map(Vec::as_slice));
             if progress.next == Next::Complete {
                 self.executor.completed.fetch_add(1, Ordering::Relaxed);
+                metrics::completed(&class.jobs.feature, &class.jobs.name, (completed_at - job.retain_until).as_seconds_f64());
             }
         }
         Ok(())
@@ -321,27 +342,11 @@ impl Worker {
             _ if purged.records.values().any(|n| *n > 0) => Next::Continue,
             // They could be locked and yet are still there: a trigger or rule swallows the DELETE.
             Some(_) if purged.found > 0 => Next::Wait(UNDELETABLE, if patient { Duration::ZERO } else { backoff }),
-            Some(_) if budget_spent => Next::Continue,
+            Some(_) if budget_spent => Next::Crowded,
             // Whoever holds them has a moment to let go.
             Some(_) => Next::Wait(LOCKED, if patient { LOCKED_PAUSE } else { backoff }),
             // No answer is not an empty one (I6).
             None => Next::Retry(LOCKED_PAUSE),
-        }
-    }
-
-    fn adapt(&mut self, finished: usize, budget: i64, took: Duration) {
-        let max = i64::from(self.executor.config.executor.max_rows_per_batch);
-        if budget == 0 {
-            self.jobs = i64::try_from(finished).unwrap_or(1).clamp(1, MAX_JOBS_PER_BATCH);
-        } else if took < SLOW_BATCH {
-            self.jobs = (self.jobs * 2).min(MAX_JOBS_PER_BATCH);
-        }
-        if took > SLOW_BATCH {
-            // A batch that was cut off asked for fewer already; that is not undone here.
-            self.rows = (self.rows * 3 / 4).max(MIN_ROWS_PER_BATCH.min(self.rows));
-            self.jobs = (self.jobs / 2).max(1);
-        } else {
-            self.rows = (self.rows + self.rows / 4 + 1).min(max);
         }
     }
 

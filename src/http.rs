@@ -1,4 +1,4 @@
-//! The ops listener: is the process alive, is it of use (contract §7, R46). Open to all, so it carries no account data.
+//! The ops listener: is the process alive, is it of use (contract §7, R46), and its figures for monitors. Open to all, so it carries no account data.
 //! Knows neither passes nor databases: what to answer is asked from outside.
 
 mod connections;
@@ -33,6 +33,8 @@ pub struct Ops {
     pub live: Arc<dyn Fn() -> Result<(), Reason> + Send + Sync>,
     /// Whether the daemon can do its work now. Asks the database; dropped after two seconds.
     pub ready: Arc<dyn Fn() -> BoxFuture<'static, Result<(), Reason>> + Send + Sync>,
+    /// Figures in the Prometheus text format. May ask the database, and must bound itself.
+    pub figures: Arc<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>,
 }
 
 impl Ops {
@@ -41,7 +43,16 @@ impl Ops {
     where
         F: Future<Output = Result<(), Reason>> + Send + 'static,
     {
-        Self { live: Arc::new(live), ready: Arc::new(move || Box::pin(ready())) }
+        Self { live: Arc::new(live), ready: Arc::new(move || Box::pin(ready())), figures: Arc::new(|| Box::pin(async { String::new() })) }
+    }
+
+    /// The same, with figures to show at `/metrics`.
+    #[must_use]
+    pub fn with_figures<F>(self, figures: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = String> + Send + 'static,
+    {
+        Self { figures: Arc::new(move || Box::pin(figures())), ..self }
     }
 }
 
@@ -72,13 +83,18 @@ pub async fn bind(addr: SocketAddr) -> Result<TcpListener, BindError> {
     })
 }
 
-/// Answers `/livez` and `/readyz` until the stop, and returns within three seconds after it, whatever clients do.
+/// Answers `/livez`, `/readyz` and `/metrics` until the stop, and returns within three seconds after it, whatever clients do.
 pub async fn serve(listener: TcpListener, ops: Ops, stop: CancellationToken) {
     connections::serve(listener, routes(ops), stop).await;
 }
 
 fn routes(ops: Ops) -> Router {
-    Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).with_state(ops)
+    Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).route("/metrics", get(figures)).with_state(ops)
+}
+
+async fn figures(State(ops): State<Ops>) -> Response {
+    let headers = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"), (header::CACHE_CONTROL, "no-store")];
+    (headers, (ops.figures)().await).into_response()
 }
 
 async fn livez(State(ops): State<Ops>) -> Response {
@@ -162,6 +178,19 @@ mod tests {
         }
         for path in ["/", "/api/v1/jobs", "/livez/x"] {
             assert_eq!(served.get(path).await.0, "404", "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn figures_are_asked_each_time_and_answered_as_they_are() {
+        let scrapes = Mutex::new(0);
+        let figures = move || {
+            *scrapes.lock().unwrap() += 1;
+            ready(format!("scrapes {}\n", scrapes.lock().unwrap()))
+        };
+        let served = serving(fine().with_figures(figures)).await;
+        for n in 1..=2 {
+            assert_eq!(served.get("/metrics").await, ("200".into(), format!("scrapes {n}\n")));
         }
     }
 

@@ -21,6 +21,9 @@ pub use list::{Filter, Job, Looks, Tally, list, looks, tally};
 /// When a completed job is looked at again for the first time (R24).
 pub const FIRST_LOOK: Duration = Duration::from_secs(5);
 
+/// Looks in a row that may find records which no batch could delete, before somebody is told (R25).
+pub const PATIENT_LOOKS: i32 = 3;
+
 /// Records deleted, by target name.
 pub type Counts = BTreeMap<String, i64>;
 
@@ -318,6 +321,8 @@ pub struct Claimed {
     pub records_deleted: Json<Counts>,
     /// This claim goes on with an attempt that has begun.
     pub continued: bool,
+    /// It is past half of its allowance, and must not be slowed down much.
+    pub pressing: bool,
 }
 
 /// Claims due jobs of one class, first come first served. Held, paused and unadmitted ones stay where they are.
@@ -341,7 +346,8 @@ pub async fn claim(
          set state = 'running', fence = j.fence + 1, worker = $1, lease_until = now() + make_interval(secs => $2), continues = false,
              attempts = j.attempts + case when next.continues then 0 else 1 end, blocked_by = null
          from next where j.id = next.id
-         returning j.id, j.account_id, j.fence, j.starting_point, j.retain_until, j.delete_by, j.seen, j.attempts, j.looks, j.records_deleted, next.continues as continued",
+         returning j.id, j.account_id, j.fence, j.starting_point, j.retain_until, j.delete_by, j.seen, j.attempts, j.looks, j.records_deleted, next.continues as continued,
+                   now() - j.retain_until > (j.delete_by - j.retain_until) / 2 as pressing",
         class.of("j"),
         literal(&class.policy),
         in_force(&class.accepted),
@@ -383,6 +389,8 @@ pub enum Next {
     Complete,
     /// More records than one batch takes; it queues behind what became due meanwhile.
     Continue,
+    /// The batch was full before its turn came; it keeps its place.
+    Crowded,
     /// Somebody or something stands in the way; claimed again when it no longer does.
     Wait(&'static str, Duration),
     /// It failed; tried again after a pause.
@@ -397,22 +405,23 @@ pub enum Next {
 pub async fn record(conn: &mut PgConnection, class: &Class, progress: &[Progress]) -> Result<u64, DatabaseError> {
     let state = |p: &Progress| match p.next {
         Next::Complete => "completed",
-        Next::Continue | Next::Wait(..) | Next::Retry(_) => "scheduled",
+        Next::Continue | Next::Crowded | Next::Wait(..) | Next::Retry(_) => "scheduled",
     };
     let blocked_by = |p: &Progress| match p.next {
         Next::Wait(reason, _) => Some(reason),
-        Next::Complete | Next::Continue | Next::Retry(_) => None,
+        Next::Complete | Next::Continue | Next::Crowded | Next::Retry(_) => None,
     };
     let pause = |p: &Progress| match p.next {
-        Next::Wait(_, pause) | Next::Retry(pause) => pause.as_secs_f64(),
-        Next::Complete | Next::Continue => 0.0,
+        Next::Wait(_, pause) | Next::Retry(pause) => Some(pause.as_secs_f64()),
+        Next::Complete | Next::Continue => Some(0.0),
+        Next::Crowded => None,
     };
     // The done-mark is made of the rows that were recorded, never of those that were meant.
     let recorded: i64 = sqlx::query_scalar(
         "with recorded as (
          update retention.jobs j
          set state = p.state, worker = null, lease_until = null, continues = p.continues, blocked_by = p.blocked_by, looks = p.looks,
-             ready_at = now() + make_interval(secs => p.pause), last_error = coalesce(p.error, j.last_error),
+             ready_at = coalesce(now() + make_interval(secs => p.pause), j.ready_at), last_error = coalesce(p.error, j.last_error),
              purge_began_at = coalesce(j.purge_began_at, case when p.began then now() end),
              records_deleted = p.records_deleted::jsonb, outcomes = p.outcomes::jsonb,
              completed_at = case when p.state = 'completed' then clock_timestamp() end
@@ -432,7 +441,7 @@ pub async fn record(conn: &mut PgConnection, class: &Class, progress: &[Progress
     .bind(progress.iter().map(|p| p.id).collect::<Vec<_>>())
     .bind(progress.iter().map(|p| p.fence).collect::<Vec<_>>())
     .bind(progress.iter().map(state).collect::<Vec<_>>())
-    .bind(progress.iter().map(|p| p.next == Next::Continue).collect::<Vec<_>>())
+    .bind(progress.iter().map(|p| matches!(p.next, Next::Continue | Next::Crowded)).collect::<Vec<_>>())
     .bind(progress.iter().map(blocked_by).collect::<Vec<_>>())
     .bind(progress.iter().map(|p| p.looks).collect::<Vec<_>>())
     .bind(progress.iter().map(pause).collect::<Vec<_>>())

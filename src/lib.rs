@@ -13,8 +13,10 @@
 //! | [`config`] | files and environment, judged as a whole; the rules as values |
 //! | [`sql`] | how a word may become SQL text |
 //! | [`clock`] | the database's clock watched by ours |
+//! | [`metrics`] | the figures for monitors, behind plain functions |
 //! | [`terminal`] | what people see: tables, relative times, a progress bar |
 //! | [`database`] | the way to the main Postgres, and what to do about its errors |
+//! | [`pressure`] | how hard the platform's database is pressed |
 //! | [`catalog`] | what Postgres knows about the configured tables: types, indexes, grants, cascades |
 //! | [`retention`] | the rules, pure: what stands and what is scheduled give one decision |
 //! | [`source`] | the platform's tables, read only: which starting points stand |
@@ -57,6 +59,7 @@
 //! | batch | one bounded transaction that deletes |
 //! | hold | keeps one account's records, whatever is due |
 //! | pause | stops deletion of everything, of an account or of a data class |
+//! | pressure | replicas that lag, sessions that wait for locks, connections that run out: deletion slows down |
 //! | guard | stops a purge of more accounts than configured, until somebody releases it |
 //! | done-mark | says that a starting point which still stands has been carried out |
 //! | quarantine | source values that cannot be instants, each left alone |
@@ -70,9 +73,11 @@ pub mod model;
 pub mod config;
 pub mod sql;
 pub mod clock;
+pub mod metrics;
 
 // Gateways: one outside thing each.
 pub mod database;
+pub mod pressure;
 pub mod catalog;
 pub mod source;
 pub mod retention;

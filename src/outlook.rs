@@ -1,6 +1,8 @@
 //! What would be deleted, when and why: the read-only pass behind `plan`, `explain` and `status`. It writes nothing, and asks the very rules
 //! that the planner asks.
 
+mod gauges;
+
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
@@ -17,6 +19,8 @@ use crate::{
     safeguards::{self, GuardState, agreement, held},
     stores::postgres,
 };
+
+pub use gauges::gauges;
 
 /// Counts of what is not due yet are left out beyond this many jobs (R36).
 const COUNT_ALL_UP_TO: usize = 10_000;

@@ -14,9 +14,11 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("config", "model"),
     ("sql", ""),
     ("clock", ""),
+    ("metrics", "config"),
     ("terminal", ""),
     // Gateways. Conditions and fingerprints of one may appear in the SQL of the next; none knows a pass.
     ("database", "config"),
+    ("pressure", "config database metrics"),
     ("catalog", "config database model"),
     ("retention", "config"),
     ("source", "catalog config database model retention sql"),
@@ -26,9 +28,9 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("policy", "catalog config jobs retention source stores"),
     // Passes.
     ("planner", "catalog clock config database jobs model policy retention safeguards source sql stores"),
-    ("executor", "clock config database jobs model policy safeguards sql stores"),
+    ("executor", "clock config database jobs metrics model policy pressure safeguards sql stores"),
     ("verifier", "catalog config database jobs policy safeguards stores"),
-    ("outlook", "config database jobs model policy retention safeguards sql stores"),
+    ("outlook", "config database jobs metrics model policy retention safeguards sql stores"),
     // Running.
     ("schema", "config database"),
     ("lifecycle", ""),
@@ -37,7 +39,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("failure", "catalog config database schema telemetry"),
     (
         "app",
-        "catalog clock config database executor failure http jobs lifecycle model outlook planner policy safeguards schema terminal verifier",
+        "catalog clock config database executor failure http jobs lifecycle metrics model outlook planner policy safeguards schema terminal verifier",
     ),
     // The operator's surface.
     ("embedded", ""),
@@ -48,7 +50,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ),
 ];
 
-const GATEWAYS: [&str; 8] = ["database", "catalog", "source", "retention", "safeguards", "jobs", "stores", "policy"];
+const GATEWAYS: [&str; 9] = ["database", "pressure", "catalog", "source", "retention", "safeguards", "jobs", "stores", "policy"];
 const PASSES: [&str; 4] = ["planner", "executor", "verifier", "outlook"];
 
 /// Longer files have become two things.

@@ -15,6 +15,7 @@ use retentiond::{
     config::{self, Config, DeleteBy, Needs},
     database::DatabaseError,
     failure::Failure,
+    metrics::METRICS,
     schema::SchemaError,
 };
 
@@ -294,6 +295,18 @@ fn every_warning_and_error_that_the_daemon_logs_is_in_the_runbook() {
     for event in warnings.iter().chain(&errors).chain(&others) {
         assert!(said(event), "docs/operate.md has no heading for `{event}`");
     }
+}
+
+#[test]
+fn the_table_of_metrics_says_what_each_scrape_says() {
+    let written: Vec<Vec<String>> = rows(&read("docs/operate.md"), "metrics");
+    let expected: Vec<Vec<String>> = METRICS
+        .iter()
+        .zip(&written)
+        .map(|((name, kind, help), row)| vec![format!("`{name}`"), row[1].clone(), format!("{kind:?}").to_lowercase(), (*help).to_owned()])
+        .collect();
+    assert_eq!(written, expected);
+    assert_eq!(written.len(), METRICS.len());
 }
 
 #[test]

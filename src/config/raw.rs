@@ -28,6 +28,11 @@ max_rows_per_batch = 5000
 lease = "30s"
 max_backoff = "5m"
 
+[pressure]
+max_replica_lag = "10s"
+max_lock_waits = 10
+max_connections = "80%"
+
 [verifier]
 interval = "1h"
 watch_for = "400d"

@@ -291,6 +291,14 @@ pub(super) fn limit(value: &Value) -> Read<Option<u64>> {
     }
 }
 
+/// A limit, or the word `unlimited` for none.
+pub(super) fn unlimited_or<T>(read: impl FnOnce(&Value) -> Read<T>) -> impl FnOnce(&Value) -> Read<Option<T>> {
+    |value| match text(value) {
+        Ok(word) if word == "unlimited" => Ok(None),
+        Ok(_) | Err(_) => read(value).map(Some).map_err(|problem| format!("{problem}, or \"unlimited\"")),
+    }
+}
+
 /// A percentage, as a share between 0 and 1.
 pub(super) fn share(value: &Value) -> Read<f64> {
     let remedy = "write a percentage between \"0%\" and \"100%\"";

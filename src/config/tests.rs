@@ -153,6 +153,22 @@ fn every_mistake_is_named_with_its_remedy() {
         ("max_share = \"10%\"", "max_share = \"100.1%\"", "guard.max_share", "is not a share"),
         ("max_share = \"10%\"", "max_share = \"NaN%\"", "guard.max_share", "is not a share"),
         ("max_share = \"10%\"", "max_share = \"10\"", "guard.max_share", "write a percentage"),
+        (
+            "max_replica_lag = \"10s\"",
+            "max_replica_lag = \"10\"",
+            "pressure.max_replica_lag",
+            "has no unit: write it like \"5s\", or \"unlimited\"",
+        ),
+        ("max_replica_lag = \"10s\"", "max_replica_lag = \"0s\"", "pressure.max_replica_lag", "is zero"),
+        ("max_lock_waits = 10", "max_lock_waits = \"off\"", "pressure.max_lock_waits", "neither a whole number nor \"unlimited\""),
+        ("max_lock_waits = 10", "max_lock_wait = 10", "pressure.max_lock_wait", "did you mean max_lock_waits?"),
+        (
+            "max_connections = \"80%\"",
+            "max_connections = 80",
+            "pressure.max_connections",
+            "write a percentage between \"0%\" and \"100%\", or \"unlimited\"",
+        ),
+        ("max_connections = \"80%\"", "max_connections = \"120%\"", "pressure.max_connections", "is not a share"),
         ("max_shrink = \"10%\"", "max_shrink = 0.1", "guard.max_shrink", "not a fraction: write a percentage"),
         ("max_shrink = \"10%\"", "max_shrink = \"-1%\"", "guard.max_shrink", "is not a share"),
         // Listeners and logs.
@@ -361,6 +377,10 @@ fn what_lies_just_inside_each_bound_is_accepted() {
     ] {
         assert!(changed(from, to).is_ok(), "{to}: {:#?}", changed(from, to).err());
     }
+    assert_eq!(changed("max_replica_lag = \"10s\"", "max_replica_lag = \"unlimited\"").unwrap().pressure.max_replica_lag, None);
+    assert_eq!(changed("max_lock_waits = 10", "max_lock_waits = \"unlimited\"").unwrap().pressure.max_lock_waits, None);
+    assert_eq!(changed("max_lock_waits = 10", "max_lock_waits = 0").unwrap().pressure.max_lock_waits, Some(0));
+    assert_eq!(changed("max_connections = \"80%\"", "max_connections = \"unlimited\"").unwrap().pressure.max_connections, None);
     assert_eq!(changed("max_accounts = 1000", "max_accounts = 0").unwrap().guard.max_accounts, Some(0));
 }
 

@@ -7,12 +7,12 @@ use secrecy::SecretString;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{
-    Config, Database, Executor, Guard, Http, Log, LogFormat, Origin, Poll, Verifier,
+    Config, Database, Executor, Guard, Http, Log, LogFormat, Origin, Poll, Pressure, Verifier,
     address::address,
     overlap::{Point, judge},
     raw::{self, Text, Tree},
     rules::{data_class, exemption, starting_point, store},
-    table::{Faults, Invalid, Read, Table, at_least, duration, limit, number, share, text, texts, word},
+    table::{Faults, Invalid, Read, Table, at_least, duration, limit, number, share, text, texts, unlimited_or, word},
 };
 use crate::model::Mode;
 
@@ -60,6 +60,7 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
     let concurrency = executor.as_ref().map(|executor| executor.concurrency);
     let database = root.section("database", |t| database(t, needs, concurrency, &mut warnings)).flatten();
     let poll = root.section("poll", poll).flatten();
+    let pressure = root.section("pressure", pressure).flatten();
     let verifier = root.section("verifier", verifier).flatten();
     let guard = root.section("guard", |t| guard(t, &mut warnings)).flatten();
     let http = root.section("http", http).flatten();
@@ -98,6 +99,7 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
         database: database?,
         poll: poll?,
         executor: executor?,
+        pressure: pressure?,
         verifier: verifier?,
         guard: guard?,
         http: http?,
@@ -177,6 +179,13 @@ fn executor(t: &mut Table<'_>) -> Option<Executor> {
     // Back-off starts at one second (R45).
     let max_backoff = t.scalar("max_backoff", at_least(Duration::from_secs(1)));
     Some(Executor { concurrency: concurrency? as usize, max_rows_per_batch: max_rows_per_batch?, lease: lease?, max_backoff: max_backoff? })
+}
+
+fn pressure(t: &mut Table<'_>) -> Option<Pressure> {
+    let max_replica_lag = t.scalar("max_replica_lag", unlimited_or(duration));
+    let max_lock_waits = t.scalar("max_lock_waits", limit);
+    let max_connections = t.scalar("max_connections", unlimited_or(share));
+    Some(Pressure { max_replica_lag: max_replica_lag?, max_lock_waits: max_lock_waits?, max_connections: max_connections? })
 }
 
 fn verifier(t: &mut Table<'_>) -> Option<Verifier> {

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::PATIENT_LOOKS;
 use crate::{
-    jobs::{Claimed, Next, Overdue, Progress},
+    jobs::{Claimed, Next, Overdue, PATIENT_LOOKS, Progress},
     model::rfc3339,
     policy::Class,
 };
@@ -45,6 +44,7 @@ pub(super) fn outcome(class: &Class, job: &Claimed, progress: &Progress, left: O
                 "a separate look found nothing left"
             );
         }
+        Next::Crowded => job!(debug, "job.continued", class, job, [attempt = job.attempts,], "the batch was full before its turn came"),
         Next::Continue => job!(debug, "job.continued", class, job, [attempt = job.attempts,], "more records than one batch takes"),
         Next::Wait(_, pause) if progress.looks >= PATIENT_LOOKS => {
             let (targets, retry_in_ms) = (left.unwrap_or_default().join(", "), millis(pause));

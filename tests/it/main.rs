@@ -12,6 +12,8 @@ mod crossing;
 mod daemon;
 mod executor;
 mod forecast;
+mod manners;
+mod metrics;
 mod model;
 mod planner;
 mod policy;

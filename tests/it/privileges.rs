@@ -6,13 +6,13 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use crate::world::{ALL, World, left};
 
 /// A world whose daemon connects as a role that may do nothing yet. The role is dropped after the database.
-struct Restricted {
+pub(crate) struct Restricted {
     world: Option<World>,
-    role: String,
+    pub(crate) role: String,
 }
 
 impl Restricted {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let mut world = World::new().await;
         // Quoted wherever it is used.
         let role = format!("{} Daemon", world.database);
@@ -24,7 +24,7 @@ impl Restricted {
         Self { world: Some(world), role }
     }
 
-    fn world(&mut self) -> &mut World {
+    pub(crate) fn world(&mut self) -> &mut World {
         self.world.as_mut().unwrap()
     }
 
@@ -37,7 +37,7 @@ impl Restricted {
     }
 
     /// Starts from nothing and applies every printed remedy until `check` is content. Yields the statements.
-    async fn follow_check(&mut self) -> Vec<String> {
+    pub(crate) async fn follow_check(&mut self) -> Vec<String> {
         let mut applied = Vec::new();
         for _ in 0..6 {
             let (code, findings) = self.check();

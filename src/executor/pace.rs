@@ -1,0 +1,189 @@
+//! How much a worker takes at once and how long it rests in between (I13, I14). Pure: it is told how long batches took and how hard the
+//! database is pressed.
+
+use std::time::Duration;
+
+/// Jobs that travel in one batch at most.
+const MAX_JOBS: i64 = 500;
+/// The first batch of a worker is small; it grows while batches are fast.
+const FIRST_JOBS: i64 = 50;
+/// Records of the first batch: it is not known yet how fast this database is.
+const FIRST_ROWS: i64 = 1_000;
+/// How long a batch should take, from begin to commit. Longer ones are followed by smaller ones.
+const TARGET: Duration = Duration::from_millis(100);
+/// A batch that is merely slow is not made smaller than this: by then it is the round trips that cost, and smaller batches only cost more.
+const MIN_ROWS: i64 = 50;
+/// The same for jobs.
+const MIN_JOBS: i64 = 20;
+/// The first pause under pressure; each level doubles it.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// No pause is longer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+/// No pause is longer once a job is past half of its allowance, and no batch smaller than a quarter.
+const PRESSING_PAUSE: Duration = FIRST_PAUSE;
+const PRESSING_LEVEL: u32 = 2;
+
+/// The pace of one worker.
+#[derive(Debug, Clone)]
+pub(super) struct Pace {
+    max_rows: i64,
+    rows: i64,
+    jobs: i64,
+    /// Timeouts in a row.
+    timeouts: u32,
+    /// How hard the database is pressed; 0 is not at all.
+    level: u32,
+    /// A job of the last group is past half of its allowance.
+    pressing: bool,
+}
+
+impl Pace {
+    pub(super) fn new(max_rows: u32) -> Self {
+        let max_rows = i64::from(max_rows);
+        Self { max_rows, rows: FIRST_ROWS.min(max_rows), jobs: FIRST_JOBS, timeouts: 0, level: 0, pressing: false }
+    }
+
+    /// What was measured before the next group, and whether a deadline is near in the last one. Yields how long to pause.
+    pub(super) fn press(&mut self, level: u32) -> Duration {
+        self.level = level;
+        let doublings = level.saturating_sub(1).min(16);
+        let pause = if level == 0 { Duration::ZERO } else { FIRST_PAUSE.saturating_mul(1 << doublings) };
+        pause.min(if self.pressing { PRESSING_PAUSE } else { LONGEST_PAUSE })
+    }
+
+    /// Whether a job of the group is past half of its allowance.
+    pub(super) fn claimed(&mut self, pressing: bool) {
+        self.pressing = pressing;
+    }
+
+    /// Records that the next batch may take.
+    pub(super) fn rows(&self) -> i64 {
+        (self.rows >> self.shift()).max(MIN_ROWS.min(self.rows))
+    }
+
+    /// Jobs that the next batch may take.
+    pub(super) fn jobs(&self) -> i64 {
+        (self.jobs >> self.shift()).max(MIN_JOBS.min(self.jobs))
+    }
+
+    fn shift(&self) -> u32 {
+        if self.pressing { self.level.min(PRESSING_LEVEL) } else { self.level }
+    }
+
+    /// A batch was committed: `finished` of its jobs need no further batch, and `spent` says that the limit of records cut it off.
+    pub(super) fn committed(&mut self, finished: usize, spent: bool, took: Duration) {
+        self.timeouts = 0;
+        if took > TARGET {
+            // A batch that a timeout made smaller stays so.
+            self.rows = (self.rows * 3 / 4).max(MIN_ROWS.min(self.rows));
+            self.jobs = (self.jobs * 3 / 4).max(MIN_JOBS.min(self.jobs));
+        } else if self.level == 0 {
+            self.rows = (self.rows + (self.max_rows / 16).max(1)).min(self.max_rows);
+            // By half: claiming many more than fit would only wear out the job table.
+            self.jobs = (self.jobs + self.jobs / 2 + 1).min(MAX_JOBS);
+        }
+        if spent {
+            // Accounts are large: whoever is claimed beyond what fits only waits.
+            self.jobs = self.jobs.min(i64::try_from(finished).unwrap_or(1).max(1));
+        }
+    }
+
+    /// A statement ran into its limit. Yields whether a smaller batch is another try; there is none below one record.
+    ///
+    /// Halved, and more with each further time in a row: the smallest batch is tried before the lease of the group has run out.
+    pub(super) fn timed_out(&mut self) -> bool {
+        self.timeouts = (self.timeouts + 1).min(4);
+        let smaller = self.rows > 1;
+        self.rows = (self.rows() >> self.timeouts).max(1);
+        self.jobs = (self.jobs / 2).max(1);
+        smaller
+    }
+
+    /// Somebody else's lock was waited for in vain.
+    pub(super) fn locked_out(&mut self) {
+        self.rows = (self.rows / 2).max(MIN_ROWS.min(self.rows));
+        self.jobs = (self.jobs / 2).max(MIN_JOBS.min(self.jobs));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FAST: Duration = Duration::from_millis(20);
+    const SLOW: Duration = Duration::from_millis(101);
+
+    fn after(pace: &mut Pace, batches: usize, took: Duration) -> (i64, i64) {
+        for _ in 0..batches {
+            pace.committed(1, false, took);
+        }
+        (pace.rows(), pace.jobs())
+    }
+
+    #[test]
+    fn i14_batches_grow_by_steps_up_to_the_configured_bound_and_shrink_by_a_quarter_down_to_a_floor() {
+        let mut pace = Pace::new(5_000);
+        assert_eq!((pace.rows(), pace.jobs()), (1_000, 50));
+        assert_eq!(after(&mut pace, 1, TARGET), (1_312, 76), "what takes as long as it should is not too long");
+        assert_eq!(after(&mut pace, 50, FAST), (5_000, 500));
+        assert_eq!(after(&mut pace, 1, SLOW), (3_750, 375));
+        assert_eq!(after(&mut pace, 50, SLOW), (50, 20));
+        let mut small = Pace::new(3);
+        assert_eq!(after(&mut small, 50, FAST).0, 3, "never above max_rows_per_batch");
+        assert_eq!(after(&mut small, 50, SLOW).0, 3, "nor below the floor, where there is one");
+    }
+
+    #[test]
+    fn i14_a_timeout_halves_and_the_smallest_batch_is_tried_within_a_lease() {
+        let mut pace = Pace::new(5_000);
+        after(&mut pace, 50, FAST);
+        assert!(pace.timed_out());
+        assert_eq!((pace.rows(), pace.jobs()), (2_500, 250));
+        let mut tries = 1;
+        while pace.timed_out() {
+            tries += 1;
+        }
+        assert_eq!(pace.rows(), 1);
+        assert!(tries <= 5, "{tries} statements of five seconds in a lease of thirty");
+        assert_eq!(after(&mut pace, 1, SLOW).0, 1, "a floor does not undo what timeouts demand");
+        assert!(after(&mut pace, 1, FAST).0 > 1);
+        let mut locked = Pace::new(5_000);
+        for _ in 0..20 {
+            locked.locked_out();
+        }
+        assert_eq!((locked.rows(), locked.jobs()), (50, 20));
+    }
+
+    #[test]
+    fn i13_a_huge_account_is_claimed_with_as_many_others_as_fit() {
+        let mut pace = Pace::new(5_000);
+        pace.committed(0, true, FAST);
+        assert_eq!(pace.jobs(), 1);
+        pace.committed(1, false, FAST);
+        assert_eq!(pace.jobs(), 2);
+    }
+
+    #[test]
+    fn i14_pressure_makes_batches_smaller_and_pauses_longer_within_bounds_and_its_end_undoes_both() {
+        let mut pace = Pace::new(5_000);
+        after(&mut pace, 50, FAST);
+        let pauses: Vec<_> = (0..=6).map(|level| pace.press(level).as_millis()).collect();
+        assert_eq!(pauses, [0, 200, 400, 800, 1_600, 3_000, 3_000]);
+        pace.press(1);
+        assert_eq!((pace.rows(), pace.jobs()), (2_500, 250));
+        pace.press(5);
+        assert_eq!((pace.rows(), pace.jobs()), (156, 20));
+        assert_eq!(after(&mut pace, 9, FAST), (156, 20));
+        assert_eq!(pace.press(0), Duration::ZERO);
+        assert_eq!((pace.rows(), pace.jobs()), (5_000, 500));
+    }
+
+    #[test]
+    fn i13_past_half_of_its_allowance_a_job_is_slowed_down_less() {
+        let mut pace = Pace::new(5_000);
+        after(&mut pace, 50, FAST);
+        pace.claimed(true);
+        assert_eq!(pace.press(5).as_millis(), 200);
+        assert_eq!((pace.rows(), pace.jobs()), (1_250, 125));
+    }
+}

@@ -1,0 +1,129 @@
+//! What the database knows, as gauges for one scrape. Cheap questions first: when a later one takes too long, the earlier answers stand.
+
+use chrono::{DateTime, Utc};
+use sqlx::{AssertSqlSafe, FromRow, PgConnection};
+
+use crate::{
+    config::Config,
+    database::DatabaseError,
+    jobs::PATIENT_LOOKS,
+    metrics::Gauges,
+    safeguards::{self, held},
+};
+
+#[derive(FromRow)]
+struct OpenJobs {
+    feature: String,
+    data_class: String,
+    scheduled: i64,
+    running: i64,
+    overdue: i64,
+    held: i64,
+    earliest: Option<DateTime<Utc>>,
+}
+
+/// Fills in every gauge that is read from the database. Classes of the configuration are there with zeros when they have no jobs.
+///
+/// # Errors
+/// Those of the database; what was read before stays in `gauges`.
+pub async fn gauges(conn: &mut PgConnection, config: &Config, gauges: &mut Gauges) -> Result<(), DatabaseError> {
+    let tripped = safeguards::guard(&mut *conn).await?.tripped;
+    gauges.set("retention_guard_tripped", &[], flag(tripped));
+    gauges.set("retention_paused", &[], flag(safeguards::paused_globally(&mut *conn).await?));
+    let quarantined: i64 = sqlx::query_scalar("select count(*) from retention.quarantine").fetch_one(&mut *conn).await?;
+    gauges.set("retention_quarantined_records", &[], number(quarantined));
+    open(conn, config, gauges).await?;
+    residual(conn, config, gauges).await?;
+    // Reads every job there ever was.
+    closed(conn, config, gauges).await
+}
+
+async fn open(conn: &mut PgConnection, config: &Config, gauges: &mut Gauges) -> Result<(), DatabaseError> {
+    let rows: Vec<OpenJobs> = sqlx::query_as(AssertSqlSafe(format!(
+        "select feature, data_class, count(*) filter (where state = 'scheduled') as scheduled, count(*) filter (where state = 'running') as running,
+                count(*) filter (where delete_by < now() and not held) as overdue, count(*) filter (where held) as held,
+                min(delete_by) filter (where not held) as earliest
+         from (select j.feature, j.data_class, j.state, j.delete_by, {} as held from retention.jobs j where j.state in ('scheduled', 'running')) j
+         group by feature, data_class",
+        held("j")
+    )))
+    .fetch_all(conn)
+    .await?;
+    for (feature, name) in classes(config).filter(|class| !rows.iter().any(|r| (r.feature.as_str(), r.data_class.as_str()) == *class)) {
+        let row =
+            OpenJobs { feature: feature.into(), data_class: name.into(), scheduled: 0, running: 0, overdue: 0, held: 0, earliest: None };
+        row.set(gauges);
+    }
+    for row in &rows {
+        row.set(gauges);
+    }
+    Ok(())
+}
+
+impl OpenJobs {
+    fn set(&self, gauges: &mut Gauges) {
+        let class = (self.feature.as_str(), self.data_class.as_str());
+        set_jobs(gauges, class, "scheduled", self.scheduled);
+        set_jobs(gauges, class, "running", self.running);
+        gauges.set_class("retention_overdue_jobs", class, number(self.overdue));
+        gauges.set_class("retention_held_jobs", class, number(self.held));
+        if let Some(earliest) = self.earliest {
+            gauges.set_class("retention_earliest_unmet_deadline_timestamp_seconds", class, number(earliest.timestamp_micros()) / 1e6);
+        }
+    }
+}
+
+/// Accounts with records that should be gone: a later look found them, or looks in a row found what no batch could delete.
+async fn residual(conn: &mut PgConnection, config: &Config, gauges: &mut Gauges) -> Result<(), DatabaseError> {
+    let rows: Vec<(String, String, i64)> = sqlx::query_as(
+        "select feature, data_class, count(*) from (
+             select feature, data_class, account_id from retention.done_marks where residue
+             union select feature, data_class, account_id from retention.jobs where state in ('scheduled', 'running') and looks >= $1) r
+         group by feature, data_class",
+    )
+    .bind(PATIENT_LOOKS)
+    .fetch_all(conn)
+    .await?;
+    for class in classes(config).filter(|class| !rows.iter().any(|(f, c, _)| (f.as_str(), c.as_str()) == *class)) {
+        gauges.set_class("retention_residual_records", class, 0.0);
+    }
+    for (feature, name, accounts) in &rows {
+        gauges.set_class("retention_residual_records", (feature, name), number(*accounts));
+    }
+    Ok(())
+}
+
+async fn closed(conn: &mut PgConnection, config: &Config, gauges: &mut Gauges) -> Result<(), DatabaseError> {
+    let rows: Vec<(String, String, i64, i64)> = sqlx::query_as(
+        "select feature, data_class, count(*) filter (where state = 'completed'), count(*) filter (where state = 'cancelled')
+         from retention.jobs where state in ('completed', 'cancelled') group by feature, data_class",
+    )
+    .fetch_all(conn)
+    .await?;
+    let none = classes(config).filter(|class| !rows.iter().any(|(f, c, ..)| (f.as_str(), c.as_str()) == *class));
+    for (class, completed, cancelled) in none
+        .map(|class| (class, 0, 0))
+        .chain(rows.iter().map(|(f, c, completed, cancelled)| ((f.as_str(), c.as_str()), *completed, *cancelled)))
+    {
+        set_jobs(gauges, class, "completed", completed);
+        set_jobs(gauges, class, "cancelled", cancelled);
+    }
+    Ok(())
+}
+
+fn set_jobs(gauges: &mut Gauges, (feature, data_class): (&str, &str), state: &str, jobs: i64) {
+    gauges.set("retention_jobs", &[("feature", feature), ("data_class", data_class), ("state", state)], number(jobs));
+}
+
+fn classes(config: &Config) -> impl Iterator<Item = (&str, &str)> {
+    config.data_classes.iter().map(|class| (class.feature.as_str(), class.name.as_str()))
+}
+
+fn flag(set: bool) -> f64 {
+    if set { 1.0 } else { 0.0 }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts and microseconds of this age are exact")]
+fn number(count: i64) -> f64 {
+    count as f64
+}

@@ -1,0 +1,268 @@
+//! How hard the platform's database is pressed, so that deletion can yield (I14): replicas that lag behind, sessions that wait for each other,
+//! connections that run out. Measured at most once per second and process, in one short read, by the clock of the database.
+//!
+//! It knows the statistics of Postgres and the limits, and nothing of what is slowed down.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use sqlx::FromRow;
+
+use crate::{
+    config,
+    database::{Database, DatabaseError, Kind, Purpose},
+    metrics,
+};
+
+/// Between two measurements.
+const FRESH: Duration = Duration::from_secs(1);
+/// Levels of slowness; one more with each measurement that still finds a limit exceeded.
+pub const MAX_LEVEL: u32 = 5;
+
+/// What can press. The order is that of [`Measured`].
+const REASONS: [&str; 3] = ["replica_lag", "lock_waits", "connections"];
+
+/// The pressure of this process's database. Cheap to clone; clones share what they measure.
+#[derive(Debug, Clone)]
+pub struct Pressure {
+    database: Database,
+    limits: config::Pressure,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    measured_at: Option<Instant>,
+    level: u32,
+    /// By reason; `None` is unknown or not asked.
+    exceeded: [Option<bool>; 3],
+    /// It was said that a reason is unknown; said again only after it was known.
+    unknown_told: [bool; 3],
+    paused: [Duration; 3],
+}
+
+/// What the statistics say.
+#[derive(Debug, Clone, Copy, PartialEq, FromRow)]
+struct Measured {
+    /// Seconds that the slowest visible replica is behind; `None` when there are replicas and this role may not see any of them.
+    replica_lag: Option<f64>,
+    /// A replica is there that this role may not look at.
+    hidden: bool,
+    /// Sessions in this database that wait for a lock, ours left out.
+    lock_waits: i64,
+    /// Client sessions of the server.
+    connections: i64,
+    /// As many as ordinary roles may have.
+    usable: i64,
+}
+
+/// One limit, compared.
+#[derive(Debug, Clone, PartialEq)]
+struct Compared {
+    /// `None` when nobody can tell.
+    exceeded: Option<bool>,
+    measured: String,
+    limit: String,
+}
+
+impl Pressure {
+    /// Measures nothing yet.
+    #[must_use]
+    pub fn new(database: Database, limits: config::Pressure) -> Self {
+        Self { database, limits, state: Arc::default() }
+    }
+
+    /// How much slower deletion should be: 0 is full speed, [`MAX_LEVEL`] the slowest. Measures when the last answer is older than a second;
+    /// a measurement that fails changes nothing, for the batch after it will say more.
+    pub async fn level(&self) -> u32 {
+        if self.limits.none() || !self.stale() {
+            return self.lock().level;
+        }
+        match self.measure().await {
+            Ok(measured) => {
+                let compared = compare(&self.limits, &measured);
+                self.lock().judge(&compared)
+            }
+            Err(error) if error.kind() == Kind::Unreachable => self.lock().level,
+            Err(error) => {
+                let unknown = Compared { exceeded: None, measured: error.to_string(), limit: String::new() };
+                let asked = compare(&self.limits, &NOTHING).map(|c| c.map(|_| unknown.clone()));
+                self.lock().judge(&asked)
+            }
+        }
+    }
+
+    /// A worker has paused for so long because of what is exceeded now.
+    pub fn paused(&self, pause: Duration) {
+        let mut state = self.lock();
+        let exceeded = state.exceeded;
+        for ((reason, altogether), exceeded) in REASONS.into_iter().zip(&mut state.paused).zip(exceeded) {
+            if exceeded == Some(true) {
+                *altogether += pause;
+                metrics::paused(reason, *altogether);
+            }
+        }
+    }
+
+    /// Whether somebody has to measure; whoever is told so does it, the others go on with what is known.
+    fn stale(&self) -> bool {
+        let mut state = self.lock();
+        let due = state.measured_at.is_none_or(|at| at.elapsed() >= FRESH);
+        if due {
+            state.measured_at = Some(Instant::now());
+        }
+        due
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A role that may not look at others' sessions still sees that they are there, and every lock that is waited for.
+    /// `replay_lag` is null of a replica that has caught up; `state` is null of one that this role may not look at.
+    async fn measure(&self) -> Result<Measured, DatabaseError> {
+        let mut tx = self.database.begin(Purpose::Glance).await?;
+        Ok(sqlx::query_as(
+            "with sessions as materialized (
+                 select pid, datid, wait_event_type, backend_type, application_name from pg_stat_activity where datid is not null and usesysid is not null)
+             select case when bool_or(r.state is not null) or count(*) = 0 then coalesce(max(extract(epoch from r.replay_lag)), 0)::float8 end as replica_lag,
+                    coalesce(bool_or(r.pid is not null and r.state is null), false) as hidden,
+                    case when (select bool_and(backend_type is not null) from sessions)
+                        then (select count(*) from sessions where wait_event_type = 'Lock' and application_name <> 'retentiond'
+                                  and datid = (select oid from pg_database where datname = current_database()))
+                        else (select count(distinct l.pid) from pg_locks l join sessions s on s.pid = l.pid where not l.granted and s.application_name <> 'retentiond'
+                                  and s.datid = (select oid from pg_database where datname = current_database())) end as lock_waits,
+                    (select count(*) from sessions where coalesce(backend_type, 'client backend') = 'client backend') as connections,
+                    current_setting('max_connections')::int8 - current_setting('superuser_reserved_connections')::int8
+                        - coalesce(current_setting('reserved_connections', true)::int8, 0) as usable
+             from pg_stat_replication r",
+        )
+        .fetch_one(&mut *tx)
+        .await?)
+    }
+}
+
+/// A measurement without any pressure, to see which limits there are.
+const NOTHING: Measured = Measured { replica_lag: Some(0.0), hidden: false, lock_waits: 0, connections: 0, usable: 1 };
+
+/// Holds what was measured against the limits; where there is no limit, nothing was asked.
+fn compare(limits: &config::Pressure, measured: &Measured) -> [Option<Compared>; 3] {
+    let lag = limits.max_replica_lag.map(|limit| {
+        let behind = measured.replica_lag.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
+        let exceeded = behind.is_some_and(|behind| behind > limit);
+        // One visible laggard is enough; that all is well is known only when all are visible.
+        let exceeded = if exceeded { Some(true) } else { (!measured.hidden && behind.is_some()).then_some(false) };
+        let shown =
+            |d: Duration| humantime::format_duration(Duration::from_millis(u64::try_from(d.as_millis()).unwrap_or(u64::MAX))).to_string();
+        let measured = if exceeded.is_some() { behind.map_or_else(String::new, shown) } else { "hidden from this role".to_owned() };
+        Compared { exceeded, measured, limit: shown(limit) }
+    });
+    let waits = limits.max_lock_waits.map(|limit| Compared {
+        exceeded: Some(measured.lock_waits.unsigned_abs() > limit),
+        measured: measured.lock_waits.to_string(),
+        limit: limit.to_string(),
+    });
+    let connections = limits.max_connections.map(|limit| {
+        #[expect(clippy::cast_precision_loss, reason = "a server has few connections")]
+        let share = measured.connections as f64 / measured.usable.max(1) as f64;
+        let percent = |share: f64| format!("{:.0}%", share * 100.0);
+        Compared {
+            exceeded: Some(share > limit),
+            measured: format!("{} ({} of {})", percent(share), measured.connections, measured.usable),
+            limit: percent(limit),
+        }
+    });
+    [lag, waits, connections]
+}
+
+impl State {
+    /// Takes note of a measurement, says what has changed, and yields the level.
+    fn judge(&mut self, compared: &[Option<Compared>; 3]) -> u32 {
+        for (((reason, compared), before), told) in REASONS.into_iter().zip(compared).zip(&mut self.exceeded).zip(&mut self.unknown_told) {
+            let Some(Compared { exceeded, measured, limit }) = compared else { continue };
+            match (*before, *exceeded) {
+                (Some(true), Some(false)) => {
+                    tracing::info!(event = "pressure.changed", reason, measured, limit, "the pressure is over; back to full speed");
+                }
+                (_, Some(true)) if *before != Some(true) => {
+                    tracing::warn!(
+                        event = "pressure.changed",
+                        reason,
+                        measured,
+                        limit,
+                        "the database is under pressure; deletion slows down"
+                    );
+                }
+                (_, None) if !*told => {
+                    tracing::warn!(
+                        event = "pressure.unknown",
+                        reason,
+                        why = measured,
+                        "this pressure cannot be measured and does not slow deletion down"
+                    );
+                }
+                _ => {}
+            }
+            *told = exceeded.is_none();
+            *before = *exceeded;
+            metrics::pressure(reason, *exceeded);
+        }
+        self.level = if self.exceeded.contains(&Some(true)) { (self.level + 1).min(MAX_LEVEL) } else { 0 };
+        self.level
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: config::Pressure =
+        config::Pressure { max_replica_lag: Some(Duration::from_secs(10)), max_lock_waits: Some(10), max_connections: Some(0.8) };
+
+    fn exceeded(measured: Measured) -> [Option<bool>; 3] {
+        compare(&LIMITS, &measured).map(|c| c.unwrap().exceeded)
+    }
+
+    #[test]
+    fn i14_a_limit_may_be_reached_and_not_exceeded() {
+        let fine = Measured { replica_lag: Some(10.0), hidden: false, lock_waits: 10, connections: 80, usable: 100 };
+        assert_eq!(exceeded(fine), [Some(false); 3]);
+        assert_eq!(exceeded(Measured { replica_lag: Some(10.001), ..fine }), [Some(true), Some(false), Some(false)]);
+        assert_eq!(exceeded(Measured { lock_waits: 11, ..fine }), [Some(false), Some(true), Some(false)]);
+        assert_eq!(exceeded(Measured { connections: 81, ..fine }), [Some(false), Some(false), Some(true)]);
+    }
+
+    #[test]
+    fn i14_a_replica_that_hides_its_lag_is_unknown_and_a_visible_laggard_is_enough() {
+        let hidden = Measured { replica_lag: None, hidden: true, ..NOTHING };
+        assert_eq!(exceeded(hidden)[0], None);
+        assert_eq!(exceeded(Measured { replica_lag: Some(1.0), ..hidden })[0], None);
+        assert_eq!(exceeded(Measured { replica_lag: Some(11.0), ..hidden })[0], Some(true));
+    }
+
+    #[test]
+    fn i14_the_level_grows_while_a_limit_is_exceeded_and_falls_at_once() {
+        let mut state = State::default();
+        let of = |lag: Option<f64>| compare(&LIMITS, &Measured { replica_lag: lag, hidden: lag.is_none(), ..NOTHING });
+        assert_eq!(state.judge(&of(Some(0.0))), 0);
+        for level in 1..=MAX_LEVEL + 2 {
+            assert_eq!(state.judge(&of(Some(60.0))), level.min(MAX_LEVEL));
+        }
+        assert_eq!(state.judge(&of(Some(9.0))), 0);
+        assert_eq!(state.judge(&of(Some(60.0))), 1);
+        // What is not known any more slows nothing down, and is said.
+        assert_eq!((state.judge(&of(None)), state.unknown_told[0]), (0, true));
+        assert_eq!((state.judge(&of(Some(0.0))), state.unknown_told[0]), (0, false));
+    }
+
+    #[test]
+    fn what_has_no_limit_is_not_asked() {
+        let limits = config::Pressure { max_replica_lag: None, max_lock_waits: None, max_connections: None };
+        let pressed = Measured { replica_lag: Some(1e9), hidden: true, lock_waits: 1_000, connections: 1_000, usable: 1 };
+        assert_eq!(compare(&limits, &pressed), [None, None, None]);
+        assert_eq!(State::default().judge(&compare(&limits, &pressed)), 0);
+        assert!(limits.none() && !LIMITS.none());
+    }
+}
