@@ -235,7 +235,11 @@ impl Planner {
                         moved.push((job, plan));
                     }
                 }
-                (Decision::Cancel(reason), Some(job)) => void.push((job, reason)),
+                (Decision::Cancel(reason), Some(job)) => {
+                    void.push((job, reason));
+                    // An older mark would answer for a point that is set to the mark's instant again.
+                    forgotten.push(account.clone());
+                }
                 (Decision::Forget, None) => forgotten.push(account.clone()),
                 (Decision::Keep | Decision::Forget | Decision::Schedule(_), _) | (Decision::Reschedule(_) | Decision::Cancel(_), None) => {}
             }

@@ -195,14 +195,14 @@ impl History<'_> {
     async fn compare(&mut self, stages: std::ops::RangeInclusive<usize>) -> Result<(), TestCaseError> {
         let found = self.told.found().await;
         let (mut agree, mut otherwise) = (Vec::new(), Vec::new());
-        for mut world in std::mem::take(&mut self.worlds) {
+        for mut world in self.worlds.clone() {
             for stage in 0..=STAGES {
                 if stages.contains(&stage) {
                     let mut world = Model { looking: false, ..world.clone() };
                     match found.against(&mut world) {
                         Ok(()) if !agree.contains(&world) => agree.push(world),
                         Ok(()) => {}
-                        Err(why) => otherwise.push(format!("after stage {stage}: {why} {world:?}")),
+                        Err(why) => otherwise.push(format!("after stage {stage}: {why}")),
                     }
                 }
                 if stage < STAGES {
@@ -210,7 +210,7 @@ impl History<'_> {
                 }
             }
         }
-        prop_assert!(!agree.is_empty(), "{}", otherwise.join("\n"));
+        prop_assert!(!agree.is_empty(), "{}\nbefore: {:?}", otherwise.join("\n"), self.worlds);
         self.worlds = agree;
         Ok(())
     }
