@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
+    crash,
     database::{Database, DatabaseError, Kind, Purpose},
     jobs::{self, Claimed, Next, Progress},
     policy::{Class, Policy},
@@ -96,6 +97,7 @@ impl Executor {
         let reclaimed = jobs::reclaim(&mut tx).await?;
         let overdue = jobs::newly_overdue(&mut tx).await?;
         Database::commit(tx).await?;
+        crash::point("executor.tidied");
         if reclaimed > 0 {
             tracing::warn!(event = "lease.lapsed", jobs = reclaimed, "took back jobs whose worker gave no sign of life");
         }
@@ -175,8 +177,12 @@ impl Worker {
                 return Ok(Step::Idle);
             }
             let claimed = jobs::claim(&mut tx, &class.jobs, &self.name, executor.config.executor.lease, self.jobs).await?;
+            if !claimed.is_empty() {
+                crash::point("executor.claiming");
+            }
             Database::commit(tx).await?;
             if !claimed.is_empty() {
+                crash::point("executor.claimed");
                 self.turn = index + 1;
                 claimed.iter().filter(|job| !job.continued).for_each(|job| tell::started(class, job));
                 self.purge(class, batch, claimed).await?;
@@ -198,7 +204,9 @@ impl Worker {
         if unweighed {
             let mut tx = self.executor.database.begin(Purpose::Bulk).await?;
             let admission = safeguards::admit(&mut tx, &self.executor.config.guard).await?;
+            crash::point("guard.weighed");
             Database::commit(tx).await?;
+            crash::point("guard.admitted");
             if let Admission::Tripped(reason) = admission {
                 tracing::error!(event = "guard.tripped", reason, "the guard stopped the start of purges; nothing of what is due was begun");
                 return Ok(Weighed::Stopped);
@@ -253,7 +261,9 @@ impl Worker {
         let began = Instant::now();
         let mut tx = self.executor.database.begin(Purpose::Write).await?;
         batch.enter(&mut tx, &self.executor.policy.pinned).await?;
+        crash::point("executor.entered");
         let verdicts = batch.license(&mut tx, group).await?;
+        crash::point("executor.licensed");
         let licensed: Vec<&Claimed> = group.iter().filter(|j| verdicts.get(&j.id) == Some(&Verdict::Stands)).collect();
         let mut purged: BTreeMap<i64, Purged<'_>> = BTreeMap::new();
         let mut budget = self.rows;
@@ -267,8 +277,10 @@ impl Worker {
                 purged.found += found;
                 purged.records.insert(&target.name, records);
             }
+            crash::point("executor.deleted");
         }
         let left = batch.left(&mut tx, class, &licensed).await?;
+        crash::point("executor.looked");
         let mut progress = Vec::new();
         for job in group {
             // A job without a verdict is no longer ours: somebody took it back or gave it another plan.
@@ -286,7 +298,9 @@ impl Worker {
             // Our rows are locked, so this cannot be; if it is, nothing of this batch may stand.
             return Err(batch::lost());
         }
+        crash::point("executor.recorded");
         Database::commit(tx).await?;
+        crash::point("executor.committed");
         let took = began.elapsed();
 
         let finished = record.iter().filter(|p| p.next != Next::Continue).count();
@@ -362,7 +376,9 @@ impl Worker {
             };
             let mut tx = self.executor.database.begin(Purpose::Write).await?;
             let ours = jobs::record(&mut tx, &class.jobs, std::slice::from_ref(&progress)).await? == 1;
+            crash::point("executor.giving_back");
             Database::commit(tx).await?;
+            crash::point("executor.gave_back");
             // Of a job that somebody else has by now there is nothing to say.
             if ours {
                 tell::outcome(class, &job, &progress, None);

@@ -12,6 +12,7 @@
 //! | [`model`] | words with a type: modes, names, periods, how an instant is printed |
 //! | [`config`] | files and environment, judged as a whole; the rules as values |
 //! | [`sql`] | how a word may become SQL text |
+//! | [`crash`] | points at which a test can kill the program; nothing in a release build |
 //! | [`terminal`] | what people see: tables, relative times, a progress bar |
 //! | [`database`] | the way to the main Postgres, and what to do about its errors |
 //! | [`catalog`] | what Postgres knows about the configured tables: types, indexes, grants, cascades |
@@ -68,6 +69,7 @@
 pub mod model;
 pub mod config;
 pub mod sql;
+pub mod crash;
 
 // Gateways: one outside thing each.
 pub mod database;

@@ -12,6 +12,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use crate::{
     catalog::{self, Layout},
     config::Config,
+    crash,
     database::{self, Database, DatabaseError, Kind, Purpose},
     jobs::{self, OpenJob, Plan},
     model::rfc3339,
@@ -122,6 +123,7 @@ impl Planner {
             let declare = sqlx::query(AssertSqlSafe(format!("declare nominated no scroll cursor for {}", nominate(class, look))));
             let declare = if look == Look::Poll { declare.bind(since) } else { declare };
             declare.execute(&mut *cursor).await?;
+            crash::point("planner.opened");
             loop {
                 let page: Vec<String> =
                     sqlx::query_scalar(AssertSqlSafe(format!("fetch {PAGE} from nominated"))).fetch_all(&mut *cursor).await?;
@@ -136,7 +138,9 @@ impl Planner {
             }
         }
         drop(cursor);
+        crash::point("planner.looked");
         self.note(look, began).await?;
+        crash::point("planner.noted");
         Ok(report)
     }
 
@@ -165,7 +169,9 @@ impl Planner {
             } else {
                 None
             };
+            crash::point("planner.compared");
             Database::commit(tx).await?;
+            crash::point("planner.missed");
             let Missed { newly, confirmed, returned, known, .. } = missed;
             if newly + confirmed + returned > 0 {
                 let source = &roster.source;
@@ -253,7 +259,9 @@ impl Planner {
         if !forgotten.is_empty() {
             jobs::forget(&mut tx, &class.jobs, &forgotten).await?;
         }
+        crash::point("planner.settling");
         Database::commit(tx).await?;
+        crash::point("planner.settled");
 
         for plan in &new {
             if let Some(id) = scheduled.get(&plan.account_id) {
@@ -329,6 +337,7 @@ impl Planner {
         .execute(&mut *tx)
         .await?;
         Database::commit(tx).await?;
+        crash::point("planner.quarantined");
         let mut count = 0;
         for (account, point, problem, _) in new.into_iter().filter(|(.., new)| *new) {
             tell_quarantined(class, &account, &point, &problem);

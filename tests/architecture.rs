@@ -13,6 +13,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("model", ""),
     ("config", "model"),
     ("sql", ""),
+    ("crash", ""),
     ("terminal", ""),
     // Gateways. Conditions and fingerprints of one may appear in the SQL of the next; none knows a pass.
     ("database", "config"),
@@ -24,9 +25,9 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("stores", "catalog config database sql"),
     ("policy", "catalog config jobs retention source stores"),
     // Passes.
-    ("planner", "catalog config database jobs model policy retention safeguards source sql stores"),
-    ("executor", "config database jobs model policy safeguards sql stores"),
-    ("verifier", "config database jobs policy stores"),
+    ("planner", "catalog config crash database jobs model policy retention safeguards source sql stores"),
+    ("executor", "config crash database jobs model policy safeguards sql stores"),
+    ("verifier", "config crash database jobs policy stores"),
     ("outlook", "database jobs model policy retention safeguards sql stores"),
     // Running.
     ("schema", "config database"),

@@ -5,6 +5,7 @@ mod world;
 
 mod bad_input;
 mod cli;
+mod crash;
 mod crossing;
 mod daemon;
 mod executor;

@@ -188,7 +188,7 @@ impl World {
         self.jobs(account).await.into_iter().find(|j| j.data_class == class).unwrap_or_else(|| panic!("{account} has no {class} job"))
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let rules = self.folder.path().join("retentiond.toml");
         std::fs::write(&rules, &self.rules).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_retentiond"));

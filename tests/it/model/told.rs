@@ -66,7 +66,7 @@ impl Told {
     pub(super) async fn new() -> Self {
         let mut world = World::new().await;
         // One worker, so that the model knows the order of what a crash interrupts.
-        world.set("EXECUTOR__CONCURRENCY", "1");
+        world.set("EXECUTOR__CONCURRENCY", "1").set("POLL__RESYNC_INTERVAL", "1h");
         // Cheaper, and the same to whoever only asks what is there.
         for setting in ["synchronous_commit = off", "plan_cache_mode = force_generic_plan"] {
             world.sql(&format!("alter database {} set {setting}", world.database)).await;
