@@ -17,13 +17,12 @@ const ABORTED: i32 = 6;
 /// Databases worked on at once.
 const AT_ONCE: usize = 3;
 
-/// Every account with something that a pass has to do, and one of each with which it has nothing to do. `base` is the instant ages count from:
-/// the same for every world, or they could not be compared.
-async fn prepared(base: &str) -> World {
+/// Every account with something that a pass has to do, and one of each with which it has nothing to do.
+async fn prepared() -> World {
     let mut world = World::new().await;
     // What is missed for the first time stays so, however long the runs take.
     world.set("EXECUTOR__MAX_ROWS_PER_BATCH", "4").set("POLL__RESYNC_INTERVAL", "1h");
-    let ago = |days: i64| format!("timestamptz '{base}' - interval '{} hours'", days * 24);
+    let ago = |days: i64| format!("now() - interval '{} hours'", days * 24);
     for (id, deleted, terminated, cmq_disabled) in [
         ("purged-and-back", ago(400), "null".to_owned(), "null".to_owned()),
         ("reactivated", "null".to_owned(), ago(3), "null".to_owned()),
@@ -117,10 +116,13 @@ fn assert_same(undisturbed: &[String], disturbed: &[String], how: &str) {
     assert_eq!(undisturbed.len(), disturbed.len(), "{how}");
 }
 
-async fn dies_at(point: &str, base: &str, undisturbed: &[String]) {
+async fn dies_at(point: &str, prepared: &World, undisturbed: &[String]) {
     // Once; in the run after that as well; and at its third passing, where there is one.
     for armed in [&[point.to_owned()][..], &[point.to_owned(), point.to_owned()], &[format!("{point}#3")]] {
-        let world = prepared(base).await;
+        if armed[0].contains('#') && !point.starts_with("executor.") {
+            continue;
+        }
+        let world = prepared.copy().await;
         for (i, point) in armed.iter().enumerate() {
             let died = run(&world, Some(point.clone())).await;
             assert!(died || i > 0 || point.contains('#'), "{point} was never reached");
@@ -133,13 +135,11 @@ async fn dies_at(point: &str, base: &str, undisturbed: &[String]) {
 #[test]
 fn i8_killed_at_every_named_point_it_leaves_what_an_undisturbed_run_leaves() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (base, undisturbed) = runtime().block_on(async {
-        let world = World::new().await;
-        let query = "select now()::timestamptz(0)::text";
-        let base: String = sqlx::query_scalar(query).fetch_one(&mut world.connect().await).await.unwrap();
-        let world = prepared(&base).await;
+    let (prepared, undisturbed) = runtime().block_on(async {
+        let prepared = prepared().await;
+        let world = prepared.copy().await;
         run(&world, None).await;
-        (base, state(&world).await)
+        (prepared, state(&world).await)
     });
     assert!(undisturbed.iter().any(|row| row.contains("not this one")), "the failing job has failed");
     let next = AtomicUsize::new(0);
@@ -147,7 +147,7 @@ fn i8_killed_at_every_named_point_it_leaves_what_an_undisturbed_run_leaves() {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 while let Some(point) = POINTS.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    runtime().block_on(dies_at(point, &base, &undisturbed));
+                    runtime().block_on(dies_at(point, &prepared, &undisturbed));
                 }
             });
         }
