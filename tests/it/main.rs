@@ -16,6 +16,7 @@ mod promise;
 mod races;
 mod safeguards;
 mod sources;
+mod twin;
 mod vanished;
 mod verifier;
 mod wake;
