@@ -5,6 +5,8 @@ mod world;
 
 mod bad_input;
 mod cli;
+// A release build has no points to die at.
+#[cfg(debug_assertions)]
 mod crash;
 mod crossing;
 mod daemon;

@@ -226,6 +226,7 @@ fn cases() -> u32 {
     std::env::vars().find(|(name, _)| name == "PROPTEST_CASES").and_then(|(_, n)| n.parse().ok()).unwrap_or(FEW)
 }
 
+#[expect(clippy::await_holding_refcell_ref, reason = "one history at a time; the runner wants a closure that can be called again")]
 fn histories(database: u32, cases: u32, random: bool) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut told = runtime.block_on(Told::new());

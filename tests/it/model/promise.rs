@@ -32,6 +32,7 @@ impl Point {
 
 /// A row of the source, and what full comparisons noticed of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "four facts, each by itself")]
 pub(super) struct Row {
     pub(super) there: bool,
     pub(super) points: BTreeMap<Point, i64>,

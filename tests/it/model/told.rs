@@ -45,7 +45,7 @@ pub(super) struct Told {
     open: Option<(usize, Point, Option<i64>)>,
     /// The instant that ages are counted from: one for the whole history, so that equal ages are equal instants.
     base: String,
-    told: u32,
+    histories: u32,
 }
 
 async fn run(connection: &mut PgConnection, statement: String) {
@@ -73,7 +73,7 @@ impl Told {
         }
         let app = world.app().await.unwrap();
         let (connection, late) = (world.connect().await, world.connect().await);
-        Self { _world: world, app, connection, late, open: None, base: String::new(), told: 0 }
+        Self { _world: world, app, connection, late, open: None, base: String::new(), histories: 0 }
     }
 
     async fn sql(&mut self, statement: String) {
@@ -98,8 +98,8 @@ impl Told {
         }
         self.sql(all).await;
         self.base = sqlx::query_scalar("select date_trunc('second', now())::text").fetch_one(&mut self.connection).await.unwrap();
-        self.told += 1;
-        if self.told.is_multiple_of(50) {
+        self.histories += 1;
+        if self.histories.is_multiple_of(50) {
             self.sql("vacuum".to_owned()).await;
         }
     }
