@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::{self, Clock},
     config::Config,
+    crash,
     database::{Database, DatabaseError, Kind, Purpose},
     jobs::{self, Claimed, Next, PATIENT_LOOKS, Progress},
     metrics,
@@ -95,6 +96,7 @@ impl Executor {
         let reclaimed = jobs::reclaim(&mut tx).await?;
         let overdue = jobs::newly_overdue(&mut tx).await?;
         Database::commit(tx).await?;
+        crash::point("executor.tidied");
         if reclaimed > 0 {
             tracing::warn!(event = "lease.lapsed", jobs = reclaimed, "took back jobs whose worker gave no sign of life");
         }
@@ -176,8 +178,12 @@ impl Worker {
                 return Ok(Step::Idle);
             }
             let claimed = jobs::claim(&mut tx, &class.jobs, &self.name, executor.config.executor.lease, self.pace.jobs()).await?;
+            if !claimed.is_empty() {
+                crash::point("executor.claiming");
+            }
             Database::commit(tx).await?;
             if !claimed.is_empty() {
+                crash::point("executor.claimed");
                 self.turn = index + 1;
                 self.worked = true;
                 self.pace.claimed(claimed.iter().any(|job| job.pressing));
@@ -214,7 +220,9 @@ impl Worker {
         if unweighed {
             let mut tx = self.executor.database.begin(Purpose::Bulk).await?;
             let admission = safeguards::admit(&mut tx, &self.executor.config.guard).await?;
+            crash::point("guard.weighed");
             Database::commit(tx).await?;
+            crash::point("guard.admitted");
             if let Admission::Tripped(reason) = admission {
                 safeguards::tell_tripped(&reason);
                 return Ok(Weighed::Stopped);
@@ -275,7 +283,9 @@ impl Worker {
             safeguards::clock_jumped(&self.executor.database, jump).await?;
             return Err(DatabaseError::Refused(format!("the database's clock jumped by {} s", jump.num_seconds())));
         }
+        crash::point("executor.entered");
         let verdicts = batch.license(&mut tx, group).await?;
+        crash::point("executor.licensed");
         let licensed: Vec<&Claimed> = group.iter().filter(|j| verdicts.get(&j.id) == Some(&Verdict::Stands)).collect();
         let mut purged: BTreeMap<i64, Purged<'_>> = BTreeMap::new();
         let mut budget = self.pace.rows();
@@ -289,8 +299,10 @@ impl Worker {
                 purged.found += found;
                 purged.records.insert(&target.name, records);
             }
+            crash::point("executor.deleted");
         }
         let left = batch.left(&mut tx, class, &licensed).await?;
+        crash::point("executor.looked");
         let mut progress = Vec::new();
         for job in group {
             // A job without a verdict is no longer ours: somebody took it back or gave it another plan.
@@ -310,7 +322,9 @@ impl Worker {
         }
         let completed_at: DateTime<Utc> =
             sqlx::query_scalar("select clock_timestamp()").fetch_one(&mut *tx).await.map_err(DatabaseError::from)?;
+        crash::point("executor.recorded");
         Database::commit(tx).await?;
+        crash::point("executor.committed");
         let took = began.elapsed();
 
         let finished = record.iter().filter(|p| !matches!(p.next, Next::Continue | Next::Crowded)).count();
@@ -376,7 +390,9 @@ impl Worker {
             };
             let mut tx = self.executor.database.begin(Purpose::Write).await?;
             let ours = jobs::record(&mut tx, &class.jobs, std::slice::from_ref(&progress)).await? == 1;
+            crash::point("executor.giving_back");
             Database::commit(tx).await?;
+            crash::point("executor.gave_back");
             // Of a job that somebody else has by now there is nothing to say.
             if ours {
                 tell::outcome(class, &job, &progress, None);

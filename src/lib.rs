@@ -14,6 +14,7 @@
 //! | [`sql`] | how a word may become SQL text |
 //! | [`clock`] | the database's clock watched by ours |
 //! | [`metrics`] | the figures for monitors, behind plain functions |
+//! | [`crash`] | points at which a test can kill the program; nothing in a release build |
 //! | [`terminal`] | what people see: tables, relative times, a progress bar |
 //! | [`database`] | the way to the main Postgres, and what to do about its errors |
 //! | [`pressure`] | how hard the platform's database is pressed |
@@ -74,6 +75,7 @@ pub mod config;
 pub mod sql;
 pub mod clock;
 pub mod metrics;
+pub mod crash;
 
 // Gateways: one outside thing each.
 pub mod database;

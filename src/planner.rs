@@ -13,6 +13,7 @@ use crate::{
     catalog::{self, Layout},
     clock::{self, Clock},
     config::Config,
+    crash,
     database::{self, Database, DatabaseError, Kind, Purpose},
     jobs::{self, OpenJob, Plan, Unlisted},
     model::rfc3339,
@@ -135,6 +136,7 @@ impl Planner {
             let declare = sqlx::query(AssertSqlSafe(format!("declare nominated no scroll cursor for {}", nominate(class, look))));
             let declare = if look == Look::Poll { declare.bind(since) } else { declare };
             declare.execute(&mut *cursor).await?;
+            crash::point("planner.opened");
             loop {
                 let page: Vec<String> =
                     sqlx::query_scalar(AssertSqlSafe(format!("fetch {PAGE} from nominated"))).fetch_all(&mut *cursor).await?;
@@ -149,7 +151,9 @@ impl Planner {
             }
         }
         drop(cursor);
+        crash::point("planner.looked");
         self.note(look, began).await?;
+        crash::point("planner.noted");
         if look == Look::Resync || report.changed() {
             self.look_ahead().await?;
         }
@@ -219,7 +223,9 @@ impl Planner {
             } else {
                 None
             };
+            crash::point("planner.compared");
             Database::commit(tx).await?;
+            crash::point("planner.missed");
             let Missed { newly, confirmed, returned, known, .. } = missed;
             if newly + confirmed + returned > 0 {
                 let source = &roster.source;
@@ -290,7 +296,11 @@ impl Planner {
                         moved.push((job, plan));
                     }
                 }
-                (Decision::Cancel(reason), Some(job)) => void.push((job, reason)),
+                (Decision::Cancel(reason), Some(job)) => {
+                    void.push((job, reason));
+                    // An older mark would answer for a point that is set to the mark's instant again.
+                    forgotten.push(account.clone());
+                }
                 (Decision::Forget, None) => forgotten.push(account.clone()),
                 (Decision::Keep | Decision::Forget | Decision::Schedule(_), _) | (Decision::Reschedule(_) | Decision::Cancel(_), None) => {}
             }
@@ -304,7 +314,9 @@ impl Planner {
         if !forgotten.is_empty() {
             jobs::forget(&mut tx, &class.jobs, &forgotten).await?;
         }
+        crash::point("planner.settling");
         Database::commit(tx).await?;
+        crash::point("planner.settled");
 
         for plan in &new {
             if let Some(id) = scheduled.get(&plan.account_id) {
@@ -400,6 +412,7 @@ impl Planner {
         .execute(&mut *tx)
         .await?;
         Database::commit(tx).await?;
+        crash::point("planner.quarantined");
         let mut count = 0;
         for (account, point, problem, _) in new.into_iter().filter(|(.., new)| *new) {
             tell_quarantined(class, &account, &point, &problem);

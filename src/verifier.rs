@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use crate::{
     catalog,
     config::Config,
+    crash,
     database::{Database, DatabaseError, Purpose},
     jobs::FIRST_LOOK,
     policy::{Class, Policy},
@@ -156,7 +157,9 @@ impl Verifier {
         .bind(self.config.verifier.watch_for.as_secs_f64())
         .execute(&mut *tx)
         .await?;
+        crash::point("verifier.looked");
         Database::commit(tx).await?;
+        crash::point("verifier.noted");
         for (account_id, job, _) in &due {
             report.looked += 1;
             let Some(targets) = seen.get(account_id).filter(|targets| !targets.is_empty()) else { continue };

@@ -15,6 +15,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("sql", ""),
     ("clock", ""),
     ("metrics", "config"),
+    ("crash", ""),
     ("terminal", ""),
     // Gateways. Conditions and fingerprints of one may appear in the SQL of the next; none knows a pass.
     ("database", "config"),
@@ -27,9 +28,9 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("stores", "catalog config database model sql"),
     ("policy", "catalog config jobs retention source stores"),
     // Passes.
-    ("planner", "catalog clock config database jobs model policy retention safeguards source sql stores"),
-    ("executor", "clock config database jobs metrics model policy pressure safeguards sql stores"),
-    ("verifier", "catalog config database jobs policy safeguards stores"),
+    ("planner", "catalog clock config crash database jobs model policy retention safeguards source sql stores"),
+    ("executor", "clock config crash database jobs metrics model policy pressure safeguards sql stores"),
+    ("verifier", "catalog config crash database jobs policy safeguards stores"),
     ("outlook", "config database jobs metrics model policy retention safeguards sql stores"),
     // Running.
     ("schema", "config database"),

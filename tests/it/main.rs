@@ -8,6 +8,9 @@ mod children;
 mod cli;
 mod clock;
 mod coverage;
+// A release build has no points to die at.
+#[cfg(debug_assertions)]
+mod crash;
 mod crossing;
 mod daemon;
 mod executor;
@@ -23,6 +26,7 @@ mod promise;
 mod races;
 mod safeguards;
 mod sources;
+mod twin;
 mod vanished;
 mod verifier;
 mod wake;

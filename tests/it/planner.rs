@@ -52,6 +52,25 @@ async fn jobs_are_scheduled_rescheduled_under_the_same_id_and_cancelled() {
     assert_eq!(world.left("a").await, ALL);
 }
 
+/// A purge is a mark; then its point is moved, then withdrawn, then set to the very instant of the mark again.
+#[tokio::test]
+async fn i9_a_point_that_was_withdrawn_and_is_set_to_an_instant_carried_out_before_is_carried_out_again() {
+    let world = World::new().await;
+    let app = world.app().await.unwrap();
+    let terminated = |at: &str| format!("update feature_subscriptions set terminated_at = {at}");
+    world.account("a", "null", "date_trunc('day', now()) - interval '31 days'", "null").await;
+    app.run_once(&Stop::default()).await.unwrap();
+    for at in ["now() + interval '1 day'", "null"] {
+        world.sql(&terminated(at)).await;
+        look(&app, Look::Resync).await;
+    }
+    assert_eq!(world.count("retention.done_marks").await, 0, "nothing stands, so nothing counts as carried out");
+    world.data("a").await;
+    world.sql(&terminated("date_trunc('day', now()) - interval '31 days'")).await;
+    app.run_once(&Stop::default()).await.unwrap();
+    assert_eq!(world.left("a").await, left(0, 0, 0, 4));
+}
+
 #[tokio::test]
 async fn the_cheap_look_sees_a_point_dated_now_and_settles_nothing_else() {
     let world = World::new().await;

@@ -82,11 +82,23 @@ impl World {
         world
     }
 
+    /// The same world again, as it is now. Nobody may be connected to it.
+    pub(crate) async fn copy(&self) -> Self {
+        let mut copy = Self::of(&format!("template {}", self.database)).await;
+        let address = std::mem::replace(&mut copy.settings, self.settings.clone()).remove("RETENTIOND__DATABASE__URL").unwrap();
+        copy.settings.insert("RETENTIOND__DATABASE__URL".to_owned(), address);
+        copy
+    }
+
     /// A database without any table.
     pub(crate) async fn bare() -> Self {
+        Self::of("").await
+    }
+
+    async fn of(template: &str) -> Self {
         let database = format!("it_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let mut admin = PgConnection::connect(&address("postgres")).await.expect("the test server");
-        sqlx::query(AssertSqlSafe(format!("create database {database}"))).execute(&mut admin).await.unwrap();
+        sqlx::query(AssertSqlSafe(format!("create database {database} {template}"))).execute(&mut admin).await.unwrap();
         let url = address(&database);
         let settings =
             [("RETENTIOND__MODE", "enforce"), ("RETENTIOND__DATABASE__URL", url.as_str()), ("RETENTIOND__HTTP__OPS_LISTEN", "127.0.0.1:0")];
@@ -196,7 +208,7 @@ impl World {
         self.jobs(account).await.into_iter().find(|j| j.data_class == class).unwrap_or_else(|| panic!("{account} has no {class} job"))
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let rules = self.folder.path().join("retentiond.toml");
         std::fs::write(&rules, &self.rules).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_retentiond"));
