@@ -1,31 +1,25 @@
-//! Puts everything together: checks the database against the configuration, then runs the passes, once or until told to stop.
+//! Puts everything together: checks the database against the configuration, then runs the passes, once or (`app/daemon.rs`) until told to stop.
 //! The only module that names everything; it decides nothing about records.
 
+mod daemon;
+
 use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use chrono::{DateTime, Utc};
 use sqlx::AssertSqlSafe;
-use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     catalog::{self, Layout, Severity},
     clock::Clock,
     config::{Change, Config},
     database::{Database, DatabaseError, Purpose},
-    executor::{Executor, Step, Worker},
+    executor::{Executor, Step},
     failure::Failure,
-    http,
-    lifecycle::{DRAIN_LIMIT, Ended, Lifecycle, Signals, Stop},
-    metrics,
+    lifecycle::Stop,
     model::Mode,
-    outlook,
     planner::{self, Look, Planner},
     policy::Policy,
     safeguards::{
@@ -37,14 +31,12 @@ use crate::{
     verifier::Verifier,
 };
 
+pub use daemon::run;
+
 /// How long a one-shot verb keeps trying an unreachable database (R34).
 const ONE_SHOT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long `run --once` waits for records that somebody else holds (R33).
 const LOCKED_PATIENCE: Duration = Duration::from_mins(1);
-/// How long the database may take to answer one scrape.
-const SCRAPE_LIMIT: Duration = Duration::from_secs(2);
-/// A planner that has not moved for this long hangs: longer than its longest statement may take.
-const HUNG_AFTER: Duration = Duration::from_mins(15);
 
 /// A database that fits the configuration, and the policy made from both.
 #[derive(Debug, Clone)]
@@ -247,369 +239,6 @@ async fn drain_one(executor: &Executor, index: usize, stop: &Stop, progress: &Pr
     Ok(())
 }
 
-/// Runs until told to stop, or for `at_most`. Keeps trying an unreachable database; ends at once when the database does not fit the configuration.
-///
-/// # Errors
-/// Those of [`App::prepare`] except an unreachable database; a listener that cannot be opened; a drain that timed out; a task that failed.
-pub async fn run(config: Arc<Config>, at_most: Option<Duration>) -> Result<(), Failure> {
-    let signals = Signals::listen().map_err(|e| Failure::Other(e.into()))?;
-    let lifecycle = Lifecycle::new(DRAIN_LIMIT);
-    let stop = lifecycle.stop();
-    let database = Database::new(&config.database)?;
-    let listener = http::bind(config.http.ops_listen).await.map_err(|e| Failure::Other(e.into()))?;
-    metrics::install(&config);
-    let daemon = Arc::new(Daemon {
-        config,
-        database,
-        stop: stop.clone(),
-        health: Health::default(),
-        news: Notify::new(),
-        refused: Mutex::default(),
-    });
-    daemon.tell_started();
-    lifecycle.spawn("ops listener", http::serve(listener, ops(&daemon), stop.soft.clone()));
-    lifecycle.spawn("metrics upkeep", metrics_upkeep(stop.soft.clone()));
-    lifecycle.spawn("passes", Arc::clone(&daemon).passes());
-    if let Some(length) = at_most {
-        let soft = stop.soft.clone();
-        lifecycle.spawn("time limit", async move {
-            tokio::select! {
-                () = tokio::time::sleep(length) => soft.cancel(),
-                () = soft.cancelled() => {}
-            }
-        });
-    }
-    let ended = lifecycle.run(signals).await;
-    daemon.database.close().await;
-    let refused = daemon.refused.lock().ok().and_then(|mut r| r.take());
-    let result = match (refused, ended) {
-        (Some(failure), _) => Err(failure),
-        (None, Ok(Ended::Drained)) => Ok(()),
-        (None, Ok(Ended::TimedOut)) => Err(Failure::DrainTimedOut),
-        (None, Err(task)) => Err(Failure::Other(task.into())),
-    };
-    let exit_code = result.as_ref().err().map_or(0, Failure::exit_code);
-    tracing::info!(event = "daemon.stopped", exit_code, "stopped");
-    result
-}
-
-/// The daemon's loops and what they share.
-struct Daemon {
-    config: Arc<Config>,
-    database: Database,
-    stop: Stop,
-    health: Health,
-    /// Rung when a look scheduled something, so that nobody sleeps over what is due already.
-    news: Notify,
-    /// Why the daemon ends itself.
-    refused: Mutex<Option<Failure>>,
-}
-
-/// What the ops listener is told by the loops.
-struct Health {
-    planner_moved: Mutex<Instant>,
-    looked: AtomicBool,
-    /// The policy of this configuration was brought into force, or found to wait.
-    agreed: AtomicBool,
-    /// The policy of this configuration waits for somebody to accept it.
-    waiting: AtomicBool,
-}
-
-impl Default for Health {
-    fn default() -> Self {
-        Self {
-            planner_moved: Mutex::new(Instant::now()),
-            looked: AtomicBool::new(false),
-            agreed: AtomicBool::new(false),
-            waiting: AtomicBool::new(false),
-        }
-    }
-}
-
-impl Daemon {
-    fn tell_started(&self) {
-        let class = |c: &crate::config::DataClass| format!("{}/{} after {}", c.feature, c.name, c.retain_for);
-        let classes = self.config.data_classes.iter().map(class).collect::<Vec<_>>().join(", ");
-        tracing::info!(
-            event = "daemon.started",
-            version = env!("CARGO_PKG_VERSION"),
-            mode = self.config.mode.as_str(),
-            classes,
-            ops_listen = %self.config.http.ops_listen,
-            "started"
-        );
-    }
-
-    /// Prepares, then plans and purges until the stop.
-    async fn passes(self: Arc<Self>) {
-        let Some(app) = self.prepare().await else { return };
-        let executor = app.executor();
-        let planning = self.plan(&app);
-        let tidying = self.tidy(&executor);
-        let verifier = app.verifier();
-        let (verifying, watching) = (self.verify(&verifier), self.watch(&verifier));
-        let purging = (0..self.config.executor.concurrency)
-            .map(|i| self.purge(executor.worker(worker_name(i)).until(self.stop.soft.clone()), &executor));
-        let work = async {
-            tokio::join!(planning, tidying, verifying, watching, futures_util::future::join_all(purging));
-        };
-        tokio::select! {
-            () = work => {}
-            () = self.stop.hard.cancelled() => {}
-        }
-    }
-
-    async fn prepare(&self) -> Option<App> {
-        let mut failures = 0;
-        loop {
-            self.moved();
-            match App::prepare(Arc::clone(&self.config), self.database.clone()).await {
-                Ok(app) => return Some(app),
-                Err(failure) if failure.is_unreachable() => {
-                    failures += 1;
-                    tracing::warn!(event = "database.unreachable", error = %failure, failures, "trying again");
-                    if self.rest(backoff(failures)).await == Rest::Stopped {
-                        return None;
-                    }
-                }
-                Err(failure) => {
-                    if let Ok(mut refused) = self.refused.lock() {
-                        *refused = Some(failure);
-                    }
-                    self.stop.soft.cancel();
-                    return None;
-                }
-            }
-        }
-    }
-
-    /// Looks at the source every `poll.interval`, and compares everything every `poll.resync_interval` and at the start.
-    async fn plan(&self, app: &App) {
-        let planner = app.planner();
-        let mut failures = 0;
-        while !self.stop.soft.is_cancelled() {
-            self.moved();
-            let began = Instant::now();
-            let pause = match self.look(app, &planner).await {
-                Ok(None) => {
-                    failures = 0;
-                    self.config.poll.interval
-                }
-                Ok(Some((look, report))) => {
-                    failures = 0;
-                    planner::tell_look(look, &report, began.elapsed());
-                    self.health.looked.store(true, Ordering::Relaxed);
-                    self.news.notify_waiters();
-                    self.config.poll.interval
-                }
-                Err(error) => {
-                    failures += 1;
-                    tracing::warn!(event = "poll.failed", error = %error, sqlstate = error.sqlstate(), failures, "the look failed and will be taken again");
-                    backoff(failures)
-                }
-            };
-            self.rest(pause).await;
-        }
-    }
-
-    /// A look under the policy in force; none while another one is.
-    async fn look(&self, app: &App, planner: &Planner) -> Result<Option<(Look, planner::Report)>, DatabaseError> {
-        // Only a start brings a policy into force by itself: else a replica that runs on with an older file would take back what was accepted.
-        let agreement = if self.health.agreed.load(Ordering::Relaxed) { app.agreement().await? } else { app.agree().await? };
-        self.health.agreed.store(true, Ordering::Relaxed);
-        let waiting = matches!(agreement, Agreement::Waiting(_));
-        let was_waiting = self.health.waiting.swap(waiting, Ordering::Relaxed);
-        if let Agreement::Waiting(changes) = agreement {
-            if !was_waiting {
-                let (policy, changes) = (app.policy.terms.hash(), changed(&changes));
-                tracing::error!(
-                    event = "policy.waiting",
-                    policy,
-                    changes,
-                    "another policy is in force than this configuration asks for: nothing is planned or purged here until somebody accepts it"
-                );
-            }
-            return Ok(None);
-        }
-        if was_waiting {
-            tracing::info!(event = "policy.accepted", policy = app.policy.terms.hash(), "the policy of this configuration is in force");
-        }
-        // Whatever was noted before this start, it is compared anew: things may have changed while nobody looked (I9).
-        let look = if self.health.looked.load(Ordering::Relaxed) { planner.due_look().await } else { Ok(Look::Resync) };
-        let look = look.inspect_err(|_| metrics::polled(Look::Poll.as_str(), false))?;
-        let report = planner.look(look).await;
-        metrics::polled(look.as_str(), report.is_ok());
-        Ok(Some((look, report?)))
-    }
-
-    async fn tidy(&self, executor: &Executor) {
-        let mut failures = 0;
-        while !self.stop.soft.is_cancelled() {
-            let pause = match executor.tidy().await {
-                Ok(_) => {
-                    failures = 0;
-                    self.config.poll.interval
-                }
-                Err(error) => {
-                    failures += 1;
-                    tracing::warn!(event = "tidy.failed", error = %error, failures, "will be tried again");
-                    backoff(failures)
-                }
-            };
-            self.rest(pause).await;
-        }
-    }
-
-    /// Looks every `verifier.interval` for what nobody thought of.
-    async fn watch(&self, verifier: &Verifier) {
-        let mut failures = 0;
-        while !self.stop.soft.is_cancelled() {
-            let pause = match verifier.watch().await {
-                Ok(()) => {
-                    failures = 0;
-                    self.config.verifier.interval
-                }
-                Err(error) => {
-                    failures += 1;
-                    tracing::warn!(event = "verify.failed", error = %error, sqlstate = error.sqlstate(), failures, "the look will be taken again");
-                    backoff(failures)
-                }
-            };
-            self.rest(pause).await;
-        }
-    }
-
-    /// Looks again at what was purged, as each subject's next look comes.
-    async fn verify(&self, verifier: &Verifier) {
-        let mut failures = 0;
-        while !self.stop.soft.is_cancelled() {
-            if self.health.waiting.load(Ordering::Relaxed) {
-                self.rest(self.config.poll.interval).await;
-                continue;
-            }
-            let pause = match verifier.pass().await {
-                Ok(report) => {
-                    failures = 0;
-                    if report.residue > 0 {
-                        tracing::warn!(event = "verify.completed", looked = report.looked, residue = report.residue, "records came back");
-                    }
-                    verifier.rest(self.config.poll.interval).await.unwrap_or(self.config.poll.interval)
-                }
-                Err(error) => {
-                    failures += 1;
-                    tracing::warn!(event = "verify.failed", error = %error, sqlstate = error.sqlstate(), failures, "the look will be taken again");
-                    backoff(failures)
-                }
-            };
-            self.rest(pause.max(Duration::from_millis(100))).await;
-        }
-    }
-
-    /// One worker. Nothing is purged in observe mode, nor before the first full comparison of this process.
-    async fn purge(&self, mut worker: Worker, executor: &Executor) {
-        let mut failures = 0;
-        while !self.stop.soft.is_cancelled() {
-            let news = self.news.notified();
-            if self.config.mode == Mode::Observe || !self.health.looked.load(Ordering::Relaxed) {
-                tokio::select! {
-                    () = news => {}
-                    () = self.stop.soft.cancelled() => {}
-                }
-                continue;
-            }
-            let pause = match worker.step().await {
-                Ok(Step::Worked) => {
-                    failures = 0;
-                    continue;
-                }
-                Ok(Step::Idle) => {
-                    failures = 0;
-                    let rest = executor.rest(self.config.poll.interval).await;
-                    rest.unwrap_or(self.config.poll.interval).max(Duration::from_millis(5))
-                }
-                Err(error) => {
-                    failures += 1;
-                    tracing::warn!(event = "purge.failed", error = %error, sqlstate = error.sqlstate(), failures, "the worker rests and goes on");
-                    backoff(failures)
-                }
-            };
-            tokio::select! {
-                () = news => {}
-                () = tokio::time::sleep(pause) => {}
-                () = self.stop.soft.cancelled() => {}
-            }
-        }
-    }
-
-    /// The figures of this process, and of the database if it answers in time.
-    async fn scrape(&self) -> String {
-        let mut gauges = metrics::Gauges::default();
-        let mut up = 0.0;
-        let read = async {
-            let mut tx = self.database.begin(Purpose::Glance).await?;
-            up = 1.0;
-            outlook::gauges(&mut tx, &self.config, &mut gauges).await
-        };
-        if let Ok(Err(error)) = tokio::time::timeout(SCRAPE_LIMIT, read).await {
-            tracing::debug!(event = "metrics.incomplete", error = %error, "the database did not give all of its figures");
-        }
-        gauges.set("retention_database_up", &[], up);
-        metrics::render(&gauges)
-    }
-
-    async fn rest(&self, pause: Duration) -> Rest {
-        tokio::select! {
-            () = tokio::time::sleep(pause) => Rest::Over,
-            () = self.stop.soft.cancelled() => Rest::Stopped,
-        }
-    }
-
-    fn moved(&self) {
-        if let Ok(mut moved) = self.health.planner_moved.lock() {
-            *moved = Instant::now();
-        }
-    }
-}
-
-#[derive(PartialEq, Eq)]
-enum Rest {
-    Over,
-    Stopped,
-}
-
-fn ops(daemon: &Arc<Daemon>) -> http::Ops {
-    let (live, ready, figures) = (Arc::clone(daemon), Arc::clone(daemon), Arc::clone(daemon));
-    http::Ops::new(
-        move || match live.health.planner_moved.lock() {
-            Ok(moved) if moved.elapsed() < HUNG_AFTER => Ok(()),
-            Ok(_) | Err(_) => Err("the planner hangs".to_owned()),
-        },
-        move || {
-            let daemon = Arc::clone(&ready);
-            async move {
-                if daemon.health.waiting.load(Ordering::Relaxed) {
-                    return Err("the policy of this configuration waits until somebody accepts it".to_owned());
-                }
-                if !daemon.health.looked.load(Ordering::Relaxed) {
-                    return Err("the first full comparison has not ended yet".to_owned());
-                }
-                daemon.database.begin(Purpose::Read).await.map(drop).map_err(|e| e.to_string())
-            }
-        },
-    )
-    .with_figures(move || {
-        let daemon = Arc::clone(&figures);
-        async move { daemon.scrape().await }
-    })
-}
-
-/// Keeps observations from piling up while nobody scrapes.
-async fn metrics_upkeep(stop: CancellationToken) {
-    while tokio::time::timeout(metrics::UPKEEP, stop.cancelled()).await.is_err() {
-        metrics::upkeep();
-    }
-}
-
 /// Tries an unreachable database again until the patience of a one-shot verb ends (R34).
 ///
 /// # Errors
@@ -629,10 +258,6 @@ pub async fn patiently<T, F: Future<Output = Result<T, Failure>>>(mut attempt: i
 /// What a policy changes, in one line.
 fn changed(changes: &[Change]) -> String {
     changes.iter().map(|c| format!("{} {}", c.subject, c.what)).collect::<Vec<_>>().join("; ")
-}
-
-fn backoff(failures: u32) -> Duration {
-    Duration::from_millis(500).saturating_mul(1 << failures.min(6)).min(Duration::from_secs(30))
 }
 
 fn worker_name(index: usize) -> String {
