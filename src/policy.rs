@@ -1,5 +1,7 @@
 //! The policy in force: each data class with its rule, its starting points and its targets, ready to be asked. Made once from configuration and catalogue.
 
+mod orphans;
+
 use std::collections::BTreeMap;
 
 use crate::{
@@ -10,6 +12,8 @@ use crate::{
     source::Source,
     stores::postgres::Target,
 };
+
+pub use orphans::Orphans;
 
 /// Everything the passes need to know about what is deleted and when.
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::AssertSqlSafe;
 
 use crate::{
     catalog,
@@ -12,7 +12,7 @@ use crate::{
     crash,
     database::{Database, DatabaseError, Purpose},
     jobs::FIRST_LOOK,
-    policy::{Class, Policy},
+    policy::{Class, Orphans, Policy},
     safeguards::server,
     stores::postgres,
 };
@@ -22,9 +22,6 @@ const PAGE: i64 = 1_000;
 /// The first looks come soon after the purge, when writers that were under way finish.
 const FIRST_LOOKS: [Duration; 3] = [FIRST_LOOK, Duration::from_secs(30), Duration::from_mins(5)];
 
-/// Accounts named of those that were never known.
-const EXAMPLES: usize = 5;
-
 /// What a pass came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Report {
@@ -32,44 +29,6 @@ pub struct Report {
     pub looked: u64,
     /// Of those, subjects with records again.
     pub residue: u64,
-}
-
-/// Records of accounts that were never known.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Orphans {
-    /// The target that holds them.
-    pub target: String,
-    /// How many accounts.
-    pub accounts: i64,
-    /// Some of those.
-    pub examples: Vec<String>,
-}
-
-/// The targets that hold records of accounts which no source has, no full comparison ever had, and no job was for. Nothing says when they may go.
-///
-/// # Errors
-/// Those of the database.
-pub async fn orphans(conn: &mut PgConnection, policy: &Policy) -> Result<Vec<Orphans>, DatabaseError> {
-    let mut found = Vec::new();
-    for target in policy.classes.iter().flat_map(|class| &class.targets) {
-        let Some(accounts) = target.accounts() else { continue };
-        let mut known: Vec<String> =
-            policy.classes.iter().flat_map(|class| class.source.points()).map(|point| point.knows("o.id", target.key())).collect();
-        known.sort_unstable();
-        known.dedup();
-        for table in ["absences", "done_marks", "jobs"] {
-            known.push(format!("exists (select 1 from retention.{table} k where k.account_id = o.id)"));
-        }
-        let query = format!(
-            "select count(*), coalesce((array_agg(o.id order by o.id collate \"C\"))[1:{EXAMPLES}], '{{}}') from ({accounts}) o where not ({})",
-            known.join(" or ")
-        );
-        let (accounts, examples): (i64, Vec<String>) = sqlx::query_as(AssertSqlSafe(query)).fetch_one(&mut *conn).await?;
-        if accounts > 0 {
-            found.push(Orphans { target: target.name.clone(), accounts, examples });
-        }
-    }
-    Ok(found)
 }
 
 /// The verifier.
@@ -115,7 +74,7 @@ impl Verifier {
         for finding in catalog::uncovered(&mut tx, &self.config).await? {
             tracing::warn!(event = "coverage.uncovered", subject = finding.subject, "{}", finding.problem);
         }
-        for Orphans { target, accounts, examples } in orphans(&mut tx, &self.policy).await? {
+        for Orphans { target, accounts, examples } in self.policy.orphans(&mut tx).await? {
             let examples = examples.join(", ");
             tracing::warn!(
                 event = "orphans.found",

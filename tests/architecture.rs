@@ -26,7 +26,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("safeguards", "config database model sql"),
     ("jobs", "database model retention safeguards sql"),
     ("stores", "catalog config database model sql"),
-    ("policy", "catalog config jobs retention source stores"),
+    ("policy", "catalog config database jobs retention source stores"),
     // Passes.
     ("planner", "catalog clock config crash database jobs model policy retention safeguards source sql stores"),
     ("executor", "clock config crash database jobs metrics model policy pressure safeguards sql stores"),
@@ -47,7 +47,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("sample", "embedded"),
     (
         "cli",
-        "app catalog config database embedded failure http jobs lifecycle model outlook policy safeguards sample schema telemetry terminal verifier",
+        "app catalog config database embedded failure http jobs lifecycle model outlook policy safeguards sample schema telemetry terminal",
     ),
 ];
 

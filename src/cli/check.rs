@@ -11,9 +11,8 @@ use crate::{
     config::{Config, Needs},
     database::{Database, DatabaseError, Purpose, Tx},
     failure::Failure,
-    policy::Policy,
+    policy::{Orphans, Policy},
     schema,
-    verifier::{self, Orphans},
 };
 
 /// Versions this is made for.
@@ -113,7 +112,7 @@ async fn orphans(tx: &mut Tx, policy: &Policy) -> Result<Vec<Finding>, DatabaseE
         ),
         remedy: None,
     };
-    Ok(verifier::orphans(tx, policy).await?.into_iter().map(finding).collect())
+    Ok(policy.orphans(tx).await?.into_iter().map(finding).collect())
 }
 
 async fn server(tx: &mut Tx) -> Result<Vec<Finding>, DatabaseError> {
