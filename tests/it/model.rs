@@ -220,6 +220,8 @@ impl History<'_> {
 const FEW: u32 = 24;
 /// Databases that take turns; more of them than cores, for each waits for the other side most of the time.
 const DATABASES: u32 = 3;
+/// The same when there is much to do.
+const MANY_DATABASES: u32 = 6;
 
 /// Few by default, so that every run of the tests takes them; `PROPTEST_CASES` asks for more.
 fn cases() -> u32 {
@@ -254,9 +256,10 @@ fn histories(database: u32, cases: u32, random: bool) {
 #[test]
 fn the_daemon_and_the_model_agree_on_every_history() {
     let cases = cases();
+    let databases = if cases > FEW { MANY_DATABASES } else { DATABASES };
     std::thread::scope(|scope| {
-        for database in 0..DATABASES {
-            scope.spawn(move || histories(database, cases.div_ceil(DATABASES), cases > FEW));
+        for database in 0..databases {
+            scope.spawn(move || histories(database, cases.div_ceil(databases), cases > FEW));
         }
     });
 }
