@@ -1,5 +1,5 @@
 # One command each: see it work, test it, check it, measure it.
-.PHONY: help demo test check fmt clippy doc deny bench bench-quick prerequisites
+.PHONY: help demo test check fmt clippy doc deny bench bench-quick soak prerequisites test-servers
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -13,8 +13,9 @@ demo: prerequisites ## everything on an embedded PostgreSQL, in front of you
 	cargo run --release --locked -- demo $(DEMO_FLAGS)
 
 # Most tests wait for a database or a daemon: more of them at once than there are cores.
-test: prerequisites ## all tests, on a PostgreSQL of their own (or the server that DATABASE_URL names)
-	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} cargo test --locked --no-fail-fast
+# None is left out here: a server that is missing is a failure.
+test: test-servers ## all tests, on a PostgreSQL of their own (or the server that DATABASE_URL names)
+	RETENTIOND_TEST_ALL=1 RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} cargo test --locked --no-fail-fast
 
 check: prerequisites fmt clippy doc deny test ## what the CI runs
 
@@ -23,6 +24,7 @@ fmt:
 
 clippy: prerequisites
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --test soak -- -D warnings
 
 doc: prerequisites
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
@@ -38,5 +40,11 @@ bench: prerequisites ## the figures of the README
 bench-quick: prerequisites ## the same workload, small: does it run at all
 	RETENTIOND_BENCH=quick cargo bench --locked
 
+soak: test-servers ## three replicas under everything at once: 10 minutes, or SOAK=30m; SOAK_SEED repeats the plan
+	cargo test --release --locked --test soak
+
 prerequisites:
 	@scripts/prerequisites
+
+test-servers:
+	@scripts/prerequisites tests

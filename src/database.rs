@@ -36,7 +36,7 @@ impl Purpose {
     /// READ COMMITTED so that each statement sees what has been committed before it; row security off so that a hidden row
     /// is an error and never an absence; UTC so that a day has 24 hours. Our own statements name every schema; the search path is
     /// for the platform's triggers, which may rely on `public`. No JIT: the plans that batches insist on look costly to it.
-    fn begin(self) -> String {
+    fn begin(self, pooled: bool) -> String {
         // Milliseconds a statement may take, a lock may be waited for, and the transaction may sit idle: a full comparison waits while its
         // pages are settled. Bulk holds nothing that the platform could want: while one worker admits a mass termination, the others wait.
         let by_index = "; set local enable_seqscan = off; set local enable_bitmapscan = off";
@@ -48,8 +48,9 @@ impl Purpose {
             Self::Work => ("read write", 5_000, 2_000, 5_000, by_index),
             Self::Bulk => ("read write", 120_000, 120_000, 5_000, ""),
         };
+        let forget = if pooled { FORGET_STATEMENTS } else { "" };
         format!(
-            "begin isolation level read committed {access}; set local row_security = off; set local timezone = 'UTC'; \
+            "begin isolation level read committed {access}{forget}; set local row_security = off; set local timezone = 'UTC'; \
              set local search_path = pg_catalog, public, pg_temp; set local jit = off; set local statement_timeout = {statement}; \
              set local lock_timeout = {lock}; set local idle_in_transaction_session_timeout = {idle}; \
              set local standard_conforming_strings = on; set local datestyle = 'ISO, YMD'; set local intervalstyle = 'postgres'{more}"
@@ -57,10 +58,19 @@ impl Purpose {
     }
 }
 
+/// Without its cache the driver still names each statement, counting from one in each connection of ours, and never closes it. Behind a
+/// transaction-mode pooler (R20) many of them meet in one session of the server, and so would the names. Only those of the driver: a pooler
+/// that knows prepared statements has given them names of its own, and relies on them.
+const FORGET_STATEMENTS: &str = "; do $forget$ declare n text; begin \
+    for n in select name from pg_catalog.pg_prepared_statements where name like 'sqlx\\_s\\_%' \
+    loop execute pg_catalog.format('deallocate %I', n); end loop; end $forget$";
+
 /// A pool of connections to the main database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Database {
     pool: PgPool,
+    /// Statements are not cached: somebody pools the server's sessions.
+    pooled: bool,
     options: PgConnectOptions,
 }
 
@@ -86,7 +96,7 @@ impl Database {
                 })
             })
             .connect_lazy_with(options.clone());
-        Ok(Self { pool, options })
+        Ok(Self { pool, pooled: config.statement_cache == 0, options })
     }
 
     /// Opens a transaction. Runs in a task of its own: a `begin` that is dropped half-way leaves an open transaction in the pool (R20).
@@ -94,8 +104,8 @@ impl Database {
     /// # Errors
     /// When the database is unreachable, refuses us, or has no connection to spare within five seconds.
     pub async fn begin(&self, purpose: Purpose) -> Result<Tx, DatabaseError> {
-        let pool = self.pool.clone();
-        match owned(async move { pool.begin_with(AssertSqlSafe(purpose.begin())).await }).await {
+        let (pool, statements) = (self.pool.clone(), purpose.begin(self.pooled));
+        match owned(async move { pool.begin_with(AssertSqlSafe(statements)).await }).await {
             Err(DatabaseError::Driver(sqlx::Error::PoolTimedOut)) => Err(self.why_none().await),
             begun => begun,
         }
@@ -190,6 +200,8 @@ impl From<sqlx::Error> for DatabaseError {
 pub enum Kind {
     /// Try again later.
     Unreachable,
+    /// The server has no disk or memory left, perhaps only for one table (I13).
+    Exhausted,
     /// Somebody must mend the credentials.
     Credentials,
     /// Somebody must grant something.
@@ -221,6 +233,8 @@ impl DatabaseError {
             sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
                 Kind::Unreachable
             }
+            // Whoever listens in front of the server hung up before the first word.
+            sqlx::Error::Protocol(said) if said.starts_with("unexpected response from SSLRequest") => Kind::Unreachable,
             sqlx::Error::Database(e) => match e.code().as_deref().unwrap_or_default() {
                 "28000" | "28P01" => Kind::Credentials,
                 "42501" => Kind::Grants,
@@ -230,6 +244,7 @@ impl DatabaseError {
                 "40001" | "40P01" => Kind::Conflict,
                 // Not allowed to write: a standby, or a primary on its way down.
                 "25006" => Kind::Unreachable,
+                "53000" | "53100" | "53200" | "53400" => Kind::Exhausted,
                 code if ["08", "57P", "53"].iter().any(|class| code.starts_with(class)) || code == "3D000" => Kind::Unreachable,
                 _ => Kind::Other,
             },

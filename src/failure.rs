@@ -58,7 +58,7 @@ impl Failure {
             Self::Layout(findings) => findings.iter().map(|f| f.severity).max().map_or(1, crate::catalog::Severity::exit_code),
             Self::Schema(_) => 10,
             Self::Database(error) => match error.kind() {
-                Kind::Unreachable => 69,
+                Kind::Unreachable | Kind::Exhausted => 69,
                 Kind::Credentials | Kind::Grants => 12,
                 Kind::Schema => 10,
                 Kind::Timeout | Kind::Locked | Kind::Conflict | Kind::Refused | Kind::Other => 1,
@@ -72,7 +72,7 @@ impl Failure {
     /// Waiting may help.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Database(error) if error.kind() == Kind::Unreachable)
+        matches!(self, Self::Database(error) if matches!(error.kind(), Kind::Unreachable | Kind::Exhausted))
     }
 }
 

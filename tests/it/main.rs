@@ -1,6 +1,12 @@
 //! Everything that needs a real Postgres, in one binary: one server for the run, one database for each test.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what it expects and stops where it is not so")]
 
+#[path = "../support/pgbouncer.rs"]
+#[expect(dead_code, reason = "the soak needs more of it")]
+mod pgbouncer;
+#[path = "../support/proxy.rs"]
+#[expect(dead_code, reason = "the soak needs more of it")]
+mod proxy;
 mod world;
 
 mod bad_input;
@@ -14,12 +20,14 @@ mod crash;
 mod crossing;
 mod daemon;
 mod executor;
+mod faults;
 mod forecast;
 mod manners;
 mod metrics;
 mod model;
 mod planner;
 mod policy;
+mod pooler;
 mod predicates;
 mod privileges;
 mod promise;
