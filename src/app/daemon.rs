@@ -200,7 +200,8 @@ impl Daemon {
     /// A look under the policy in force; none while another one is.
     async fn look(&self, app: &App, planner: &Planner) -> Result<Option<(Look, planner::Report)>, DatabaseError> {
         // Only a start brings a policy into force by itself: else a replica that runs on with an older file would take back what was accepted.
-        let agreement = if self.health.agreed.load(Ordering::Relaxed) { app.agreement().await? } else { app.agree().await? };
+        let agreement = if self.health.agreed.load(Ordering::Relaxed) { app.agreement().await } else { app.agree().await };
+        let agreement = agreement.inspect_err(|_| metrics::polled(Look::Poll.as_str(), false))?;
         self.health.agreed.store(true, Ordering::Relaxed);
         let waiting = matches!(agreement, Agreement::Waiting(_));
         let was_waiting = self.health.waiting.swap(waiting, Ordering::Relaxed);

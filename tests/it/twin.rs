@@ -93,11 +93,21 @@ async fn i3_after_its_purge_the_world_is_as_if_the_account_had_never_had_records
         with.account(id, &deleted, &terminated, "null").await;
         with.sql(&records(id, "common")).await;
     }
-    // A record that somebody points at: its delete fails at first, and the server's words quote its key.
-    with.sql("create table task_notes (task_id text references task_configurations)").await;
+    // A record that cannot be deleted at first, and the server's words quote its key.
+    with.sql(
+        "create table kept_tasks (task_id text);
+         create function keep() returns trigger language plpgsql as $$ begin
+             if exists (select 1 from public.kept_tasks k where k.task_id = old.task_id) then
+                 raise exception 'this task is kept' using detail = format('Key (task_id)=(%s) is needed.', old.task_id);
+             end if;
+             return old;
+         end $$;
+         create trigger keep before delete on task_configurations for each row execute function keep()",
+    )
+    .await;
     let without = with.copy().await;
     with.sql(&records("x", CANARY)).await;
-    with.sql("insert into task_notes select min(task_id) from task_configurations where account_id = 'x'").await;
+    with.sql("insert into kept_tasks select min(task_id) from task_configurations where account_id = 'x'").await;
     let untouched = everything(&with, "public").await;
     assert!(untouched.iter().filter(|row| row.contains(CANARY)).count() > 15);
     let mut twins = Twins { worlds: [with, without], said: Default::default() };
@@ -109,12 +119,12 @@ async fn i3_after_its_purge_the_world_is_as_if_the_account_had_never_had_records
     twins.run(&["hold", "place", "--account", "x", "--reason", "a court", "--by", "legal"], [0, 0]);
     twins.run(&["run", "--once"], [0, 0]);
     assert_eq!((twins.left(0).await, twins.left(1).await), (15, 0));
-    // The queue goes, the configuration fails: one task is pointed at.
+    // The queue goes, the configuration fails: one task is kept.
     twins.sql("update retention.holds set released_at = now()").await;
     twins.run(&["run", "--once"], [1, 0]);
     let error = twins.worlds[0].job("x", "configuration").await.last_error.unwrap();
-    assert!(error.contains("violates foreign key constraint"), "{error}");
-    twins.sql("delete from task_notes").await;
+    assert!(error.contains("this task is kept"), "{error}");
+    twins.sql("delete from kept_tasks").await;
     twins.run(&["run", "--once"], [0, 0]);
     assert_eq!(twins.left(0).await, 0);
     // A late writer, found by a look and purged; then a look that finds nothing.
