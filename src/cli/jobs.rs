@@ -1,9 +1,10 @@
-//! `jobs`: list, show, retry.
+//! `jobs`: list, show, retry, close.
 
 use clap::{Args, Subcommand};
 
-use super::{Cli, Output, block_on, now, print, print_json};
+use super::{Cli, Output, block_on, control::Act, now, print, print_json};
 use crate::{
+    config::{Config, DataClass},
     database::{Database, Purpose},
     failure::Failure,
     jobs::{self, Filter, Job},
@@ -27,6 +28,13 @@ pub(super) enum Verb {
     Retry {
         /// Its id.
         id: i64,
+    },
+    /// Give up a purge that can never be verified: the job is cancelled, and nothing ever says that it was deleted.
+    Close {
+        /// Its id.
+        id: i64,
+        #[command(flatten)]
+        act: Act,
     },
 }
 
@@ -81,8 +89,44 @@ impl Cli {
                     Database::commit(tx).await?;
                     if found { Ok(()) } else { Err(no_such_job(id)) }
                 }
+                Verb::Close { id, act } => self.close(&config, id, &act).await,
             }
         })
+    }
+}
+
+impl Cli {
+    async fn close(&self, config: &Config, id: i64, act: &Act) -> Result<(), Failure> {
+        let mut tx = self.own_tables(config, Purpose::Write).await?;
+        let job = jobs::list(&mut tx, &Filter { id: Some(id), ..Filter::default() }).await?.pop().ok_or_else(|| no_such_job(id))?;
+        let class = config.data_classes.iter().find(|c| c.feature == job.feature && c.name == job.data_class);
+        let places = class.map(DataClass::places_fingerprint).unwrap_or_default();
+        let why = format!("closed by {}: {}", act.by(), act.reason);
+        let closed = jobs::close(&mut tx, id, &places, &why).await?;
+        Database::commit(tx).await?;
+        if !closed {
+            return Err(Failure::Other(anyhow::anyhow!(
+                "job {id} is {} and was attempted {} times: only an open job that is due and was attempted can be closed",
+                job.state,
+                job.attempts
+            )));
+        }
+        tracing::warn!(
+            event = "job.cancelled",
+            job_id = job.id,
+            account_id = job.account_id,
+            feature = job.feature,
+            data_class = job.data_class,
+            starting_point = job.starting_point,
+            retain_until = rfc3339(job.retain_until),
+            delete_by = rfc3339(job.delete_by),
+            cancel_reason = "unverifiable",
+            partial = job.purge_began_at.is_some(),
+            reason = act.reason,
+            actor = act.by(),
+            "closed by hand: nothing says that its records are gone"
+        );
+        Ok(())
     }
 }
 

@@ -382,3 +382,34 @@ async fn each_act_is_logged_with_its_actor_and_its_reason() {
         assert_eq!((&line["reason"], &line["actor"]), (&json!("because"), &json!("kim")), "{line}");
     }
 }
+
+#[tokio::test]
+async fn r26_a_job_that_can_never_be_verified_is_closed_and_nothing_ever_says_deleted() {
+    let world = world_with(&["a", "b"]).await;
+    let not_yet = tried(&world, &["jobs", "close", "1", "--reason", "r"]);
+    assert_eq!(not_yet.0, Some(1), "{not_yet:?}");
+    world
+        .sql(
+            "create function trap() returns trigger language plpgsql as $$ begin
+                 if old.account_id = 'a' then raise exception 'never this one'; end if; return old; end $$;
+             create trigger trap before delete on task_configurations for each row execute function trap()",
+        )
+        .await;
+    assert_eq!(once(&world), Some(1));
+    let failed = world.job("a", "configuration").await;
+    let (code, said) = tried(&world, &["jobs", "close", &failed.id, "--reason", "the table is gone for good", "--by", "kim"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("\"cancel_reason\":\"unverifiable\"") && said.contains("\"actor\":\"kim\""), "{said}");
+    let closed = world.job("a", "configuration").await;
+    assert_eq!((closed.state.as_str(), closed.cancel_reason.as_deref(), closed.completed_at), ("cancelled", Some("unverifiable"), None));
+    let error = closed.last_error.unwrap();
+    assert!(error.contains("never this one") && error.ends_with("closed by kim: the table is gone for good"), "{error}");
+    // Nobody takes it up again, and nobody looks whether it came back; the neighbour and a later termination are as ever.
+    assert_eq!(once(&world), Some(0));
+    assert_eq!((world.job("a", "configuration").await.id, world.left("a").await.tasks), (closed.id.clone(), 5));
+    assert_eq!(world.left("b").await, GONE);
+    assert_eq!(tried(&world, &["jobs", "close", &closed.id, "--reason", "again"]).0, Some(1));
+    world.sql("drop trigger trap on task_configurations; update feature_subscriptions set terminated_at = now() - interval '40 days' where account_id = 'a'").await;
+    assert_eq!(once(&world), Some(0));
+    assert_eq!(world.left("a").await, GONE);
+}
