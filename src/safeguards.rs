@@ -248,7 +248,6 @@ pub async fn watch_source(
     before: i64,
     known: i64,
 ) -> Result<Option<String>, DatabaseError> {
-    sqlx::query("update retention.guard set known_accounts = $1").bind(known).execute(&mut *conn).await?;
     let lost: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
         "select count(*) from retention.absences
          where source = $1 and first_missed_at > greatest(now() - {}, (select released_at from retention.guard))",
@@ -261,13 +260,16 @@ pub async fn watch_source(
     let had = known + lost;
     let emptied = known == 0 && before > 0;
     let shrunk = had >= floor && lost as f64 > had as f64 * limits.max_shrink;
-    if limits.max_shrink < 1.0 && (emptied || shrunk) {
+    let tripped = (limits.max_shrink < 1.0 && (emptied || shrunk)).then(|| {
         let (window, percent) = (humantime::format_duration(limits.window), limits.max_shrink * 100.0);
-        let reason = format!("the source lost {lost} of {had} accounts within {window}; guard.max_shrink is {percent}%");
-        trip(&mut *conn, &reason).await?;
-        return Ok(Some(reason));
+        format!("the source lost {lost} of {had} accounts within {window}; guard.max_shrink is {percent}%")
+    });
+    if let Some(reason) = &tripped {
+        // The stop lock before the row, as everybody takes them.
+        trip(&mut *conn, reason).await?;
     }
-    Ok(None)
+    sqlx::query("update retention.guard set known_accounts = $1").bind(known).execute(conn).await?;
+    Ok(tripped)
 }
 
 fn window(length: Duration) -> String {

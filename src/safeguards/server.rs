@@ -27,11 +27,10 @@ pub(super) const IDENTIFIER: &str = "(select system_identifier from pg_control_s
 pub async fn recognize(conn: &mut PgConnection) -> Result<Server, DatabaseError> {
     let now =
         format!("select {IDENTIFIER} as server, ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int8 as timeline");
-    let known: Option<(Option<i64>, Option<i64>, i64, i64)> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "select g.server, g.timeline, n.server, n.timeline from retention.guard g, ({now}) n for no key update of g"
-    )))
-    .fetch_optional(&mut *conn)
-    .await?;
+    let known: Option<(Option<i64>, Option<i64>, i64, i64)> =
+        sqlx::query_as(sqlx::AssertSqlSafe(format!("select g.server, g.timeline, n.server, n.timeline from retention.guard g, ({now}) n")))
+            .fetch_optional(&mut *conn)
+            .await?;
     // A guard that is missing stands in the way by itself.
     let Some((known, timeline, server, current)) = known else { return Ok(Server::Known) };
     let seen = match known {
@@ -39,6 +38,7 @@ pub async fn recognize(conn: &mut PgConnection) -> Result<Server, DatabaseError>
             let reason = format!(
                 "server: the database has system identifier {server} and was {known} before; this is another server, or a restored one"
             );
+            // The stop lock before the row, as everybody takes them.
             trip(&mut *conn, &reason).await?;
             Server::Another(reason)
         }

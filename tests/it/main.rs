@@ -21,6 +21,7 @@ mod crossing;
 mod daemon;
 mod executor;
 mod faults;
+mod fence;
 mod forecast;
 mod manners;
 mod metrics;
