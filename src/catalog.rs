@@ -81,6 +81,8 @@ pub struct Table {
     pub key: KeyType,
     /// A usable index leads with the account column.
     pub indexed: bool,
+    /// Such an index is in the order of the column's own comparison.
+    pub ordered: bool,
     /// At most one row for each account (and feature): a plain unique index says so.
     pub unique: bool,
     /// Tables that its rows point at by a foreign key.
@@ -104,6 +106,10 @@ pub struct Reference {
     pub on: String,
     /// A DELETE of what they point at would delete or change them; else they forbid it.
     pub cascades: bool,
+    /// An index leads with the first of the columns that point.
+    pub indexed: bool,
+    /// That column, quoted.
+    pub column: String,
 }
 
 /// The target that a child target's rows point at.
@@ -122,6 +128,8 @@ pub struct Layout {
     pub points: Vec<Table>,
     /// By data class, then target.
     pub targets: Vec<Vec<Table>>,
+    /// Tables under the customer's control.
+    pub media: Vec<i64>,
 }
 
 impl Layout {
@@ -211,7 +219,8 @@ pub async fn inspect(conn: &mut PgConnection, config: &Config) -> Result<(Option
     inspection.findings.extend(uncovered(conn, config).await?);
     let worst = inspection.findings.iter().map(|f| f.severity).max();
     let sound = worst.is_none_or(|s| s == Severity::Warning);
-    Ok((sound.then_some(Layout { points, targets }), inspection.findings))
+    let media = inspection.media(conn, config).await?.into_iter().map(|(_, oid)| oid).collect();
+    Ok((sound.then_some(Layout { points, targets, media }), inspection.findings))
 }
 
 /// Refuses when a table is not the one that was checked at start: what another table of that name says is not known (R16, I6).
@@ -273,6 +282,8 @@ struct Relation {
 
 #[derive(FromRow)]
 struct Index {
+    /// A B-tree in the default order of its first column.
+    ordered: bool,
     columns: Vec<String>,
     is_unique: bool,
     predicate: Option<String>,
@@ -285,7 +296,7 @@ const RELATION: &str = "
            has_any_column_privilege(c.oid, 'update') as may_update,
            array(select distinct t.tgname::text from pg_trigger t
                  where t.tgrelid = any(d.down) and not t.tgisinternal and (t.tgtype & 8) <> 0 and t.tgenabled <> 'D') as triggers,
-           array(select f.confrelid::int8 from pg_constraint f where f.conrelid = any(d.down) and f.contype = 'f' and f.conparentid = 0) as parents,
+           array(select f.confrelid::int8 from pg_constraint f where f.conrelid = any(d.down) and f.contype = 'f') as parents,
            array(with recursive up(oid) as (select c.oid union select i.inhparent from up join pg_inherits i on i.inhrelid = up.oid)
                  select oid::int8 from up union select unnest(d.down)::int8) as family
     from pg_class c join pg_namespace n on n.oid = c.relnamespace,
@@ -293,18 +304,26 @@ const RELATION: &str = "
                                select oid from down) as down) d
     where n.nspname = $1 and c.relname = $2";
 
-/// Foreign keys that point at the table `$1` or a partition of it.
+/// Foreign keys that point at the table `$1` or a partition of it. Of a key at a partitioned table each partition has a copy: it counts where the
+/// original is not counted already, for a target may be a partition.
 const REFERENCES: &str = "
     with recursive down(oid) as (select $1::oid union select i.inhrelid from down join pg_inherits i on i.inhparent = down.oid)
     select f.oid::int8 as oid, f.conrelid::int8 as table, f.conrelid::regclass::text as sql, f.confdeltype in ('c', 'n', 'd') as cascades,
+           exists (select 1 from pg_index i where i.indrelid = f.conrelid and i.indisvalid and i.indpred is null and i.indkey[0] = f.conkey[1]) as indexed,
+           (select quote_ident(a.attname) from pg_attribute a where a.attrelid = f.conrelid and a.attnum = f.conkey[1]) as column,
            (select string_agg(format('r.%I = t.%I', ca.attname, pa.attname), ' and ') from unnest(f.conkey, f.confkey) k(c, p)
             join pg_attribute ca on ca.attrelid = f.conrelid and ca.attnum = k.c
             join pg_attribute pa on pa.attrelid = f.confrelid and pa.attnum = k.p) as on
-    from pg_constraint f where f.confrelid in (select oid from down) and f.contype = 'f' and f.conparentid = 0 order by f.oid";
+    from pg_constraint f
+    where f.confrelid in (select oid from down) and f.contype = 'f'
+      and not exists (select 1 from pg_constraint p where p.oid = f.conparentid and p.confrelid in (select oid from down))
+    order by f.oid";
 
 const INDEXES: &str = "
     select array(select coalesce(a.attname::text, '') from unnest(i.indkey[0:i.indnkeyatts - 1]) with ordinality k(attnum, at)
                  left join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum order by k.at) as columns,
+           m.amname = 'btree' and (select o.opcdefault from pg_opclass o where o.oid = i.indclass[0])
+               and i.indcollation[0] = coalesce((select a.attcollation from pg_attribute a where a.attrelid = i.indrelid and a.attnum = i.indkey[0]), 0) as ordered,
            i.indisunique as is_unique, pg_get_expr(i.indpred, i.indrelid) as predicate
     from pg_index i join pg_class x on x.oid = i.indexrelid join pg_am m on m.oid = x.relam
     where i.indrelid = $1::oid and i.indisvalid and i.indisready and m.amname in ('btree', 'hash')";
@@ -331,6 +350,7 @@ impl Relation {
             oid: self.oid,
             key,
             indexed: self.leads_index(leads, false),
+            ordered: self.indexes.iter().any(|i| i.ordered && i.predicate.is_none() && i.columns.first().is_some_and(|c| c == leads)),
             unique,
             parents: self.parents.clone(),
             references: self.references.clone(),

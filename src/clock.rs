@@ -34,21 +34,31 @@ pub fn reading() -> Duration {
 }
 
 impl Clock {
-    /// Takes note of what the database said the time was, asked after the reading `before`. How far it has jumped, if it has.
+    /// Takes note of what the database said the time was, asked after the reading `before`. How far it has jumped, if it has: everybody who asks is
+    /// told, until [`Clock::forget`].
     #[must_use]
     pub fn observe(&self, before: Duration, database: DateTime<Utc>) -> Option<TimeDelta> {
         self.compare(Anchor { database, before, after: reading() })
     }
 
+    /// The guard has tripped for a jump: from here on the clock is taken as it is.
+    pub fn forget(&self) {
+        *self.anchor() = None;
+    }
+
     fn compare(&self, now: Anchor) -> Option<TimeDelta> {
-        // Whoever panicked held nothing but a comparison.
-        let mut anchor = self.anchor.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut anchor = self.anchor();
         let jumped = anchor.and_then(|anchor| anchor.jump(now));
         let old = anchor.is_none_or(|anchor| now.before.saturating_sub(anchor.after) > ANCHOR_LIFE);
-        if (old || jumped.is_some()) && now.after.saturating_sub(now.before) < PROMPT {
+        if old && jumped.is_none() && now.after.saturating_sub(now.before) < PROMPT {
             *anchor = Some(now);
         }
         jumped
+    }
+
+    fn anchor(&self) -> std::sync::MutexGuard<'_, Option<Anchor>> {
+        // Whoever panicked held nothing but a comparison.
+        self.anchor.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -85,13 +95,15 @@ mod tests {
     }
 
     #[test]
-    fn r32_a_jump_of_more_than_five_minutes_either_way_is_seen_once() {
+    fn r32_a_jump_of_more_than_five_minutes_either_way_is_seen_by_everybody_until_it_is_forgotten() {
         for (database, jump) in [(900, None), (901, Some(301)), (300, None), (299, Some(-301))] {
             let clock = Clock::default();
             assert_eq!(clock.compare(said(0, 0, 0)), None);
             assert_eq!(clock.compare(said(database, 10 * MINUTE, 10 * MINUTE)), jump.map(TimeDelta::seconds), "{database}");
             let later = said(database + 60, 11 * MINUTE, 11 * MINUTE);
-            assert_eq!(clock.compare(later), None, "told once: {database}");
+            assert_eq!(clock.compare(later), jump.map(TimeDelta::seconds), "{database}");
+            clock.forget();
+            assert_eq!(clock.compare(later), None, "{database}");
         }
     }
 

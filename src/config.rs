@@ -240,10 +240,13 @@ impl DataClass {
         policy::fingerprint(&(&self.feature, &self.name, self.terms(points)))
     }
 
-    /// Fingerprint of the places alone: what a done-mark vouches for (R23). An added target opens the class again.
+    /// A fingerprint of each place, joined by commas: what a done-mark vouches for (R23). An added target opens the class again, one that is left
+    /// out does not.
     #[must_use]
     pub fn places_fingerprint(&self) -> String {
-        policy::fingerprint(&self.terms(&[]).targets)
+        let mut places: Vec<String> = self.terms(&[]).targets.iter().map(|place| policy::fingerprint(&place)[..16].to_owned()).collect();
+        places.sort_unstable();
+        places.join(",")
     }
 }
 

@@ -211,7 +211,8 @@ impl Worker {
     /// Lets the guard weigh what has become due.
     async fn weigh(&self) -> Result<Weighed, DatabaseError> {
         let mut tx = self.executor.database.begin(Purpose::Work).await?;
-        let stopped = safeguards::stopped(&mut tx).await?;
+        let accepted = self.executor.policy.classes.first().map_or("", |class| class.jobs.accepted.as_str());
+        let stopped = safeguards::stopped(&mut tx, accepted).await?;
         let unweighed = safeguards::unweighed(&mut tx).await?;
         drop(tx);
         if stopped {
@@ -280,8 +281,7 @@ impl Worker {
         if let Some(jump) = self.executor.clock.observe(before, now) {
             // What this transaction takes for now may be any time. The next one finds the guard in its way.
             drop(tx);
-            safeguards::clock_jumped(&self.executor.database, jump).await?;
-            return Err(DatabaseError::Refused(format!("the database's clock jumped by {} s", jump.num_seconds())));
+            return safeguards::clock_jumped(&self.executor.database, &self.executor.clock, jump).await;
         }
         crash::point("executor.entered");
         let verdicts = batch.license(&mut tx, group).await?;
@@ -301,6 +301,7 @@ impl Worker {
             }
             crash::point("executor.deleted");
         }
+        batch.unchanged(&mut tx, &self.executor.policy.pinned).await?;
         let left = batch.left(&mut tx, class, &licensed).await?;
         crash::point("executor.looked");
         let mut progress = Vec::new();

@@ -1,6 +1,7 @@
 //! The job table: what is scheduled, who holds it, what came of it. Every statement that changes a claimed job carries its fence.
 //! It knows neither the source nor the stores. How it is shown to people and machines is in `jobs/list.rs`.
 
+mod by_hand;
 mod list;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -16,6 +17,7 @@ use crate::{
     sql::literal,
 };
 
+pub use by_hand::{close, retry};
 pub use list::{Filter, Job, Looks, Tally, list, looks, tally};
 
 /// When a completed job is looked at again for the first time (R24).
@@ -36,7 +38,7 @@ pub struct Class {
     pub name: String,
     /// Fingerprint of the rule.
     pub policy: String,
-    /// Fingerprint of the places.
+    /// Fingerprints of the places, joined by commas.
     pub places: String,
     /// Fingerprint of the whole policy it belongs to, which must be in force.
     pub accepted: String,
@@ -47,6 +49,12 @@ impl Class {
     #[must_use]
     pub fn of(&self, alias: &str) -> String {
         format!("{alias}.feature = {} and {alias}.data_class = {}", literal(&self.feature), literal(&self.name))
+    }
+
+    /// The done-mark under `alias` vouches for every place of this class, as a condition.
+    #[must_use]
+    pub fn covered(&self, alias: &str) -> String {
+        format!("string_to_array({}, ',') <@ string_to_array({alias}.places, ',')", literal(&self.places))
     }
 
     /// The open jobs of this class under `alias`.
@@ -200,8 +208,8 @@ pub async fn schedule(
     let superseded: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
         "delete from retention.jobs j using retention.done_marks d
          where j.id = any($1) and d.account_id = j.account_id and d.feature = j.feature and d.data_class = j.data_class
-           and d.started_at = j.started_at and d.places = {} and not d.residue returning j.account_id",
-        literal(&class.places)
+           and d.started_at = j.started_at and {} and not d.residue returning j.account_id",
+        class.covered("d")
     )))
     .bind(ids)
     .fetch_all(conn)
@@ -217,15 +225,15 @@ pub async fn schedule(
 /// # Errors
 /// Those of the database.
 pub async fn reschedule(conn: &mut PgConnection, class: &Class, plans: &[(OpenJob, Plan)]) -> Result<Vec<i64>, DatabaseError> {
+    let policy = literal(&class.policy);
     Ok(sqlx::query_scalar(AssertSqlSafe(format!(
         "update retention.jobs j
          set state = 'scheduled', fence = j.fence + 1, worker = null, lease_until = null, admitted_at = null, attempts = 0, continues = false, looks = 0,
-             blocked_by = null, last_error = null, overdue_told_at = null, policy = {}, starting_point = p.starting_point, started_at = p.started_at,
+             blocked_by = null, last_error = null, overdue_told_at = null, policy = {policy}, seen = case when j.policy = {policy} then j.seen end, starting_point = p.starting_point, started_at = p.started_at,
              retain_until = p.retain_until, delete_by = p.delete_by, ready_at = p.retain_until
          from unnest($1::int8[], $2::int8[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[])
               as p(id, fence, starting_point, started_at, retain_until, delete_by)
-         where j.id = p.id and j.fence = p.fence and j.state in ('scheduled', 'running') returning j.id",
-        literal(&class.policy)
+         where j.id = p.id and j.fence = p.fence and j.state in ('scheduled', 'running') returning j.id"
     )))
     .bind(plans.iter().map(|(j, _)| j.id).collect::<Vec<_>>())
     .bind(plans.iter().map(|(j, _)| j.fence).collect::<Vec<_>>())
@@ -563,47 +571,4 @@ pub async fn newly_overdue(conn: &mut PgConnection) -> Result<Vec<Overdue>, Data
     )))
     .fetch_all(conn)
     .await?)
-}
-
-/// Ends the back-off of an open job. False when there is none with this id.
-///
-/// # Errors
-/// Those of the database.
-pub async fn retry(conn: &mut PgConnection, id: i64) -> Result<bool, DatabaseError> {
-    let found = sqlx::query(
-        "update retention.jobs set ready_at = least(ready_at, greatest(now(), retain_until)) where id = $1 and state = 'scheduled'",
-    )
-    .bind(id)
-    .execute(conn)
-    .await?;
-    Ok(found.rows_affected() == 1)
-}
-
-/// Ends a due job whose purge can never be verified: cancelled as `unverifiable`, with what it has come to and why (R26). A done-mark keeps the planner
-/// from scheduling it again, and vouches for nothing: it names no look. False when there is no such job, or it was never attempted.
-///
-/// # Errors
-/// Those of the database.
-pub async fn close(conn: &mut PgConnection, id: i64, places: &str, why: &str) -> Result<bool, DatabaseError> {
-    let closed: i64 = sqlx::query_scalar(
-        "with closed as (
-             update retention.jobs j
-             set state = 'cancelled', cancelled_at = now(), cancel_reason = 'unverifiable', last_error = concat_ws('; ', j.last_error, $3),
-                 fence = j.fence + 1, worker = null, lease_until = null, blocked_by = null
-             where j.id = $1 and j.state in ('scheduled', 'running') and j.retain_until <= now() and j.attempts > 0
-             returning j.id, j.account_id, j.feature, j.data_class, j.starting_point, j.started_at),
-         marked as (
-             insert into retention.done_marks (account_id, feature, data_class, starting_point, started_at, places, job_id)
-             select account_id, feature, data_class, starting_point, started_at, $2, id from closed
-             on conflict (account_id, feature, data_class) do update
-             set starting_point = excluded.starting_point, started_at = excluded.started_at, places = excluded.places, job_id = excluded.job_id,
-                 purged_at = now(), look_at = null, looks = 0, residue = false)
-         select count(*) from closed",
-    )
-    .bind(id)
-    .bind(places)
-    .bind(why)
-    .fetch_one(conn)
-    .await?;
-    Ok(closed == 1)
 }

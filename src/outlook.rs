@@ -128,14 +128,14 @@ async fn standing(conn: &mut PgConnection, class: &Class) -> Result<Vec<Standing
                 j.retain_until as scheduled_until
          from (select *, {} as feature, {} as data_class from earliest) e
          left join retention.jobs j on j.account_id = e.account_id and {}
-         where not exists (select 1 from retention.done_marks d where d.account_id = e.account_id and {} and d.started_at = e.since and d.places = {} and not d.residue)",
+         where not exists (select 1 from retention.done_marks d where d.account_id = e.account_id and {} and d.started_at = e.since and {} and not d.residue)",
         class.source.standing_by_point(),
         held("e"),
         crate::sql::literal(&class.jobs.feature),
         crate::sql::literal(&class.jobs.name),
         class.jobs.open("j"),
         class.jobs.of("d"),
-        crate::sql::literal(&class.jobs.places)
+        class.jobs.covered("d")
     );
     Ok(sqlx::query_as(AssertSqlSafe(query)).fetch_all(conn).await?)
 }

@@ -3,7 +3,13 @@
 //! Two looks nominate accounts, one function settles them. The cheap look reads what was dated lately; the full comparison reads everything, and
 //! correctness rests on it. Nothing here deletes a record.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+mod tell;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -29,6 +35,10 @@ use crate::{
     stores::postgres,
 };
 
+pub use tell::look as tell_look;
+
+/// Between two looks ahead at what polls have scheduled: it reads every open job.
+const FORECAST_PAUSE: Duration = Duration::from_mins(5);
 /// Accounts settled in one transaction.
 const PAGE: i64 = 2_000;
 
@@ -82,13 +92,15 @@ pub struct Planner {
     layout: Arc<Layout>,
     policy: Arc<Policy>,
     clock: Arc<Clock>,
+    /// When the guard last looked ahead.
+    forecast_at: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Planner {
     /// A planner for this policy.
     #[must_use]
     pub fn new(database: Database, config: Arc<Config>, layout: Arc<Layout>, policy: Arc<Policy>, clock: Arc<Clock>) -> Self {
-        Self { database, config, layout, policy, clock }
+        Self { database, config, layout, policy, clock, forecast_at: Arc::default() }
     }
 
     /// Which look is due: the first after a start and every `resync_interval` is a full comparison.
@@ -113,17 +125,15 @@ impl Planner {
     /// Those of the database. An account that alone cannot be settled is quarantined instead.
     pub async fn look(&self, look: Look) -> Result<Report, DatabaseError> {
         let mut report = Report::default();
-        let look = self.recognize(look).await?;
+        // Before anything is concluded from what the database takes for now.
+        self.clock_is_right().await?;
+        let (look, promoted) = self.recognize(look).await?;
         if look == Look::Resync {
             self.miss().await?;
             self.cancel_unlisted(&mut report).await?;
         }
-        let before = clock::reading();
         let mut cursor = self.database.begin(Purpose::Compare).await?;
         let began: DateTime<Utc> = sqlx::query_scalar("select now()").fetch_one(&mut *cursor).await?;
-        if let Some(jump) = self.clock.observe(before, began) {
-            safeguards::clock_jumped(&self.database, jump).await?;
-        }
         server::refuse_standby(&mut cursor).await?;
         let since: Option<DateTime<Utc>> = sqlx::query_scalar("select max(watermark) - make_interval(secs => $1) from retention.passes")
             .bind(self.config.poll.overlap.as_secs_f64())
@@ -154,38 +164,59 @@ impl Planner {
         crash::point("planner.looked");
         self.note(look, began).await?;
         crash::point("planner.noted");
-        if look == Look::Resync || report.changed() {
-            self.look_ahead().await?;
+        if promoted {
+            server::remember_timeline(&self.database).await?;
         }
+        self.look_ahead(look, &report).await;
         Ok(report)
     }
 
+    async fn clock_is_right(&self) -> Result<(), DatabaseError> {
+        let before = clock::reading();
+        let mut tx = self.database.begin(Purpose::Read).await?;
+        let now: DateTime<Utc> = sqlx::query_scalar("select now()").fetch_one(&mut *tx).await?;
+        drop(tx);
+        match self.clock.observe(before, now) {
+            Some(jump) => safeguards::clock_jumped(&self.database, &self.clock, jump).await,
+            None => Ok(()),
+        }
+    }
+
     /// Makes sure that the server is the one the guard was made for. After a promotion everything is compared: what was seen last may be undone.
-    async fn recognize(&self, look: Look) -> Result<Look, DatabaseError> {
+    async fn recognize(&self, look: Look) -> Result<(Look, bool), DatabaseError> {
         let mut tx = self.database.begin(Purpose::Write).await?;
         let seen = server::recognize(&mut tx).await?;
         Database::commit(tx).await?;
         match seen {
-            Server::Known => Ok(look),
+            Server::Known => Ok((look, false)),
             Server::Promoted => {
                 tracing::warn!(event = "database.promoted", "the database goes on on a new timeline; everything is compared anew");
-                Ok(Look::Resync)
+                Ok((Look::Resync, true))
             }
             Server::Another(reason) => {
                 safeguards::tell_tripped(&reason);
-                Ok(Look::Resync)
+                Ok((Look::Resync, false))
             }
         }
     }
 
-    /// Lets the guard see what was scheduled.
-    async fn look_ahead(&self) -> Result<(), DatabaseError> {
-        let mut tx = self.database.begin(Purpose::Bulk).await?;
-        let news = forecast::look_ahead(&mut tx, &self.config.guard).await?;
-        Database::commit(tx).await?;
-        match news {
-            News::None => {}
-            News::Exceeds(Forecast { at, reason }) => {
+    /// Lets the guard see what was scheduled: after each full comparison, and after polls as far as it has not looked for a while. It is a warning,
+    /// and stops nothing when it fails.
+    async fn look_ahead(&self, look: Look, report: &Report) {
+        let looked = |at: &Option<Instant>| at.is_some_and(|at| at.elapsed() < FORECAST_PAUSE);
+        let due = look == Look::Resync || (report.changed() && !self.forecast_at.lock().is_ok_and(|at| looked(&at)));
+        if !due {
+            return;
+        }
+        let news = async {
+            let mut tx = self.database.begin(Purpose::Bulk).await?;
+            let news = forecast::look_ahead(&mut tx, &self.config.guard).await?;
+            Database::commit(tx).await?;
+            Ok::<_, DatabaseError>(news)
+        };
+        match news.await {
+            Ok(News::None) => {}
+            Ok(News::Exceeds(Forecast { at, reason })) => {
                 tracing::warn!(
                     event = "guard.forecast",
                     at = rfc3339(at),
@@ -193,16 +224,19 @@ impl Planner {
                     "the guard will stop the start of purges unless somebody acts before"
                 );
             }
-            News::Cleared => tracing::info!(event = "guard.clear", "nothing that is scheduled would exceed a limit any more"),
+            Ok(News::Cleared) => tracing::info!(event = "guard.clear", "nothing that is scheduled would exceed a limit any more"),
+            Err(error) => tracing::warn!(event = "forecast.failed", error = %error, "the guard could not look ahead; it will again"),
         }
-        Ok(())
+        if let Ok(mut at) = self.forecast_at.lock() {
+            *at = Some(Instant::now());
+        }
     }
 
     async fn note(&self, look: Look, began: DateTime<Utc>) -> Result<(), DatabaseError> {
         let mut tx = self.database.begin(Purpose::Write).await?;
         sqlx::query(
             "insert into retention.passes (kind, succeeded_at, watermark) values ($1, clock_timestamp(), $2)
-             on conflict (kind) do update set succeeded_at = excluded.succeeded_at, watermark = greatest(passes.watermark, excluded.watermark)",
+             on conflict (kind) do update set succeeded_at = excluded.succeeded_at, watermark = case when passes.watermark <= now() then greatest(passes.watermark, excluded.watermark) else excluded.watermark end",
         )
         .bind(look.as_str())
         .bind(began)
@@ -253,8 +287,14 @@ impl Planner {
         // In one order, so that two planners which settle the same accounts wait for each other and never in a circle.
         page.sort_unstable();
         let mut groups = vec![page];
+        let mut note_seen = true;
         while let Some(mut group) = groups.pop() {
-            match self.settle(class, &group, report).await {
+            match self.settle(class, &group, note_seen, report).await {
+                // What targets hold now is good to know; a target that takes too long to say keeps nobody from being scheduled (I9).
+                Err(error) if error.kind() == Kind::Timeout && note_seen => {
+                    note_seen = false;
+                    groups.push(group);
+                }
                 Err(error) if matches!(error.kind(), Kind::Other | Kind::Timeout) && group.len() > 1 => {
                     let half = group.split_off(group.len() / 2);
                     groups.push(half);
@@ -272,7 +312,7 @@ impl Planner {
     }
 
     /// Decides about each account from what stands now and what is scheduled now, in one transaction, and says so in the log once it has committed.
-    async fn settle(&self, class: &Class, accounts: &[String], report: &mut Report) -> Result<(), DatabaseError> {
+    async fn settle(&self, class: &Class, accounts: &[String], note_seen: bool, report: &mut Report) -> Result<(), DatabaseError> {
         let mut tx = self.database.begin(Purpose::Write).await?;
         agreement::hold_to(&mut tx, &class.jobs.accepted).await?;
         if class.indexed() {
@@ -305,7 +345,9 @@ impl Planner {
                 (Decision::Keep | Decision::Forget | Decision::Schedule(_), _) | (Decision::Reschedule(_) | Decision::Cancel(_), None) => {}
             }
         }
-        self.note_seen(&mut tx, class, &mut new).await?;
+        if note_seen {
+            self.note_seen(&mut tx, class, &mut new).await?;
+        }
         let scheduled =
             if new.is_empty() { BTreeMap::new() } else { jobs::schedule(&mut tx, &class.jobs, &class.target_names(), &new).await? };
         let rescheduled = if moved.is_empty() { Vec::new() } else { jobs::reschedule(&mut tx, &class.jobs, &moved).await? };
@@ -320,14 +362,14 @@ impl Planner {
 
         for plan in &new {
             if let Some(id) = scheduled.get(&plan.account_id) {
-                tell("job.scheduled", "scheduled", class, *id, plan);
+                tell::planned("job.scheduled", "scheduled", class, *id, plan);
             }
         }
         for (job, plan) in moved.iter().filter(|(job, _)| rescheduled.contains(&job.id)) {
-            tell("job.rescheduled", "another starting point counts, or the rule changed", class, job.id, plan);
+            tell::planned("job.rescheduled", "another starting point counts, or the rule changed", class, job.id, plan);
         }
         for (job, reason) in void.iter().filter(|(job, _)| cancelled.contains(&job.id)) {
-            tell_cancelled(&class.jobs.feature, &class.jobs.name, job, *reason);
+            tell::cancelled(&class.jobs.feature, &class.jobs.name, job, *reason);
         }
         report.scheduled += scheduled.len() as u64;
         report.rescheduled += rescheduled.len() as u64;
@@ -350,7 +392,7 @@ impl Planner {
             report.cancelled += jobs::cancel(&mut tx, &void).await?.len() as u64;
             Database::commit(tx).await?;
             for Unlisted { feature, data_class, job } in &unlisted {
-                tell_cancelled(feature, data_class, job, CancelReason::Policy);
+                tell::cancelled(feature, data_class, job, CancelReason::Policy);
             }
         }
     }
@@ -415,7 +457,7 @@ impl Planner {
         crash::point("planner.quarantined");
         let mut count = 0;
         for (account, point, problem, _) in new.into_iter().filter(|(.., new)| *new) {
-            tell_quarantined(class, &account, &point, &problem);
+            tell::quarantined(class, &account, &point, &problem);
             count += 1;
         }
         Ok(count)
@@ -436,7 +478,7 @@ impl Planner {
         .await?;
         Database::commit(tx).await?;
         if new {
-            tell_quarantined(class, account, "", problem);
+            tell::quarantined(class, account, "", problem);
         }
         Ok(u64::from(new))
     }
@@ -453,7 +495,7 @@ pub fn nominate(class: &Class, look: Look) -> String {
 
 /// Accounts for which what stands and what is scheduled or done differ, in either direction.
 fn everything(class: &Class) -> String {
-    let (jobs, policy, places) = (&class.jobs, literal(&class.jobs.policy), literal(&class.jobs.places));
+    let (jobs, policy, covered) = (&class.jobs, literal(&class.jobs.policy), class.jobs.covered("d"));
     let (open, mark) = (jobs.open("j"), jobs.of("d"));
     // Two points may stand since the same instant; a job is for one of them.
     let named: String =
@@ -462,7 +504,7 @@ fn everything(class: &Class) -> String {
         "with standing as materialized ({}), earliest as (select account_id, min(since) as since from standing group by account_id)
          select e.account_id from earliest e
          where not exists (select 1 from retention.jobs j where j.account_id = e.account_id and {open} and j.started_at = e.since and j.policy = {policy})
-           and not exists (select 1 from retention.done_marks d where d.account_id = e.account_id and {mark} and d.started_at = e.since and d.places = {places} and not d.residue)
+           and not exists (select 1 from retention.done_marks d where d.account_id = e.account_id and {mark} and d.started_at = e.since and {covered} and not d.residue)
          union
          select j.account_id from retention.jobs j
          where {open} and not exists (select 1 from standing s where s.account_id = j.account_id and s.since = j.started_at and s.point = case j.starting_point {named} end)
@@ -491,80 +533,4 @@ fn recent(class: &Class) -> String {
         jobs.of("j"),
         jobs.of("d")
     )
-}
-
-fn tell(event: &'static str, why: &'static str, class: &Class, id: i64, plan: &Plan) {
-    tracing::info!(
-        event,
-        job_id = %id,
-        account_id = plan.account_id,
-        feature = class.jobs.feature,
-        data_class = class.jobs.name,
-        starting_point = plan.starting_point,
-        started_at = rfc3339(plan.started_at),
-        retain_until = rfc3339(plan.retain_until),
-        delete_by = rfc3339(plan.delete_by),
-        "{why}"
-    );
-}
-
-fn tell_cancelled(feature: &str, data_class: &str, job: &OpenJob, reason: CancelReason) {
-    let (id, account_id, cancel_reason, starting_point) = (job.id, &job.account_id, reason.as_str(), &job.starting_point);
-    let (retain_until, delete_by) = (rfc3339(job.retain_until), rfc3339(job.delete_by));
-    if job.began {
-        // Somebody must know: some records were deleted before the customer came back (R22).
-        tracing::error!(
-            event = "job.cancelled", job_id = %id, account_id, feature, data_class, starting_point, retain_until, delete_by, cancel_reason, partial = true,
-            "cancelled in the middle of its purge"
-        );
-    } else {
-        tracing::info!(
-            event = "job.cancelled", job_id = %id, account_id, feature, data_class, starting_point, retain_until, delete_by, cancel_reason, partial = false,
-            "cancelled before its purge"
-        );
-    }
-}
-
-fn tell_quarantined(class: &Class, account_id: &str, starting_point: &str, problem: &str) {
-    let (feature, data_class) = (&class.jobs.feature, &class.jobs.name);
-    tracing::warn!(
-        event = "record.quarantined",
-        account_id,
-        feature,
-        data_class,
-        starting_point,
-        problem,
-        "left alone until somebody mends it"
-    );
-}
-
-/// Says in the log how a look went.
-pub fn tell_look(look: Look, report: &Report, took: Duration) {
-    let (kind, duration_ms) = (look.as_str(), u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
-    let Report { settled, scheduled, rescheduled, cancelled, quarantined } = *report;
-    if look == Look::Resync || report.changed() {
-        tracing::info!(
-            event = "poll.completed",
-            kind,
-            settled,
-            scheduled,
-            rescheduled,
-            cancelled,
-            quarantined,
-            duration_ms,
-            "looked at the source"
-        );
-    } else {
-        tracing::debug!(
-            event = "poll.completed",
-            kind,
-            settled,
-            scheduled,
-            rescheduled,
-            cancelled,
-            quarantined,
-            duration_ms,
-            "looked at the source, nothing new"
-        );
-    }
 }

@@ -24,6 +24,8 @@ pub struct Policy {
     pub terms: Terms,
     /// Every starting point.
     pub points: Vec<StartingPoint>,
+    /// Tables under the customer's control, which no target may come to hold (I4).
+    pub media: Vec<i64>,
     /// Every table the passes touch with the oid it had at start (R16).
     pub pinned: BTreeMap<String, i64>,
 }
@@ -62,6 +64,7 @@ impl Policy {
             classes: classes.collect(),
             terms: config.terms(),
             points: config.starting_points.clone(),
+            media: layout.media.clone(),
             pinned: layout.pinned().into_iter().map(|(name, oid)| (name.to_owned(), oid)).collect(),
         }
     }

@@ -85,7 +85,8 @@ impl Pressure {
                 let compared = compare(&self.limits, &measured);
                 self.lock().judge(&compared)
             }
-            Err(error) if error.kind() == Kind::Unreachable => self.lock().level,
+            // No answer from a database that is pressed is no sign that it is at ease.
+            Err(error) if matches!(error.kind(), Kind::Unreachable | Kind::Exhausted | Kind::Timeout | Kind::Locked) => self.lock().level,
             Err(error) => {
                 let unknown = Compared { exceeded: None, measured: error.to_string(), limit: String::new() };
                 let asked = compare(&self.limits, &NOTHING).map(|c| c.map(|_| unknown.clone()));

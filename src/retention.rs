@@ -49,10 +49,17 @@ pub struct Done {
     pub starting_point: String,
     /// Its instant.
     pub started_at: DateTime<Utc>,
-    /// Fingerprint of the places that were purged.
+    /// Fingerprints of the places that were purged, joined by commas.
     pub places: String,
     /// A later look found records again (R24).
     pub residue: bool,
+}
+
+impl Done {
+    /// Whether each of these places was among those that were purged.
+    fn covers(&self, places: &str) -> bool {
+        places.split(',').all(|place| self.places.split(',').any(|purged| purged == place))
+    }
 }
 
 /// One data class with the fingerprints that its jobs and done-marks are compared with.
@@ -132,7 +139,7 @@ pub fn decide(rule: Rule<'_>, states: &[(usize, PointState)], open: Option<&Open
             }
         }
         (Some(standing), None) => match done {
-            Some(done) if done.started_at == standing.since && done.places == rule.places && !done.residue => Decision::Keep,
+            Some(done) if done.started_at == standing.since && done.covers(rule.places) && !done.residue => Decision::Keep,
             _ => Decision::Schedule(standing),
         },
         (None, Some(open)) => match state_of(rule, states, &open.starting_point) {
@@ -219,6 +226,7 @@ mod tests {
         let began = |open: Open| Some(Open { began: true, ..open });
         let old = |open: Open| Some(Open { policy: "old".to_owned(), ..open });
         let residue = |done: Done| Some(Done { residue: true, ..done });
+        let both = |done: Done| Some(Done { places: "elsewhere,here".to_owned(), ..done });
         let elsewhere = |done: Done| Some(Done { places: "elsewhere".to_owned(), ..done });
         let (deleted, terminated, cmq) = ("account_deleted", "feature_terminated", "cmq_disabled");
         let table: Vec<Case> = vec![
@@ -230,6 +238,7 @@ mod tests {
             ("earliest, at the same instant", [since(0), since(0), since(0)], None, None, Schedule(standing(DELETED, 0))),
             ("earliest, a microsecond after", [since(0), since(1), since(1)], None, None, Schedule(standing(DELETED, 0))),
             ("an impossible value alone", [impossible(), NotSet, NotSet], None, None, Keep),
+            ("carried out here and elsewhere", [since(0), NotSet, NotSet], None, both(done(deleted, 0)), Keep),
             ("an impossible value beside another", [impossible(), NotSet, since(5)], None, None, Schedule(standing(CMQ, 5))),
             // Scheduled.
             ("as scheduled", [since(0), NotSet, NotSet], Some(open(deleted, 0)), None, Keep),

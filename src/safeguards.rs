@@ -13,6 +13,7 @@ use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 
 use crate::{
+    clock::Clock,
     config,
     database::{Database, DatabaseError, Purpose},
     model,
@@ -78,12 +79,13 @@ pub async fn guard(conn: &mut PgConnection) -> Result<GuardState, DatabaseError>
     Ok(found.unwrap_or_else(|| GuardState { tripped: true, reason: Some(missing()), tripped_at: None, forecast: None, forecast_at: None }))
 }
 
-/// Whether the guard stands in the way of every purge.
+/// Whether the guard, or another policy than the one with this hash, stands in the way of every purge.
 ///
 /// # Errors
 /// Those of the database.
-pub async fn stopped(conn: &mut PgConnection) -> Result<bool, DatabaseError> {
-    Ok(sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select {}", guarded()))).fetch_one(conn).await?)
+pub async fn stopped(conn: &mut PgConnection, policy: &str) -> Result<bool, DatabaseError> {
+    let stopped = format!("select {} or not {}", guarded(), agreement::in_force(policy));
+    Ok(sqlx::query_scalar(sqlx::AssertSqlSafe(stopped)).fetch_one(conn).await?)
 }
 
 /// Whether everything is paused.
@@ -117,7 +119,7 @@ pub enum Admission {
 /// Those of the database.
 pub async fn admit(conn: &mut PgConnection, limits: &config::Guard) -> Result<Admission, DatabaseError> {
     take(&mut *conn, GUARD_LOCK).await?;
-    let stopped = stopped(&mut *conn).await?;
+    let stopped: bool = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select {}", guarded()))).fetch_one(&mut *conn).await?;
     let due =
         format!("state = 'scheduled' and admitted_at is null and retain_until <= now() and not {} and not {}", held("j"), paused("j"));
     if stopped {
@@ -186,11 +188,12 @@ pub async fn trip(conn: &mut PgConnection, reason: &str) -> Result<(), DatabaseE
     Ok(())
 }
 
-/// Trips the guard because the database's clock has jumped (R32), and says so. In a transaction of its own: whoever noticed gives up theirs.
+/// Trips the guard because the database's clock has jumped (R32), says so, and refuses to go on. In a transaction of its own: whoever noticed gives
+/// up theirs.
 ///
 /// # Errors
-/// Those of the database.
-pub async fn clock_jumped(database: &Database, jump: TimeDelta) -> Result<(), DatabaseError> {
+/// That refusal, once the guard has tripped; else those of the database, and whoever looks at the clock next notices again.
+pub async fn clock_jumped<T>(database: &Database, clock: &Clock, jump: TimeDelta) -> Result<T, DatabaseError> {
     let seconds = jump.num_seconds();
     let reason =
         format!("clock: the database's clock jumped by {seconds} s against this process's; see that it is right before you release");
@@ -198,10 +201,11 @@ pub async fn clock_jumped(database: &Database, jump: TimeDelta) -> Result<(), Da
     let was_open = !guard(&mut tx).await?.tripped;
     trip(&mut tx, &reason).await?;
     Database::commit(tx).await?;
+    clock.forget();
     if was_open {
         tell_tripped(&reason);
     }
-    Ok(())
+    Err(DatabaseError::Refused(format!("the database's clock jumped by {seconds} s")))
 }
 
 /// Says in the log that the guard has tripped.

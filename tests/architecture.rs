@@ -23,7 +23,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("catalog", "config database model"),
     ("retention", "config"),
     ("source", "catalog config database model retention sql"),
-    ("safeguards", "config database model sql"),
+    ("safeguards", "clock config database model sql"),
     ("jobs", "database model retention safeguards sql"),
     ("stores", "catalog config database model sql"),
     ("policy", "catalog config database jobs retention source stores"),

@@ -246,22 +246,13 @@ impl Daemon {
         }
     }
 
-    /// Looks every `verifier.interval` for what nobody thought of.
+    /// Looks every `verifier.interval` for what nobody thought of. After a failure too: it may read very much.
     async fn watch(&self, verifier: &Verifier) {
-        let mut failures = 0;
         while !self.stop.soft.is_cancelled() {
-            let pause = match verifier.watch().await {
-                Ok(()) => {
-                    failures = 0;
-                    self.config.verifier.interval
-                }
-                Err(error) => {
-                    failures += 1;
-                    tracing::warn!(event = "verify.failed", error = %error, sqlstate = error.sqlstate(), failures, "the look will be taken again");
-                    backoff(failures)
-                }
-            };
-            self.rest(pause).await;
+            if let Err(error) = verifier.watch().await {
+                tracing::warn!(event = "verify.failed", error = %error, sqlstate = error.sqlstate(), "the look will be taken again");
+            }
+            self.rest(self.config.verifier.interval).await;
         }
     }
 
@@ -269,7 +260,7 @@ impl Daemon {
     async fn verify(&self, verifier: &Verifier) {
         let mut failures = 0;
         while !self.stop.soft.is_cancelled() {
-            if self.health.waiting.load(Ordering::Relaxed) {
+            if !self.health.agreed.load(Ordering::Relaxed) || self.health.waiting.load(Ordering::Relaxed) {
                 self.rest(self.config.poll.interval).await;
                 continue;
             }

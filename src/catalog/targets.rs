@@ -11,7 +11,8 @@ use crate::{
 
 /// The columns of each foreign key by which `$1` points at `$2`.
 const LINKS: &str = "
-    select array(select ca.attname::text from unnest(f.conkey) with ordinality k(c, at)
+    select exists (select 1 from pg_attribute a where a.attrelid = f.conrelid and a.attnum = any(f.conkey) and not a.attnotnull) as nullable,
+           array(select ca.attname::text from unnest(f.conkey) with ordinality k(c, at)
                  join pg_attribute ca on ca.attrelid = f.conrelid and ca.attnum = k.c order by k.at) as child,
            array(select pa.attname::text from unnest(f.confkey) with ordinality k(p, at)
                  join pg_attribute pa on pa.attrelid = f.confrelid and pa.attnum = k.p order by k.at) as parent
@@ -20,6 +21,8 @@ const LINKS: &str = "
 /// A foreign key's columns, pair by pair.
 #[derive(FromRow)]
 struct Link {
+    /// One of the child's columns may be null.
+    nullable: bool,
     child: Vec<String>,
     parent: Vec<String>,
 }
@@ -37,6 +40,7 @@ fn ready(class: &DataClass, tables: &[Option<Table>], relations: &[Option<Relati
 impl Inspection {
     pub(super) async fn class(&mut self, conn: &mut PgConnection, config: &Config, class: &DataClass) -> Result<Vec<Table>, DatabaseError> {
         let media = self.media(conn, config).await?;
+        let sources = self.sources(conn, config).await?;
         let listed = self.listed(conn, class.targets.iter()).await?;
         let anywhere = self.listed(conn, config.data_classes.iter().flat_map(|c| &c.targets)).await?;
         let mut relations = Vec::new();
@@ -47,6 +51,13 @@ impl Inspection {
                 self.ordinary(&subject, &target.table, relation);
                 if let Some(place) = media.iter().find(|(_, oid)| relation.family.contains(oid)).map(|(place, _)| place) {
                     let problem = format!("{} is the customer's {place}, or a part of it: it is never purged", target.table.spelt());
+                    self.find(Severity::Schema, &subject, problem, None);
+                }
+                if let Some(point) = sources.iter().find(|(_, oid)| relation.family.contains(oid)).map(|(name, _)| name) {
+                    let problem = format!(
+                        "{} holds the starting point {point}, or is a part of it or the whole: what tells us to delete is never deleted",
+                        target.table.spelt()
+                    );
                     self.find(Severity::Schema, &subject, problem, None);
                 }
                 self.references(&subject, class, target, relation, &listed, &anywhere);
@@ -107,6 +118,7 @@ impl Inspection {
                     self.find(Severity::Schema, &subject, problem, None);
                     return Ok(None);
                 };
+                self.nobodys(&subject, target, link);
                 let Some(leads) = link.child.first().and_then(|c| Ident::literal(c).ok()) else { return Ok(None) };
                 self.privileges(&subject, &target.table, relation, &leads, needs);
                 if !relation.leads_index(leads.as_str(), true) {
@@ -120,9 +132,29 @@ impl Inspection {
         }
     }
 
+    /// What a child's key allows to lose: a record that points at nothing belongs to nobody, and no rule deletes it.
+    fn nobodys(&mut self, subject: &str, target: &Target, link: &Link) {
+        if link.nullable {
+            let table = target.table.spelt();
+            let problem = format!("a record of {table} whose {} is null belongs to nobody and is never deleted", link.child.join(", "));
+            let remedy =
+                link.child.iter().filter_map(|c| Ident::literal(c).ok()).map(|c| format!("ALTER COLUMN {} SET NOT NULL", c.quoted()));
+            let remedy = format!("ALTER TABLE {} {}", target.table.quoted(), remedy.collect::<Vec<_>>().join(", "));
+            self.find(Severity::Warning, subject, problem, Some(remedy));
+        }
+    }
+
     /// A DELETE must not reach into a table that the class does not list, nor be forbidden by one that nobody lists (R13).
     fn references(&mut self, subject: &str, class: &DataClass, target: &Target, relation: &Relation, listed: &[i64], anywhere: &[i64]) {
         let (table, name) = (target.table.spelt(), format!("{}/{}", class.feature, class.name));
+        for reference in relation.references.iter().filter(|r| !r.indexed) {
+            let problem = format!(
+                "no index of {} leads with {}: each record of {table} that goes reads the whole of it",
+                reference.sql, reference.column
+            );
+            let remedy = format!("CREATE INDEX CONCURRENTLY ON {} ({})", reference.sql, reference.column);
+            self.find(Severity::Warning, subject, problem, Some(remedy));
+        }
         for reference in relation.references.iter().filter(|r| !listed.contains(&r.table)) {
             let child = &reference.sql;
             if reference.cascades {
@@ -139,8 +171,22 @@ impl Inspection {
         }
     }
 
+    /// The tables of the starting points.
+    async fn sources(&mut self, conn: &mut PgConnection, config: &Config) -> Result<Vec<(String, i64)>, DatabaseError> {
+        let points = &config.starting_points;
+        Ok(sqlx::query_as(
+            "select p.point, c.oid::int8 from unnest($1::text[], $2::text[], $3::text[]) p(point, schema, name)
+             join pg_namespace n on n.nspname = p.schema join pg_class c on c.relnamespace = n.oid and c.relname = p.name",
+        )
+        .bind(points.iter().map(|p| p.name.as_str()).collect::<Vec<_>>())
+        .bind(points.iter().map(|p| p.table.schema()).collect::<Vec<_>>())
+        .bind(points.iter().map(|p| p.table.table()).collect::<Vec<_>>())
+        .fetch_all(conn)
+        .await?)
+    }
+
     /// The tables under the customer's control, and the tables behind its views.
-    async fn media(&mut self, conn: &mut PgConnection, config: &Config) -> Result<Vec<(String, i64)>, DatabaseError> {
+    pub(super) async fn media(&mut self, conn: &mut PgConnection, config: &Config) -> Result<Vec<(String, i64)>, DatabaseError> {
         let mut found = Vec::new();
         for place in &config.customer_places {
             let here = place.store.as_ref().is_none_or(|s| matches!(config.stores.get(s), Some(Store::MainPostgres)));

@@ -15,6 +15,9 @@ pub struct Terms {
     pub classes: BTreeMap<String, ClassTerms>,
     /// Places under the customer's control, as spelt.
     pub customer_places: Vec<String>,
+    /// Only accounts of some regions are touched. Which ones is each daemon's own: those of several regions may share a database.
+    #[serde(default)]
+    pub limited_to_regions: bool,
 }
 
 /// The rule of one data class.
@@ -46,6 +49,9 @@ pub struct PointTerms {
     pub feature_column: Option<String>,
     /// The nullable instant.
     pub since_column: String,
+    /// The column that names the account's region.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub region_column: Option<String>,
 }
 
 /// How the records of a target are told.
@@ -84,7 +90,8 @@ impl Config {
         let mut customer_places: Vec<String> = self.customer_places.iter().map(place).collect();
         customer_places.sort_unstable();
         customer_places.dedup();
-        Terms { classes: self.data_classes.iter().map(class).collect(), customer_places }
+        let limited_to_regions = self.regions.is_some();
+        Terms { classes: self.data_classes.iter().map(class).collect(), customer_places, limited_to_regions }
     }
 }
 
@@ -95,6 +102,7 @@ impl DataClass {
             account_column: p.account_column.as_str().to_owned(),
             feature_column: p.feature_column.as_ref().map(Ident::as_str).map(str::to_owned),
             since_column: p.since_column.as_str().to_owned(),
+            region_column: p.region_column.as_ref().map(Ident::as_str).map(str::to_owned),
         };
         let target = |t: &super::Target| {
             let (account_column, parent) = match &t.owner {
@@ -137,6 +145,11 @@ impl Terms {
         }
         for name in self.classes.keys().filter(|name| !new.classes.contains_key(*name)) {
             changes.push(Change::less(name, "is no longer a data class: its open jobs are cancelled".to_owned()));
+        }
+        match (self.limited_to_regions, new.limited_to_regions) {
+            (true, false) => changes.push(Change::more("regions", "accounts of every region are touched".to_owned())),
+            (false, true) => changes.push(Change::less("regions", "only accounts of some regions are touched".to_owned())),
+            (true, true) | (false, false) => {}
         }
         for place in self.customer_places.iter().filter(|p| !new.customer_places.contains(p)) {
             changes.push(Change::more(place, "is no longer under the customer's control".to_owned()));
@@ -242,6 +255,7 @@ mod tests {
             ("places = [\"media_objects\"]", "places = [\"media_objects\", \"more_media\"]", false),
             ("places = [\"media_objects\"]", "places = [\"other_media\"]", true),
             ("name = \"queue\"", "name = \"messages\"", true),
+            ("since_column = \"deleted_at\"", "since_column = \"deleted_at\"\nregion_column = \"region\"", true),
         ] {
             let changes = accepted.changes(&swapped(from, to));
             assert!(!changes.is_empty(), "{to}");
@@ -251,6 +265,18 @@ mod tests {
                 assert!(swapped(from, to).changes(&accepted).iter().any(|c| c.needs_acceptance), "back from {to}");
             }
         }
+    }
+
+    #[test]
+    fn r11_touching_every_region_where_some_were_touched_needs_acceptance() {
+        let region =
+            |text: String| text.replace("since_column = \"deleted_at\"", "since_column = \"deleted_at\"\nregion_column = \"region\"");
+        let all = terms(region);
+        let some = |regions: &str| terms(|text| format!("regions = [{regions}]\n{}", region(text)));
+        assert!(some("\"a\"").changes(&all).iter().any(|c| c.needs_acceptance));
+        assert!(all.changes(&some("\"a\"")).iter().all(|c| !c.needs_acceptance));
+        // Daemons of several regions share one database.
+        assert_eq!(some("\"a\"").hash(), some("\"b\", \"c\"").hash());
     }
 
     #[test]

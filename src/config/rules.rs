@@ -74,8 +74,8 @@ pub(super) fn starting_point(t: &mut Table<'_>) -> Point {
 }
 
 pub(super) fn data_class(t: &mut Table<'_>, stores: &BTreeMap<String, Option<Store>>, points: &[Point]) -> Class {
-    let feature = t.need("feature", "which feature does it belong to?", text);
-    let name = t.need("name", "what is it called within its feature?", text);
+    let feature = t.need("feature", "which feature does it belong to?", unslashed);
+    let name = t.need("name", "what is it called within its feature?", unslashed);
     let controller = t.maybe("controlled_by", |value| {
         let only = "; leave it out for a class that is purged";
         word(&[("customer", ())])(value).map_err(|problem| problem + only)
@@ -231,6 +231,12 @@ fn protected(spelt: &str, stores: &BTreeMap<String, Option<Store>>, class: Optio
     let table = TableName::parse(place).map_err(|error| format!("{spelt:?} is neither a table nor store/table: {error}"))?;
     let class = class.map_or_else(String::new, |(feature, name)| format!("{feature}/{name}"));
     Ok(Place { table, place: CustomerPlace { class, store, place: place.to_owned() } })
+}
+
+/// A name that is joined with another by a slash.
+fn unslashed(value: &::config::Value) -> Read<String> {
+    let given = text(value)?;
+    if given.contains('/') { Err(format!("{given:?} holds a slash, which separates feature and class: leave it out")) } else { Ok(given) }
 }
 
 fn table_name(value: &::config::Value) -> Read<TableName> {

@@ -34,6 +34,8 @@ pub struct Batch {
     delete: BTreeMap<String, Delete>,
     /// The targets' oids.
     targets: Vec<i64>,
+    /// Tables under the customer's control, which may not have become a part of them (I4).
+    media: Vec<i64>,
     /// The foreign keys that were found to point at them: a DELETE must not cascade through any other (R13).
     references: Vec<i64>,
     /// Every table has an index on its account column: a nested loop over it is the right plan, whatever the statistics say (R18).
@@ -49,6 +51,7 @@ impl Batch {
             license: license(class),
             delete: class.targets.iter().map(|t| (t.name.clone(), t.delete(&licensed))).collect(),
             targets: class.targets.iter().map(Target::oid).collect(),
+            media: policy.media.clone(),
             references: class.targets.iter().flat_map(Target::references).collect(),
             indexed: class.indexed() && !policy.pinned.is_empty(),
         }
@@ -66,6 +69,15 @@ impl Batch {
         if self.indexed {
             database::only_by_index(&mut *conn).await?;
         }
+        self.unchanged(conn, pinned).await
+    }
+
+    /// The refusals of [`Batch::enter`] alone. Asked again before the commit: what changed in between is seen then, and what changes later waits for
+    /// the locks of the DELETE.
+    ///
+    /// # Errors
+    /// Those of the database, and a refusal.
+    pub async fn unchanged(&self, conn: &mut PgConnection, pinned: &BTreeMap<String, i64>) -> Result<DateTime<Utc>, DatabaseError> {
         let (names, oids): (Vec<&String>, Vec<i64>) = pinned.iter().unzip();
         let (now, refusal): (DateTime<Utc>, Option<String>) = sqlx::query_as(
             "with recursive reached(oid) as (
@@ -74,9 +86,12 @@ impl Batch {
              select 'table ' || p.name || ' is not the one that was checked at start; restart the daemon to check it anew'
              from unnest($1::text[], $2::int8[]) p(name, oid) where to_regclass(p.name)::oid::int8 is distinct from p.oid
              union all
+             select r.oid::regclass || ', which the customer controls, has become a part of a target' from reached r where r.oid::int8 = any($5)
+             union all
              select 'deleting from ' || f.confrelid::regclass || ' would reach into ' || f.conrelid::regclass || ' by foreign key ' || f.conname
                     || ', which was not there at start; restart the daemon to check it anew'
-             from pg_constraint f where f.contype = 'f' and f.confdeltype in ('c', 'n', 'd') and f.conparentid = 0
+             from pg_constraint f where f.contype = 'f' and f.confdeltype in ('c', 'n', 'd')
+               and not exists (select 1 from pg_constraint p where p.oid = f.conparentid and p.confrelid in (select oid from reached))
                and f.confrelid in (select oid from reached) and f.oid::int8 <> all($4)
              limit 1)",
         )
@@ -84,6 +99,7 @@ impl Batch {
         .bind(oids)
         .bind(&self.targets)
         .bind(&self.references)
+        .bind(&self.media)
         .fetch_one(conn)
         .await?;
         refusal.map_or(Ok(now), |why| Err(refused(why)))
@@ -127,12 +143,13 @@ impl Batch {
         let (ids, fences): (Vec<i64>, Vec<i64>) = jobs.iter().map(|j| (j.id, j.fence)).unzip();
         let ours = |statement: &String| sqlx::query_as(AssertSqlSafe(statement.clone())).bind(ids.clone()).bind(fences.clone());
         let Some(lock) = lock else { return Ok(ours(delete).bind(budget).fetch_all(conn).await?) };
-        let locked: Vec<(i64, String, i64)> =
+        let locked: Vec<(i64, String, i64, String)> =
             sqlx::query_as(AssertSqlSafe(lock.clone())).bind(&ids).bind(&fences).bind(budget).fetch_all(&mut *conn).await?;
         Ok(ours(delete)
             .bind(locked.iter().map(|(place, ..)| *place).collect::<Vec<_>>())
-            .bind(locked.iter().map(|(_, at, _)| at.as_str()).collect::<Vec<_>>())
-            .bind(locked.iter().map(|(.., id)| *id).collect::<Vec<_>>())
+            .bind(locked.iter().map(|(_, at, ..)| at.as_str()).collect::<Vec<_>>())
+            .bind(locked.iter().map(|(_, _, id, _)| *id).collect::<Vec<_>>())
+            .bind(locked.iter().map(|(.., account)| account.as_str()).collect::<Vec<_>>())
             .fetch_all(conn)
             .await?)
     }

@@ -1,5 +1,5 @@
 //! The accepted policy (R11): the daemon acts only under the policy that the database says somebody stands behind. What would delete more or
-//! sooner waits for that; what deletes less or later is accepted by itself.
+//! sooner waits for that; what deletes less or later is accepted by itself, unless it was in force before.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -82,8 +82,14 @@ pub async fn agreement(conn: &mut PgConnection, terms: &Terms) -> Result<Agreeme
 /// Those of the database.
 pub async fn agree(conn: &mut PgConnection, terms: &Terms) -> Result<Agreement, DatabaseError> {
     let agreement = compare(accepted(&mut *conn).await?.as_ref(), terms);
-    if !matches!(agreement, Agreement::Accepted(_)) {
-        return Ok(agreement);
+    let Agreement::Accepted(changes) = agreement else { return Ok(agreement) };
+    // What was in force before has been replaced on purpose: a replica that comes back with an old file does not take that back.
+    let before: bool = sqlx::query_scalar("select exists (select 1 from retention.policies where hash = $1)")
+        .bind(terms.hash())
+        .fetch_one(&mut *conn)
+        .await?;
+    if before {
+        return Ok(Agreement::Waiting(changes));
     }
     stop_everybody(&mut *conn).await?;
     // Another replica may have been faster, with another file.

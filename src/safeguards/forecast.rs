@@ -38,14 +38,18 @@ pub enum News {
 pub async fn look_ahead(conn: &mut PgConnection, limits: &config::Guard) -> Result<News, DatabaseError> {
     let length = limits.window.as_secs().max(1);
     let seconds = (length / STEPS).max(1);
-    let (step, before) = (window(Duration::from_secs(seconds)), (length / seconds).saturating_sub(1));
+    let (step, before) = (window(Duration::from_secs(seconds)), length / seconds);
+    let (whole, touched) = (window(limits.window), window(Duration::from_secs(length + seconds)));
     let known: Option<i64> = sqlx::query_scalar("select known_accounts from retention.guard").fetch_optional(&mut *conn).await?.flatten();
-    // Accounts by step, then over as many steps as make a window: an account that falls due twice in one counts twice here, and the first window
-    // that exceeds a limit so is counted exactly below.
+    // Accounts by step, those that were admitted lately among them, then over as many steps as a window can touch: an account that falls due twice in
+    // one counts twice here, and the first window that exceeds a limit so is counted exactly below.
     let windows: Vec<(DateTime<Utc>, i64)> = sqlx::query_as(AssertSqlSafe(format!(
         "with due as materialized (
              select j.account_id, floor(extract(epoch from j.retain_until) / extract(epoch from {step}))::int8 as step
-             from retention.jobs j where j.state = 'scheduled' and j.admitted_at is null and j.retain_until > now() and not {}),
+             from retention.jobs j where j.state = 'scheduled' and j.admitted_at is null and j.retain_until > now() and not {}
+             union all
+             select a.account_id, floor(extract(epoch from a.admitted_at) / extract(epoch from {step}))::int8
+             from retention.admissions a where not a.released and a.admitted_at > now() - {whole}),
          steps as (select step, count(distinct account_id) as accounts from due group by step)
          select to_timestamp((step + 1) * extract(epoch from {step})::float8),
                 (sum(accounts) over (order by step range between {before} preceding and current row))::int8
@@ -61,11 +65,14 @@ pub async fn look_ahead(conn: &mut PgConnection, limits: &config::Guard) -> Resu
             continue;
         }
         let exactly: i64 = sqlx::query_scalar(AssertSqlSafe(format!(
-            "select count(distinct j.account_id) from retention.jobs j
-             where j.state = 'scheduled' and j.admitted_at is null and j.retain_until > now() and not {}
-               and j.retain_until < $1 and j.retain_until >= $1 - {}",
-            held("j"),
-            window(limits.window)
+            "select count(distinct d.account_id) from (
+                 select j.account_id from retention.jobs j
+                 where j.state = 'scheduled' and j.admitted_at is null and j.retain_until > now() and not {}
+                   and j.retain_until < $1 and j.retain_until >= $1 - {touched}
+                 union all
+                 select a.account_id from retention.admissions a where not a.released and a.admitted_at >= $1 - {touched}) d
+             where $1 > now()",
+            held("j")
         )))
         .bind(at)
         .fetch_one(&mut *conn)

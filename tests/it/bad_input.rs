@@ -271,6 +271,14 @@ async fn r13_a_delete_that_would_reach_into_an_unlisted_or_media_table_or_be_for
             "alter table media_objects add template_id bigint references template_configurations on delete set null",
             "deleting from template_configurations would reach into media_objects",
         ),
+        // The target is a partition, and the key points at the whole: the partition has but a copy of it.
+        (
+            "alter table template_configurations rename to kept; drop table media_objects;
+             create table events (template_id bigint, account_id text, primary key (template_id, account_id)) partition by list (account_id);
+             create table template_configurations partition of events default;
+             create table media_objects (template_id bigint, owner text, foreign key (template_id, owner) references events on delete cascade)",
+            "deleting from template_configurations would reach into media_objects",
+        ),
         // Into a table of another class: its period is another.
         (
             "alter table queue_messages add template_id bigint references template_configurations on delete cascade",
@@ -531,4 +539,41 @@ async fn i3_a_cascade_within_the_class_takes_no_record_of_another_account() {
     world.run_passes().await.unwrap();
     assert_eq!(world.left("a").await, left(0, 0, 0, 2));
     assert_eq!(world.left("live").await, ALL);
+}
+
+#[tokio::test]
+async fn i4_a_media_table_that_is_attached_to_a_target_while_running_stops_the_batch() {
+    let world = due().await;
+    world
+        .sql(
+            "drop table template_configurations;
+             create table template_configurations (template_id bigint, account_id text) partition by list (account_id);
+             create table t1 partition of template_configurations for values in ('a'); create table t2 partition of template_configurations default;
+             create index on template_configurations (account_id); insert into template_configurations values (1, 'a');
+             drop table media_objects; create table media_objects (template_id bigint, account_id text); insert into media_objects values (9, 'a')",
+        )
+        .await;
+    let app = world.app().await.unwrap();
+    app.planner().look(retentiond::planner::Look::Resync).await.unwrap();
+    world.sql("alter table template_configurations detach partition t1; alter table template_configurations attach partition media_objects for values in ('a')").await;
+    let failure = app.run_once(&Stop::default()).await.unwrap_err();
+    assert_ne!(failure.exit_code(), 0);
+    app.database.close().await;
+    assert_eq!(world.count("media_objects").await, 1);
+    let job = world.job("a", "configuration").await;
+    let why = job.last_error.unwrap_or_default();
+    assert!(why.contains("media_objects, which the customer controls, has become a part of a target"), "{why}");
+    assert_eq!(job.state, "scheduled");
+}
+
+#[tokio::test]
+async fn r13_a_target_that_holds_a_source_table_as_its_partition_is_refused() {
+    let world = due().await;
+    let makes = "drop table template_configurations;
+        create table template_configurations (account_id text not null, region text not null, created_at timestamptz not null default now(), deleted_at timestamptz)
+            partition by list (region);
+        alter table feature_subscriptions drop constraint feature_subscriptions_account_id_fkey; alter table accounts drop constraint accounts_pkey;
+        alter table template_configurations attach partition accounts default";
+    world.sql(makes).await;
+    refused(&world, makes, 10, "holds the starting point account_deleted").await;
 }

@@ -9,7 +9,7 @@ use retentiond::{
     planner::Look,
     sql::literal,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::world::{ALL, RULES, World, left};
@@ -153,7 +153,7 @@ async fn i3_a_record_that_came_to_be_pointed_at_before_it_was_locked_stays() {
     world.sql("delete from notes using presets, template_configurations t where notes.preset_id = presets.preset_id and presets.template_id = t.template_id and t.account_id = 'a'").await;
     let mut tx = world.connect().await;
     run(&mut tx, "begin").await;
-    let locked: Vec<(i64, String, i64)> = sqlx::query_as(AssertSqlSafe(statements.lock.clone().unwrap()))
+    let locked: Vec<(i64, String, i64, String)> = sqlx::query_as(AssertSqlSafe(statements.lock.clone().unwrap()))
         .bind(vec![1_i64])
         .bind(vec![1_i64])
         .bind(100_i64)
@@ -169,6 +169,7 @@ async fn i3_a_record_that_came_to_be_pointed_at_before_it_was_locked_stays() {
         .bind(locked.iter().map(|l| l.0).collect::<Vec<_>>())
         .bind(locked.iter().map(|l| l.1.clone()).collect::<Vec<_>>())
         .bind(locked.iter().map(|l| l.2).collect::<Vec<_>>())
+        .bind(locked.iter().map(|l| l.3.clone()).collect::<Vec<_>>())
         .fetch_all(&mut tx)
         .await
         .unwrap();
@@ -192,6 +193,32 @@ async fn i8_a_tree_within_one_table_goes_leaf_by_leaf_and_every_leaf_is_counted(
     world.run_passes().await.unwrap();
     assert_eq!((world.left("a").await, world.left("live").await), (left(0, 0, 0, 2), ALL));
     assert_eq!(world.job("a", "configuration").await.records_deleted.0["platform/template_configurations"], 3);
+}
+
+#[tokio::test]
+async fn r34_a_child_whose_key_may_be_null_or_has_no_index_is_a_finding() {
+    let world = world().await;
+    world.sql("alter table presets alter column template_id drop not null; drop index notes_preset_id_idx").await;
+    let about_targets = || {
+        let findings: Vec<Value> = serde_json::from_value(world.json(&["check"])).unwrap();
+        findings.into_iter().filter(|f| f["subject"].as_str().unwrap().starts_with("target ")).collect::<Vec<_>>()
+    };
+    let findings = about_targets();
+    let text = json!(findings).to_string();
+    for words in [
+        "a record of presets whose template_id is null belongs to nobody",
+        "no index of notes leads with preset_id: each record of presets that goes reads the whole of it",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    // What the findings say would mend them does.
+    for finding in &findings {
+        let remedy = finding["remedy"].as_str().unwrap_or_else(|| panic!("{finding}"));
+        world.sql(remedy).await;
+    }
+    assert_eq!(about_targets(), Vec::<Value>::new());
+    world.run_passes().await.unwrap();
+    assert_eq!((world.left("a").await, children(&world, "live").await), (left(0, 0, 0, 2), (6, 18)));
 }
 
 #[tokio::test]

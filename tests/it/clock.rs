@@ -58,6 +58,23 @@ async fn r32_a_jump_of_the_databases_clock_stops_the_very_batch_that_sees_it() {
     }
 }
 
+/// Whoever notices needs a moment until the guard has tripped: until then everybody else must notice too.
+#[tokio::test]
+async fn i1_a_jump_is_not_forgotten_before_the_guard_has_tripped() {
+    let world = world().await;
+    let app = world.app().await.unwrap();
+    app.planner().look(Look::Resync).await.unwrap();
+    let clock = Arc::new(Clock::default());
+    assert_eq!(clock.observe(clock::reading(), now(&world).await - TimeDelta::days(1)), None);
+    // Somebody has noticed, and could not trip the guard.
+    assert!(clock.observe(clock::reading(), now(&world).await).is_some());
+    let executor = Executor::new(app.database.clone(), Arc::clone(&app.config), Arc::clone(&app.policy), Arc::clone(&clock));
+    let mut worker = executor.worker("w".to_owned());
+    while worker.step().await.unwrap() == Step::Worked {}
+    assert_eq!((world.left("a").await, world.count(GUARDED).await), (ALL, 1));
+    assert_eq!(clock.observe(clock::reading(), now(&world).await), None, "now somebody has to look");
+}
+
 #[tokio::test]
 async fn r32_a_difference_of_less_than_five_minutes_stops_nothing() {
     for jump in [TimeDelta::minutes(4), TimeDelta::minutes(-4)] {
@@ -74,6 +91,9 @@ async fn r32_the_planner_sees_a_jump_when_nothing_is_due() {
     let world = World::new().await;
     let app = world.app().await.unwrap();
     assert_eq!(app.clock.observe(clock::reading(), now(&world).await - TimeDelta::minutes(6)), None);
+    let refusal = app.planner().look(Look::Resync).await.unwrap_err().to_string();
+    assert!(refusal.contains("the database's clock jumped by 3"), "{refusal}");
+    assert_eq!(world.count("retention.passes").await, 0, "nothing is concluded from what it takes for now");
     app.planner().look(Look::Resync).await.unwrap();
     assert!(reason(&world).await.starts_with("clock: "), "{}", reason(&world).await);
 }

@@ -143,3 +143,51 @@ async fn i8_every_change_of_hands_takes_a_new_fence() {
     assert!(fence().await > rescheduled);
     assert_eq!(fenced.world.job("a", "configuration").await.state, "cancelled");
 }
+
+/// A claim takes only what may be purged: whoever claims more keeps it from those who may, until the lease is over.
+#[tokio::test]
+async fn i5_a_claim_leaves_what_may_not_be_purged_to_others() {
+    let fenced = Fenced::new().await;
+    fenced.world.sql("update retention.jobs set state = 'scheduled', lease_until = null where state = 'running'").await;
+    for (change, claims) in [
+        ("select 1", 1),
+        ("update retention.jobs set admitted_at = null", 0),
+        ("update retention.jobs set retain_until = now() + interval '1 microsecond', delete_by = now() + interval '1 hour'", 0),
+        ("update retention.jobs set retain_until = now(), delete_by = now() + interval '1 hour'", 1),
+        ("update retention.jobs set ready_at = now() + interval '1 microsecond'", 0),
+        ("update retention.jobs set policy = 'another'", 0),
+        ("update retention.jobs set feature = 'live' where data_class = 'configuration'", 0),
+        ("insert into retention.policies (hash, terms, accepted_by, reason) values ('another', '{}', 'test', 'test')", 0),
+        ("insert into retention.holds (account_id, reason, placed_by) values ('a', 'r', 'b')", 0),
+        ("insert into retention.holds (account_id, reason, placed_by) values ('b', 'r', 'b')", 1),
+        ("insert into retention.pauses (reason, paused_by) values ('r', 'b')", 0),
+        ("insert into retention.pauses (data_class, reason, paused_by) values ('queue', 'r', 'b')", 1),
+    ] {
+        let mut tx = fenced.app.database.begin(Purpose::Write).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(change.to_owned())).execute(&mut *tx).await.unwrap();
+        let claimed = jobs::claim(&mut tx, &fenced.class.jobs, "w", Duration::from_mins(1), 10).await.unwrap();
+        assert_eq!(claimed.len(), claims, "{change}");
+        tx.rollback().await.unwrap();
+    }
+}
+
+/// Whatever takes one of its jobs out of a batch's hands before the commit, nothing of the batch stands.
+#[tokio::test]
+async fn i8_a_batch_that_lost_a_job_is_rolled_back_whole() {
+    let fenced = Fenced::new().await;
+    // A trigger of ours stands for whoever could: the row is locked, so that nobody can from outside.
+    fenced
+        .world
+        .sql(
+            "create function steal() returns trigger language plpgsql as $$ begin
+                 update retention.jobs set fence = fence + 1 where state = 'running'; return null; end $$;
+             create trigger steal after delete on template_configurations for each statement execute function steal();
+             update retention.jobs set lease_until = now() where state = 'running'",
+        )
+        .await;
+    fenced.app.executor().tidy().await.unwrap();
+    let mut worker = fenced.app.executor().worker("w".to_owned());
+    worker.step().await.unwrap();
+    assert_eq!(fenced.world.left("a").await, crate::world::ALL, "what was deleted by the batch is there again");
+    assert_eq!(fenced.world.count("retention.jobs where state = 'completed'").await, 0);
+}

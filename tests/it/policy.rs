@@ -94,6 +94,7 @@ async fn r11_an_added_target_waits_and_then_opens_the_class_again_where_its_poin
     let job = world.job("a", "configuration").await;
     assert_eq!(job.records_deleted.0["platform/drafts"], 2);
     assert_eq!(job.outcomes.0["platform/task_configurations"], "never existed");
+    assert_eq!(job.outcomes.0["platform/drafts"], "deleted");
     assert_eq!(world.jobs("a").await.len(), 3);
 }
 
@@ -132,6 +133,39 @@ async fn r11_a_class_that_is_left_out_cancels_its_jobs_and_comes_back_only_when_
     assert_eq!(resync(&world).await, report(1, 1, 0, 0));
     let again = world.job("a", "queue").await;
     assert_eq!((again.state.as_str(), again.started_at), ("scheduled", queue.started_at));
+}
+
+/// A replica that crashed, or was out of reach, and comes back with the file of yesterday.
+#[tokio::test]
+async fn r11_a_replica_that_restarts_with_an_old_file_takes_back_nothing() {
+    let mut world = World::new().await;
+    world.account("a", "null", "now() - interval '2 days'", "null").await;
+    resync(&world).await;
+    let old = world.rules.clone();
+    world.rules = old.replace("\"30d\"", "\"20d\"");
+    world.accept();
+    resync(&world).await;
+    let accepted = world.job("a", "configuration").await;
+    world.rules = old;
+    assert!(refused(&world).await.contains("retain_for changes from 20d to 30d"), "it deletes later, and was in force before");
+    assert_eq!(world.job("a", "configuration").await.retain_until, accepted.retain_until);
+    world.accept();
+    resync(&world).await;
+    assert_eq!((world.job("a", "configuration").await.retain_until - accepted.retain_until).num_days(), 10);
+}
+
+#[tokio::test]
+async fn r23_a_target_that_is_left_out_opens_nothing_again() {
+    let mut world = World::new().await;
+    world.account("a", "null", "now() - interval '40 days'", "null").await;
+    world.run_passes().await.unwrap();
+    let jobs = world.jobs("a").await.len();
+    let target = "[[data_classes.targets]]\nstore = \"platform\"\ntable = \"task_configurations\"\naccount_column = \"account_id\"\n";
+    assert!(world.rules.contains(target));
+    world.rules = world.rules.replace(target, "");
+    assert_eq!(resync(&world).await, report(0, 0, 0, 0));
+    assert_eq!(world.jobs("a").await.len(), jobs);
+    assert_eq!(world.json(&["plan"])["jobs"], json!([]));
 }
 
 /// The promise's first case of an accident: a period with a digit less in one replica's file.
