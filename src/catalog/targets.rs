@@ -135,12 +135,9 @@ impl Inspection {
     /// What a child's key allows to lose: a record that points at nothing belongs to nobody, and no rule deletes it.
     fn nobodys(&mut self, subject: &str, target: &Target, link: &Link) {
         if link.nullable {
-            let table = target.table.spelt();
-            let problem = format!("a record of {table} whose {} is null belongs to nobody and is never deleted", link.child.join(", "));
-            let remedy =
-                link.child.iter().filter_map(|c| Ident::literal(c).ok()).map(|c| format!("ALTER COLUMN {} SET NOT NULL", c.quoted()));
-            let remedy = format!("ALTER TABLE {} {}", target.table.quoted(), remedy.collect::<Vec<_>>().join(", "));
-            self.find(Severity::Warning, subject, problem, Some(remedy));
+            let (table, columns) = (target.table.spelt(), link.child.join(", "));
+            let problem = format!("a record of {table} whose {columns} is null belongs to nobody and is never deleted: let it be not null");
+            self.find(Severity::Warning, subject, problem, None);
         }
     }
 
