@@ -113,6 +113,8 @@ impl Roster {
         )))
         .fetch_all(&mut *conn)
         .await?;
+        // First missed is when this statement saw it, and not `now()`: the row may have gone after this transaction began, and a period must not begin
+        // before that.
         let mut missed = Missed { before: self.members(&mut *conn).await?, ..Missed::default() };
         if !changed.is_empty() {
             missed.newly = sqlx::query_scalar(AssertSqlSafe(format!(
@@ -122,7 +124,7 @@ impl Roster {
                      where r.source = {source} and r.bucket = any($1) and not exists (select 1 from now n where n.subject = m.subject)),
                  missed as (
                      insert into retention.absences (source, account_id, feature, first_missed_at)
-                     select {source}, substr(subject, strpos(subject, ':') + 1, n), nullif(substr(subject, strpos(subject, ':') + 1 + n), ''), now()
+                     select {source}, substr(subject, strpos(subject, ':') + 1, n), nullif(substr(subject, strpos(subject, ':') + 1 + n), ''), clock_timestamp()
                      from gone, cast(split_part(subject, ':', 1) as int4) as n
                      on conflict (source, md5(account_id), md5(coalesce(feature, ''))) do nothing returning 1),
                  emptied as (

@@ -1,5 +1,8 @@
 //! Rows that are hard-deleted from the source (I9, R6): missed, confirmed, and purged on the same terms. Vanishing withdraws nothing.
 
+use chrono::{DateTime, Utc};
+use retentiond::{catalog, database::Purpose, planner::Look, source::roster::rosters};
+
 use crate::world::{ALL, World, left};
 
 impl World {
@@ -112,4 +115,25 @@ async fn i12_a_source_that_loses_too_many_accounts_trips_the_guard_before_anythi
     assert_eq!(refused.exit_code(), 13, "{refused}");
     assert!(refused.to_string().contains("lost 3 of 21"), "{refused}");
     assert_eq!(world.left("due").await, ALL);
+}
+
+/// Found by the soak: a row that went while a comparison was under way was missed before it had gone, and its period began too early.
+#[tokio::test]
+async fn i1_a_row_that_vanishes_during_a_comparison_is_first_missed_after_it_vanished() {
+    let world = World::new().await;
+    world.account("gone", "null", "null", "null").await;
+    let app = world.app().await.unwrap();
+    app.planner().look(Look::Resync).await.unwrap();
+    let mut tx = app.database.begin(Purpose::Bulk).await.unwrap();
+    let (layout, _) = catalog::inspect(&mut tx, &app.config).await.unwrap();
+    // The transaction has begun; only now the row goes.
+    world.vanish("gone").await;
+    let after: DateTime<Utc> = sqlx::query_scalar("select clock_timestamp()").fetch_one(&mut world.connect().await).await.unwrap();
+    for roster in rosters(&app.config, &layout.unwrap()) {
+        assert_eq!(roster.compare(&mut tx, app.config.poll.vanish_interval).await.unwrap().newly, 1);
+    }
+    let missed: Vec<DateTime<Utc>> =
+        sqlx::query_scalar("select first_missed_at from retention.absences").fetch_all(&mut *tx).await.unwrap();
+    assert_eq!(missed.len(), 2, "the account and its subscription");
+    assert!(missed.iter().all(|at| *at >= after), "{missed:?} {after}");
 }
