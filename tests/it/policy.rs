@@ -186,6 +186,9 @@ async fn r11_two_replicas_with_different_files_never_both_act() {
     world.accept();
     assert!(matches!(first.agreement().await.unwrap(), Agreement::Waiting(_)));
     assert!(first.planner().look(Look::Resync).await.is_err());
+    world.account("b", "null", "now()", "null").await;
+    assert!(first.planner().look(Look::Poll).await.is_err(), "a poll makes no job under a policy that was replaced either");
+    assert_eq!(world.jobs("b").await.len(), 0);
     while first.executor().worker("first".to_owned()).step().await.unwrap() == retentiond::executor::Step::Worked {}
     assert_eq!(world.left("a").await, ALL);
     second.planner().look(Look::Resync).await.unwrap();
