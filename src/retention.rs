@@ -332,6 +332,11 @@ mod tests {
     }
 
     #[test]
+    fn r11_r22_a_cancelled_job_says_why_in_the_contracts_words() {
+        assert_eq!([CancelReason::Reactivated, CancelReason::Policy].map(CancelReason::as_str), ["reactivated", "policy"]);
+    }
+
+    #[test]
     fn i1_the_dates_are_exact_to_the_microsecond() {
         let config = promise();
         for micros in [-1, 0, 1] {

@@ -376,14 +376,20 @@ async fn i1_observe_plans_and_deletes_nothing() {
 
 /// Two daemons on one database share the work: each purge is done once.
 #[tokio::test]
-async fn i8_two_replicas_purge_everything_exactly_once() {
+async fn i8_two_three_and_five_replicas_purge_everything_exactly_once() {
+    for replicas in [2, 3, 5] {
+        exactly_once(replicas).await;
+    }
+}
+
+async fn exactly_once(replicas: usize) {
     let mut world = World::new().await;
     world.set("EXECUTOR__MAX_ROWS_PER_BATCH", "4").set("EXECUTOR__CONCURRENCY", "2");
     for i in 0..10 {
         world.account(&format!("a{i}"), "null", OLD, "null").await;
     }
     world.account("live", "null", "null", "null").await;
-    let replicas = [world.daemon(), world.daemon()];
+    let replicas: Vec<_> = (0..replicas).map(|_| world.daemon()).collect();
     for some in 1..=20 {
         until("it goes on", async || world.count("retention.jobs where state = 'completed'").await >= some).await;
     }
