@@ -289,11 +289,15 @@ impl Worker {
         let licensed: Vec<&Claimed> = group.iter().filter(|j| verdicts.get(&j.id) == Some(&Verdict::Stands)).collect();
         let mut purged: BTreeMap<i64, Purged<'_>> = BTreeMap::new();
         let mut budget = self.pace.rows();
+        let mut longest = Duration::ZERO;
         for target in &class.targets {
             if licensed.is_empty() || budget == 0 {
                 break;
             }
-            for (job, found, records) in batch.delete(&mut tx, target, &licensed, budget).await? {
+            let asked = Instant::now();
+            let deleted = batch.delete(&mut tx, target, &licensed, budget).await?;
+            longest = longest.max(asked.elapsed());
+            for (job, found, records) in deleted {
                 budget -= found;
                 let purged = purged.entry(job).or_default();
                 purged.found += found;
@@ -329,7 +333,7 @@ impl Worker {
         let took = began.elapsed();
 
         let finished = record.iter().filter(|p| !matches!(p.next, Next::Continue | Next::Crowded)).count();
-        self.pace.committed(finished, budget == 0, took);
+        self.pace.committed(finished, budget == 0, pace::felt(longest, took));
         for target in class.targets.iter().filter(|t| progress.iter().any(|(.., p)| p.records.get(t.name.as_str()).is_some_and(|n| *n > 0)))
         {
             metrics::batch_took(&target.name, took);

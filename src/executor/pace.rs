@@ -9,8 +9,10 @@ const MAX_JOBS: i64 = 500;
 const FIRST_JOBS: i64 = 50;
 /// Records of the first batch: it is not known yet how fast this database is.
 const FIRST_ROWS: i64 = 1_000;
-/// How long a batch should take, from begin to commit. Longer ones are followed by smaller ones.
+/// How long the longest DELETE of a batch should take. Longer ones are followed by smaller ones.
 const TARGET: Duration = Duration::from_millis(100);
+/// How long the whole batch may take beside that, from begin to commit: so long a reactivation waits.
+const WHOLE: Duration = Duration::from_millis(250);
 /// A batch that is merely slow is not made smaller than this: by then it is the round trips that cost, and smaller batches only cost more.
 const MIN_ROWS: i64 = 50;
 /// The same for jobs.
@@ -22,6 +24,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// No pause is longer once a job is past half of its allowance, and no batch smaller than a quarter.
 const PRESSING_PAUSE: Duration = FIRST_PAUSE;
 const PRESSING_LEVEL: u32 = 2;
+
+/// What a batch counts for, against [`TARGET`]: its longest DELETE, or the whole of it where that took longer than it may.
+pub(super) fn felt(longest: Duration, whole: Duration) -> Duration {
+    longest.max(whole * 100 / u32::try_from(WHOLE.as_millis()).unwrap_or(250))
+}
 
 /// The pace of one worker.
 #[derive(Debug, Clone)]
@@ -118,6 +125,15 @@ mod tests {
             pace.committed(1, false, took);
         }
         (pace.rows(), pace.jobs())
+    }
+
+    #[test]
+    fn i14_a_statement_of_100_ms_and_a_batch_of_250_are_not_too_long_and_anything_longer_is() {
+        let ms = Duration::from_millis;
+        assert_eq!(felt(ms(100), ms(250)), TARGET);
+        assert_eq!(felt(ms(101), ms(110)), ms(101));
+        assert!(felt(ms(20), ms(251)) > TARGET);
+        assert!(felt(ms(20), ms(249)) < TARGET);
     }
 
     #[test]
