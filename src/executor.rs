@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::{self, Clock},
@@ -311,8 +312,10 @@ impl Worker {
             if fitting.is_empty() || budget == 0 {
                 break;
             }
+            let size = |job: &Claimed| sizes.get(&job.id).and_then(|by_target| by_target.get(at)).copied().unwrap_or(0);
+            let jobs: Vec<_> = fitting.iter().map(|job| (*job, size(job))).collect();
             let asked = Instant::now();
-            let deleted = match batch.delete(&mut tx, class, at, &fitting, &sizes, budget).await {
+            let deleted = match batch.delete(&mut tx, target, &jobs, budget).await {
                 Err(error) if error.kind() == Kind::Locked && group.len() > 1 => return Ok(Outcome::Contended),
                 deleted => deleted?,
             };

@@ -151,8 +151,8 @@ impl Batch {
         postgres::sizes(conn, &class.targets, &named(jobs), limit).await
     }
 
-    /// Deletes the records of these jobs in the class's target at `at`: those of several jobs whole, those of a single one up to `budget`. Yields
-    /// `(job, found, deleted)`.
+    /// Deletes the records of these jobs in one target: those of several jobs whole, those of a single one up to `budget`. With each job comes how many
+    /// records it has there. Yields `(job, found, deleted)`.
     ///
     /// # Errors
     /// Those of the database. [`database::Kind::Locked`] for several jobs says that somebody holds a record of one of them: nothing was waited for longer
@@ -160,19 +160,16 @@ impl Batch {
     pub async fn delete(
         &self,
         conn: &mut PgConnection,
-        class: &Class,
-        at: usize,
-        jobs: &[&Claimed],
-        sizes: &BTreeMap<i64, Vec<i64>>,
+        target: &Target,
+        jobs: &[(&Claimed, i64)],
         budget: i64,
     ) -> Result<Vec<(i64, i64, i64)>, DatabaseError> {
-        let size = |job: &Claimed| sizes.get(&job.id).and_then(|by_target| by_target.get(at)).copied().unwrap_or(0);
-        let (ids, fences): (Vec<i64>, Vec<i64>) = jobs.iter().map(|j| (j.id, j.fence)).unzip();
+        let (ids, fences): (Vec<i64>, Vec<i64>) = jobs.iter().map(|(j, _)| (j.id, j.fence)).unzip();
         let text = |statement: &String| AssertSqlSafe(statement.clone());
-        match class.targets.get(at).and_then(|target| self.delete.get(&target.name)) {
+        match self.delete.get(&target.name) {
             None => Ok(Vec::new()),
             Some(Delete::Free { whole, .. }) if jobs.len() > 1 => {
-                if jobs.iter().all(|job| size(job) == 0) {
+                if jobs.iter().all(|(_, records)| *records == 0) {
                     return Ok(Vec::new());
                 }
                 database::hurry(&mut *conn, INSTANT, WHOLE).await?;
@@ -182,7 +179,7 @@ impl Batch {
                 // Nobody held them, or the DELETE would have said so.
                 Ok(jobs
                     .iter()
-                    .map(|job| (job.id, size(job), gone.get(&job.id).copied().unwrap_or(0)))
+                    .map(|(job, n)| (job.id, *n, gone.get(&job.id).copied().unwrap_or(0)))
                     .filter(|(_, n, m)| n + m > 0)
                     .collect())
             }
