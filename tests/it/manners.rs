@@ -129,7 +129,7 @@ async fn i13_a_thousand_small_jobs_are_done_first_come_first_served_whatever_a_h
     let overtaken = number(
         &world,
         "with served as (select retain_until, row_number() over (order by retain_until) as came, xmin::text::int8 as batch
-                         from retention.every_job where account_id like 'small-%' and data_class = 'queue')
+                         from retention.history where account_id like 'small-%' and data_class = 'queue')
          select count(*) from served a join served b on b.came > a.came + 500 and b.batch < a.batch",
     )
     .await;
@@ -150,7 +150,7 @@ async fn i13_who_found_no_room_in_a_batch_keeps_its_place() {
     while world.job("huge", "queue").await.records_deleted.0["platform/queue_messages"] == 0 {
         worker.step().await.unwrap();
     }
-    let small = "retention.every_job where account_id like 'small-%' and data_class = 'queue' and state = 'scheduled'";
+    let small = "retention.jobs where account_id like 'small-%' and data_class = 'queue'";
     assert!(world.count(small).await >= 10, "ten records do not make room for twenty jobs");
     assert_eq!(world.count(&format!("{small} and ready_at <> retain_until")).await, 0, "nothing was tried of them");
     assert_eq!(
