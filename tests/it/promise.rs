@@ -94,7 +94,7 @@ async fn i1_a_job_is_claimed_at_its_microsecond_and_not_one_before() {
     let world = World::new().await;
     let app = world.app().await.unwrap();
     // The first look makes the guard for this server.
-    app.planner().look(Look::Resync).await.unwrap();
+    app.planner().look(retentiond::planner::Look::Resync).await.unwrap();
     let class = &app.policy.classes[0].jobs;
     // Within one transaction now() stands still, so both sides of the boundary can be seen at once.
     let mut connection = world.connect().await;
