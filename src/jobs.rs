@@ -5,7 +5,10 @@ mod by_hand;
 mod list;
 mod record;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, types::Json};
@@ -50,6 +53,12 @@ impl Class {
     #[must_use]
     pub fn of(&self, alias: &str) -> String {
         format!("{alias}.feature = {} and {alias}.data_class = {}", literal(&self.feature), literal(&self.name))
+    }
+
+    /// The open jobs of this class under `alias`, by the index that claims follow.
+    fn queue(&self, alias: &str) -> String {
+        let class = literal(&format!("{}/{}", self.feature, self.name));
+        format!("{alias}.feature || '/' || {alias}.data_class = {class} and {}", self.of(alias))
     }
 
     /// The done-mark under `alias` vouches for every place of this class, as a condition.
@@ -115,22 +124,22 @@ impl OpenJob {
 /// # Errors
 /// Those of the database.
 pub async fn lock_open(conn: &mut PgConnection, class: &Class, accounts: &[String]) -> Result<(Vec<OpenJob>, Vec<String>), DatabaseError> {
-    let open = class.open("j");
+    let of = format!("from retention.jobs j where j.account_id = any($1) and {}", class.open("j"));
+    let seen: Vec<String> =
+        sqlx::query_scalar(AssertSqlSafe(format!("select j.account_id {of}"))).bind(accounts).fetch_all(&mut *conn).await?;
+    if seen.is_empty() {
+        return Ok((Vec::new(), Vec::new()));
+    }
     let free: Vec<OpenJob> = sqlx::query_as(AssertSqlSafe(format!(
         "select j.id, j.account_id, j.fence, j.starting_point, j.started_at, j.retain_until, j.delete_by, j.policy, j.purge_began_at is not null as began
-         from retention.jobs j where j.account_id = any($1) and {open} for no key update skip locked"
+         {of} for no key update skip locked"
     )))
     .bind(accounts)
-    .fetch_all(&mut *conn)
-    .await?;
-    let ids: Vec<i64> = free.iter().map(|j| j.id).collect();
-    let busy = sqlx::query_scalar(AssertSqlSafe(format!(
-        "select j.account_id from retention.jobs j where j.account_id = any($1) and {open} and j.id <> all($2)"
-    )))
-    .bind(accounts)
-    .bind(ids)
     .fetch_all(conn)
     .await?;
+    // What was seen and is not there to be locked is in a batch, or was until a moment ago.
+    let held: BTreeSet<&str> = free.iter().map(|job| job.account_id.as_str()).collect();
+    let busy = seen.into_iter().filter(|account| !held.contains(account.as_str())).collect();
     Ok((free, busy))
 }
 
@@ -344,7 +353,7 @@ pub async fn claim(
          returning j.id, j.account_id, j.fence, j.starting_point, j.retain_until, j.delete_by, j.seen, j.attempts, j.looks, j.records_deleted,
                    next.continues as continued, next.lapsed, now() - j.retain_until > (j.delete_by - j.retain_until) / 2 as pressing",
         admitted_at("j", window),
-        class.of("j"),
+        class.queue("j"),
         literal(&class.policy),
         in_force(&class.accepted),
         guarded(),
@@ -369,7 +378,7 @@ pub async fn stepping_aside(conn: &mut PgConnection, classes: &[Class]) -> Resul
         format!(
             "exists (select 1 from retention.jobs j where {} and j.ready_at < now() + interval '1 minute'
                      and j.retain_until <= now() and (j.blocked_by = 'locked' or j.lease_until > now()))",
-            class.of("j")
+            class.queue("j")
         )
     };
     let ways: Vec<String> = classes.iter().map(way).collect();
@@ -384,7 +393,7 @@ pub async fn unweighed(conn: &mut PgConnection, class: &Class, window: Duration)
     Ok(sqlx::query_scalar(AssertSqlSafe(format!(
         "select exists (select 1 from retention.jobs j
                         where {} and j.ready_at <= now() and j.retain_until <= now() and {} is null and not {} and not {})",
-        class.of("j"),
+        class.queue("j"),
         admitted_at("j", window),
         held("j"),
         paused("j")
@@ -413,7 +422,7 @@ pub async fn next_ready(conn: &mut PgConnection, classes: &[Class]) -> Result<Op
     for class in classes {
         let seconds: Option<f64> = sqlx::query_scalar(AssertSqlSafe(format!(
             "select extract(epoch from min(j.ready_at) - clock_timestamp())::float8 from retention.jobs j where {} and j.ready_at > now() - interval '100 milliseconds'",
-            class.of("j")
+            class.queue("j")
         )))
         .fetch_one(&mut *conn)
         .await?;

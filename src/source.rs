@@ -259,6 +259,15 @@ impl Point {
     fn observe(&self, feature: &str) -> String {
         let since = &self.since;
         let plausible = format!("s.{since} is null or s.{since} between {PLAUSIBLE_FROM} and {PLAUSIBLE_UNTIL}");
+        if self.table.unique {
+            return format!(
+                "select a.id as account_id, s.{since} is not null as all_set, case when {plausible} then s.{since} end as since,
+                        case when not ({plausible}) then s.{since}::text end as implausible
+                 from unnest($1::text[]) a(id) join {} s on {}",
+                self.table.sql,
+                self.of_subject("s", feature, "a.id")
+            );
+        }
         format!(
             "select a.id as account_id, bool_and(s.{since} is not null) as all_set, \
                     case when bool_and({plausible}) then max(s.{since}) end as since, \
