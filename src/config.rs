@@ -116,13 +116,21 @@ pub struct Pressure {
     pub max_lock_waits: Option<u64>,
     /// Share of the connections that may be in use, 0 to 1.
     pub max_connections: Option<f64>,
+    /// MiB of write-ahead log that the server may write per second.
+    pub max_log_rate: Option<u64>,
+    /// Sessions of others that may have been at work within a second before purging takes turns with them.
+    pub max_active_sessions: Option<u64>,
 }
 
 impl Pressure {
     /// Nothing is limited.
     #[must_use]
     pub fn none(&self) -> bool {
-        self.max_replica_lag.is_none() && self.max_lock_waits.is_none() && self.max_connections.is_none()
+        self.max_replica_lag.is_none()
+            && self.max_lock_waits.is_none()
+            && self.max_connections.is_none()
+            && self.max_log_rate.is_none()
+            && self.max_active_sessions.is_none()
     }
 }
 

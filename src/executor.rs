@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -51,6 +52,8 @@ pub struct Executor {
     batches: Arc<Vec<Batch>>,
     clock: Arc<Clock>,
     pressure: Pressure,
+    /// While others are at work, whoever holds it may run a batch.
+    turn: Arc<Mutex<()>>,
     /// Jobs completed by this process.
     completed: Arc<AtomicU64>,
 }
@@ -61,7 +64,7 @@ impl Executor {
     pub fn new(database: Database, config: Arc<Config>, policy: Arc<Policy>, clock: Arc<Clock>) -> Self {
         let batches = policy.classes.iter().map(|class| Batch::new(class, &policy)).collect();
         let pressure = Pressure::new(database.clone(), config.pressure.clone());
-        Self { database, config, policy, batches: Arc::new(batches), clock, pressure, completed: Arc::default() }
+        Self { database, config, policy, batches: Arc::new(batches), clock, pressure, turn: Arc::default(), completed: Arc::default() }
     }
 
     /// A worker with a name of its own.
@@ -156,7 +159,7 @@ impl Worker {
     /// Those of the database, when it is the connection that failed; what was claimed comes back when its lease lapses.
     pub async fn step(&mut self) -> Result<Step, DatabaseError> {
         let executor = self.executor.clone();
-        self.yield_to_the_platform().await;
+        let _turn = self.yield_to_the_platform(&executor).await;
         self.worked = false;
         let classes = executor.policy.classes.len();
         for offset in 0..classes {
@@ -202,9 +205,15 @@ impl Worker {
         Ok(claimed)
     }
 
-    /// Asks how hard the database is pressed, and pauses after a batch accordingly. Nothing is claimed meanwhile, and a stop ends it.
-    async fn yield_to_the_platform(&mut self) {
-        let pause = self.pace.press(self.executor.pressure.level().await);
+    /// Asks how hard the database is pressed, and pauses after a batch accordingly. Nothing is claimed meanwhile, and a stop ends it. In company it waits
+    /// for its turn first, and rests within it.
+    async fn yield_to_the_platform<'a>(&mut self, executor: &'a Executor) -> Option<MutexGuard<'a, ()>> {
+        let mut pressed = executor.pressure.pressed().await;
+        let turn = if pressed.company { Some(executor.turn.lock().await) } else { None };
+        if turn.is_some() {
+            pressed = executor.pressure.pressed().await;
+        }
+        let pause = self.pace.press(pressed);
         if self.worked && !pause.is_zero() {
             let began = Instant::now();
             tokio::select! {
@@ -213,6 +222,7 @@ impl Worker {
             }
             self.executor.pressure.paused(began.elapsed());
         }
+        turn
     }
 
     /// Lets the guard weigh what is due, if anything of the class waits for that. Yields whether it let somebody begin.
@@ -356,7 +366,7 @@ impl Worker {
         let took = began.elapsed();
 
         let finished = record.iter().filter(|p| !matches!(p.next, Next::Continue | Next::Crowded)).count();
-        self.pace.committed(finished, finished < record.len(), pace::felt(longest, took));
+        self.pace.committed(finished, finished < record.len(), longest, took);
         for target in class.targets.iter().filter(|t| progress.iter().any(|(.., p)| p.records.get(t.name.as_str()).is_some_and(|n| *n > 0)))
         {
             metrics::batch_took(&target.name, took);

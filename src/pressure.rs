@@ -1,5 +1,5 @@
 //! How hard the platform's database is pressed, so that deletion can yield (I14): replicas that lag behind, sessions that wait for each other,
-//! connections that run out. Measured at most once per second and process, in one short read, by the clock of the database.
+//! connections that run out, log that is written too fast, and whether the platform is at work at all. Measured at most once per second and process, in one short read, by the clock of the database.
 //!
 //! It knows the statistics of Postgres and the limits, and nothing of what is slowed down.
 
@@ -22,7 +22,18 @@ const FRESH: Duration = Duration::from_secs(1);
 pub const MAX_LEVEL: u32 = 5;
 
 /// What can press. The order is that of [`Measured`].
-const REASONS: [&str; 3] = ["replica_lag", "lock_waits", "connections"];
+const REASONS: [&str; 5] = ["replica_lag", "lock_waits", "connections", "log_rate", "active_sessions"];
+/// The one among them that says no more than that somebody else is there.
+const COMPANY: usize = 4;
+
+/// How deletion should go about its work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pressed {
+    /// How much slower: 0 is full speed, [`MAX_LEVEL`] the slowest.
+    pub level: u32,
+    /// Others are at work in this database: one small batch at a time.
+    pub company: bool,
+}
 
 /// The pressure of this process's database. Cheap to clone; clones share what they measure.
 #[derive(Debug, Clone)]
@@ -37,10 +48,12 @@ struct State {
     measured_at: Option<Instant>,
     level: u32,
     /// By reason; `None` is unknown or not asked.
-    exceeded: [Option<bool>; 3],
+    exceeded: [Option<bool>; 5],
     /// It was said that a reason is unknown; said again only after it was known.
-    unknown_told: [bool; 3],
-    paused: [Duration; 3],
+    unknown_told: [bool; 5],
+    paused: [Duration; 5],
+    /// When the log was how long, in bytes.
+    log: Option<(Instant, i64)>,
 }
 
 /// What the statistics say.
@@ -56,6 +69,10 @@ struct Measured {
     connections: i64,
     /// As many as ordinary roles may have.
     usable: i64,
+    /// Where the log ends, in bytes.
+    log: i64,
+    /// Sessions of others in this database that were at work within the last second; `None` when this role may not see that.
+    active: Option<i64>,
 }
 
 /// One limit, compared.
@@ -74,22 +91,25 @@ impl Pressure {
         Self { database, limits, state: Arc::default() }
     }
 
-    /// How much slower deletion should be: 0 is full speed, [`MAX_LEVEL`] the slowest. Measures when the last answer is older than a second;
+    /// How deletion should go about its work now. Measures when the last answer is older than a second;
     /// a measurement that fails changes nothing, for the batch after it will say more.
-    pub async fn level(&self) -> u32 {
+    pub async fn pressed(&self) -> Pressed {
         if self.limits.none() || !self.stale() {
-            return self.lock().level;
+            return self.lock().pressed();
         }
         match self.measure().await {
             Ok(measured) => {
-                let compared = compare(&self.limits, &measured);
-                self.lock().judge(&compared)
+                let mut state = self.lock();
+                let rate = state.log_rate(measured.log);
+                state.judge(&compare(&self.limits, &measured, rate))
             }
             // No answer from a database that is pressed is no sign that it is at ease.
-            Err(error) if matches!(error.kind(), Kind::Unreachable | Kind::Exhausted | Kind::Timeout | Kind::Locked) => self.lock().level,
+            Err(error) if matches!(error.kind(), Kind::Unreachable | Kind::Exhausted | Kind::Timeout | Kind::Locked) => {
+                self.lock().pressed()
+            }
             Err(error) => {
                 let unknown = Compared { exceeded: None, measured: error.to_string(), limit: String::new() };
-                let asked = compare(&self.limits, &NOTHING).map(|c| c.map(|_| unknown.clone()));
+                let asked = compare(&self.limits, &NOTHING, None).map(|c| c.map(|_| unknown.clone()));
                 self.lock().judge(&asked)
             }
         }
@@ -127,17 +147,20 @@ impl Pressure {
         let mut tx = self.database.begin(Purpose::Glance).await?;
         Ok(sqlx::query_as(
             "with sessions as materialized (
-                 select pid, datid, wait_event_type, backend_type, application_name from pg_stat_activity where datid is not null and usesysid is not null)
+                 select pid, datid, datname = current_database() as here, state, state_change, wait_event_type, backend_type, application_name from pg_stat_activity where datid is not null and usesysid is not null)
              select case when bool_or(r.state is not null) or count(*) = 0 then coalesce(max(extract(epoch from r.replay_lag)), 0)::float8 end as replica_lag,
                     coalesce(bool_or(r.pid is not null and r.state is null), false) as hidden,
                     case when (select bool_and(backend_type is not null) from sessions)
-                        then (select count(*) from sessions where wait_event_type = 'Lock' and application_name <> 'retentiond'
-                                  and datid = (select oid from pg_database where datname = current_database()))
+                        then (select count(*) from sessions where wait_event_type = 'Lock' and application_name <> 'retentiond' and here)
                         else (select count(distinct l.pid) from pg_locks l join sessions s on s.pid = l.pid where not l.granted and s.application_name <> 'retentiond'
-                                  and s.datid = (select oid from pg_database where datname = current_database())) end as lock_waits,
+                                  and s.here) end as lock_waits,
                     (select count(*) from sessions where coalesce(backend_type, 'client backend') = 'client backend') as connections,
                     current_setting('max_connections')::int8 - current_setting('superuser_reserved_connections')::int8
-                        - coalesce(current_setting('reserved_connections', true)::int8, 0) as usable
+                        - coalesce(current_setting('reserved_connections', true)::int8, 0) as usable,
+                    (pg_current_wal_insert_lsn() - '0/0')::int8 as log,
+                    (select case when bool_and(backend_type is not null) then count(*) filter (
+                                where here and backend_type = 'client backend' and application_name <> 'retentiond'
+                                  and (state = 'active' or state_change > clock_timestamp() - interval '1 second')) end from sessions) as active
              from pg_stat_replication r",
         )
         .fetch_one(&mut *tx)
@@ -146,10 +169,12 @@ impl Pressure {
 }
 
 /// A measurement without any pressure, to see which limits there are.
-const NOTHING: Measured = Measured { replica_lag: Some(0.0), hidden: false, lock_waits: 0, connections: 0, usable: 1 };
+const NOTHING: Measured =
+    Measured { replica_lag: Some(0.0), hidden: false, lock_waits: 0, connections: 0, usable: 1, log: 0, active: Some(0) };
 
-/// Holds what was measured against the limits; where there is no limit, nothing was asked.
-fn compare(limits: &config::Pressure, measured: &Measured) -> [Option<Compared>; 3] {
+/// Holds what was measured against the limits; where there is no limit, nothing was asked. `rate` is MiB of log per second, known from the second
+/// measurement on.
+fn compare(limits: &config::Pressure, measured: &Measured, rate: Option<f64>) -> [Option<Compared>; 5] {
     let lag = limits.max_replica_lag.map(|limit| {
         let behind = measured.replica_lag.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
         let exceeded = behind.is_some_and(|behind| behind > limit);
@@ -175,17 +200,49 @@ fn compare(limits: &config::Pressure, measured: &Measured) -> [Option<Compared>;
             limit: percent(limit),
         }
     });
-    [lag, waits, connections]
+    let log = limits.max_log_rate.map(|limit| {
+        #[expect(clippy::cast_precision_loss, reason = "a rate, not a count")]
+        let exceeded = rate.is_some_and(|rate| rate > limit as f64);
+        let shown = |rate: f64| format!("{rate:.0} MiB/s");
+        Compared { exceeded: Some(exceeded), measured: rate.map_or_else(String::new, shown), limit: format!("{limit} MiB/s") }
+    });
+    let active = limits.max_active_sessions.map(|limit| Compared {
+        exceeded: measured.active.map(|active| active.unsigned_abs() > limit),
+        measured: measured.active.map_or_else(|| "hidden from this role".to_owned(), |active| active.to_string()),
+        limit: limit.to_string(),
+    });
+    [lag, waits, connections, log, active]
 }
 
 impl State {
-    /// Takes note of a measurement, says what has changed, and yields the level.
-    fn judge(&mut self, compared: &[Option<Compared>; 3]) -> u32 {
+    fn pressed(&self) -> Pressed {
+        Pressed { level: self.level, company: self.exceeded[COMPANY] == Some(true) }
+    }
+
+    /// MiB of log per second since the last measurement.
+    fn log_rate(&mut self, bytes: i64) -> Option<f64> {
+        let (at, before) = self.log.replace((Instant::now(), bytes))?;
+        #[expect(clippy::cast_precision_loss, reason = "a rate, not a count")]
+        let mib = (bytes - before) as f64 / 1_048_576.0;
+        Some(mib / at.elapsed().as_secs_f64().max(0.001))
+    }
+
+    /// Takes note of a measurement, says what has changed, and yields how to go on.
+    fn judge(&mut self, compared: &[Option<Compared>; 5]) -> Pressed {
         for (((reason, compared), before), told) in REASONS.into_iter().zip(compared).zip(&mut self.exceeded).zip(&mut self.unknown_told) {
             let Some(Compared { exceeded, measured, limit }) = compared else { continue };
             match (*before, *exceeded) {
                 (Some(true), Some(false)) => {
-                    tracing::info!(event = "pressure.changed", reason, measured, limit, "the pressure is over; back to full speed");
+                    tracing::info!(event = "pressure.changed", reason, measured, limit, "over; back to full speed");
+                }
+                (_, Some(true)) if *before != Some(true) && reason == REASONS[COMPANY] => {
+                    tracing::info!(
+                        event = "pressure.changed",
+                        reason,
+                        measured,
+                        limit,
+                        "others are at work; deletion takes turns with them"
+                    );
                 }
                 (_, Some(true)) if *before != Some(true) => {
                     tracing::warn!(
@@ -210,8 +267,9 @@ impl State {
             *before = *exceeded;
             metrics::pressure(reason, *exceeded);
         }
-        self.level = if self.exceeded.contains(&Some(true)) { (self.level + 1).min(MAX_LEVEL) } else { 0 };
-        self.level
+        let pressed = self.exceeded.iter().enumerate().any(|(reason, exceeded)| reason != COMPANY && *exceeded == Some(true));
+        self.level = if pressed { (self.level + 1).min(MAX_LEVEL) } else { 0 };
+        self.pressed()
     }
 }
 
@@ -219,51 +277,72 @@ impl State {
 mod tests {
     use super::*;
 
-    const LIMITS: config::Pressure =
-        config::Pressure { max_replica_lag: Some(Duration::from_secs(10)), max_lock_waits: Some(10), max_connections: Some(0.8) };
+    const LIMITS: config::Pressure = config::Pressure {
+        max_replica_lag: Some(Duration::from_secs(10)),
+        max_lock_waits: Some(10),
+        max_connections: Some(0.8),
+        max_log_rate: Some(100),
+        max_active_sessions: Some(2),
+    };
 
-    fn exceeded(measured: Measured) -> [Option<bool>; 3] {
-        compare(&LIMITS, &measured).map(|c| c.unwrap().exceeded)
+    fn exceeded(measured: Measured, rate: f64) -> [Option<bool>; 5] {
+        compare(&LIMITS, &measured, Some(rate)).map(|c| c.unwrap().exceeded)
     }
 
     #[test]
     fn i14_a_limit_may_be_reached_and_not_exceeded() {
-        let fine = Measured { replica_lag: Some(10.0), hidden: false, lock_waits: 10, connections: 80, usable: 100 };
-        assert_eq!(exceeded(fine), [Some(false); 3]);
-        assert_eq!(exceeded(Measured { replica_lag: Some(10.001), ..fine }), [Some(true), Some(false), Some(false)]);
-        assert_eq!(exceeded(Measured { lock_waits: 11, ..fine }), [Some(false), Some(true), Some(false)]);
-        assert_eq!(exceeded(Measured { connections: 81, ..fine }), [Some(false), Some(false), Some(true)]);
+        let fine =
+            Measured { replica_lag: Some(10.0), hidden: false, lock_waits: 10, connections: 80, usable: 100, log: 0, active: Some(2) };
+        let only = |reason: usize| std::array::from_fn(|at| Some(at == reason));
+        assert_eq!(exceeded(fine, 100.0), [Some(false); 5]);
+        assert_eq!(exceeded(Measured { replica_lag: Some(10.001), ..fine }, 100.0), only(0));
+        assert_eq!(exceeded(Measured { lock_waits: 11, ..fine }, 100.0), only(1));
+        assert_eq!(exceeded(Measured { connections: 81, ..fine }, 100.0), only(2));
+        assert_eq!(exceeded(fine, 100.1), only(3));
+        assert_eq!(exceeded(Measured { active: Some(3), ..fine }, 100.0), only(4));
+        assert_eq!(exceeded(Measured { active: None, ..fine }, 100.0)[4], None);
     }
 
     #[test]
     fn i14_a_replica_that_hides_its_lag_is_unknown_and_a_visible_laggard_is_enough() {
         let hidden = Measured { replica_lag: None, hidden: true, ..NOTHING };
-        assert_eq!(exceeded(hidden)[0], None);
-        assert_eq!(exceeded(Measured { replica_lag: Some(1.0), ..hidden })[0], None);
-        assert_eq!(exceeded(Measured { replica_lag: Some(11.0), ..hidden })[0], Some(true));
+        assert_eq!(exceeded(hidden, 0.0)[0], None);
+        assert_eq!(exceeded(Measured { replica_lag: Some(1.0), ..hidden }, 0.0)[0], None);
+        assert_eq!(exceeded(Measured { replica_lag: Some(11.0), ..hidden }, 0.0)[0], Some(true));
     }
 
     #[test]
     fn i14_the_level_grows_while_a_limit_is_exceeded_and_falls_at_once() {
         let mut state = State::default();
-        let of = |lag: Option<f64>| compare(&LIMITS, &Measured { replica_lag: lag, hidden: lag.is_none(), ..NOTHING });
-        assert_eq!(state.judge(&of(Some(0.0))), 0);
+        let of = |lag: Option<f64>| compare(&LIMITS, &Measured { replica_lag: lag, hidden: lag.is_none(), ..NOTHING }, None);
+        assert_eq!(state.judge(&of(Some(0.0))).level, 0);
         for level in 1..=MAX_LEVEL + 2 {
-            assert_eq!(state.judge(&of(Some(60.0))), level.min(MAX_LEVEL));
+            assert_eq!(state.judge(&of(Some(60.0))).level, level.min(MAX_LEVEL));
         }
-        assert_eq!(state.judge(&of(Some(9.0))), 0);
-        assert_eq!(state.judge(&of(Some(60.0))), 1);
+        assert_eq!(state.judge(&of(Some(9.0))).level, 0);
+        assert_eq!(state.judge(&of(Some(60.0))).level, 1);
         // What is not known any more slows nothing down, and is said.
-        assert_eq!((state.judge(&of(None)), state.unknown_told[0]), (0, true));
-        assert_eq!((state.judge(&of(Some(0.0))), state.unknown_told[0]), (0, false));
+        assert_eq!((state.judge(&of(None)).level, state.unknown_told[0]), (0, true));
+        assert_eq!((state.judge(&of(Some(0.0))).level, state.unknown_told[0]), (0, false));
+        // Company alone is no pressure.
+        let company = compare(&LIMITS, &Measured { active: Some(3), ..NOTHING }, None);
+        assert_eq!(state.judge(&company), Pressed { level: 0, company: true });
+        assert_eq!(state.judge(&of(Some(0.0))), Pressed::default());
     }
 
     #[test]
     fn what_has_no_limit_is_not_asked() {
-        let limits = config::Pressure { max_replica_lag: None, max_lock_waits: None, max_connections: None };
-        let pressed = Measured { replica_lag: Some(1e9), hidden: true, lock_waits: 1_000, connections: 1_000, usable: 1 };
-        assert_eq!(compare(&limits, &pressed), [None, None, None]);
-        assert_eq!(State::default().judge(&compare(&limits, &pressed)), 0);
+        let limits = config::Pressure {
+            max_replica_lag: None,
+            max_lock_waits: None,
+            max_connections: None,
+            max_log_rate: None,
+            max_active_sessions: None,
+        };
+        let pressed =
+            Measured { replica_lag: Some(1e9), hidden: true, lock_waits: 1_000, connections: 1_000, usable: 1, log: 0, active: Some(99) };
+        assert_eq!(compare(&limits, &pressed, Some(1e9)), [None, None, None, None, None]);
+        assert_eq!(State::default().judge(&compare(&limits, &pressed, None)), Pressed::default());
         assert!(limits.none() && !LIMITS.none());
     }
 }

@@ -32,6 +32,8 @@ max_backoff = "5m"
 max_replica_lag = "10s"
 max_lock_waits = 10
 max_connections = "80%"
+max_log_rate = "unlimited"
+max_active_sessions = 2
 
 [verifier]
 interval = "1h"

@@ -185,7 +185,15 @@ fn pressure(t: &mut Table<'_>) -> Option<Pressure> {
     let max_replica_lag = t.scalar("max_replica_lag", unlimited_or(duration));
     let max_lock_waits = t.scalar("max_lock_waits", limit);
     let max_connections = t.scalar("max_connections", unlimited_or(share));
-    Some(Pressure { max_replica_lag: max_replica_lag?, max_lock_waits: max_lock_waits?, max_connections: max_connections? })
+    let max_log_rate = t.scalar("max_log_rate", limit);
+    let max_active_sessions = t.scalar("max_active_sessions", limit);
+    Some(Pressure {
+        max_replica_lag: max_replica_lag?,
+        max_lock_waits: max_lock_waits?,
+        max_connections: max_connections?,
+        max_log_rate: max_log_rate?,
+        max_active_sessions: max_active_sessions?,
+    })
 }
 
 fn verifier(t: &mut Table<'_>) -> Option<Verifier> {

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::pressure::Pressed;
+
 /// Jobs that travel in one batch at most.
 const MAX_JOBS: i64 = 500;
 /// The first batch of a worker is small; it grows while batches are fast.
@@ -24,9 +26,17 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// No pause is longer once a job is past half of its allowance, and no batch smaller than a quarter.
 const PRESSING_PAUSE: Duration = FIRST_PAUSE;
 const PRESSING_LEVEL: u32 = 2;
+/// Records of a batch while others are at work: some milliseconds of work, and of log that their commits wait for.
+const COMPANY_ROWS: i64 = 250;
+/// The same for jobs.
+const COMPANY_JOBS: i64 = 50;
+/// After a batch the others have the database to themselves for so many times as long as it took.
+const COMPANY_REST: u32 = 3;
+/// The same once a job is past half of its allowance.
+const PRESSING_REST: u32 = 1;
 
 /// What a batch counts for, against [`TARGET`]: its longest DELETE, or the whole of it where that took longer than it may.
-pub(super) fn felt(longest: Duration, whole: Duration) -> Duration {
+fn felt(longest: Duration, whole: Duration) -> Duration {
     longest.max(whole * 100 / u32::try_from(WHOLE.as_millis()).unwrap_or(250))
 }
 
@@ -40,6 +50,10 @@ pub(super) struct Pace {
     timeouts: u32,
     /// How hard the database is pressed; 0 is not at all.
     level: u32,
+    /// Others are at work in it.
+    company: bool,
+    /// How long the last batch took.
+    took: Duration,
     /// A job of the last group is past half of its allowance.
     pressing: bool,
 }
@@ -47,15 +61,25 @@ pub(super) struct Pace {
 impl Pace {
     pub(super) fn new(max_rows: u32) -> Self {
         let max_rows = i64::from(max_rows);
-        Self { max_rows, rows: FIRST_ROWS.min(max_rows), jobs: FIRST_JOBS, timeouts: 0, level: 0, pressing: false }
+        Self {
+            max_rows,
+            rows: FIRST_ROWS.min(max_rows),
+            jobs: FIRST_JOBS,
+            timeouts: 0,
+            level: 0,
+            company: false,
+            took: Duration::ZERO,
+            pressing: false,
+        }
     }
 
     /// What was measured before the next group, and whether a deadline is near in the last one. Yields how long to pause.
-    pub(super) fn press(&mut self, level: u32) -> Duration {
-        self.level = level;
+    pub(super) fn press(&mut self, Pressed { level, company }: Pressed) -> Duration {
+        (self.level, self.company) = (level, company);
         let doublings = level.saturating_sub(1).min(16);
         let pause = if level == 0 { Duration::ZERO } else { FIRST_PAUSE.saturating_mul(1 << doublings) };
-        pause.min(if self.pressing { PRESSING_PAUSE } else { LONGEST_PAUSE })
+        let rest = if company { self.took * if self.pressing { PRESSING_REST } else { COMPANY_REST } } else { Duration::ZERO };
+        pause.max(rest).min(if self.pressing { PRESSING_PAUSE } else { LONGEST_PAUSE })
     }
 
     /// Whether a job of the group is past half of its allowance.
@@ -65,12 +89,14 @@ impl Pace {
 
     /// Records that the next batch may take.
     pub(super) fn rows(&self) -> i64 {
-        (self.rows >> self.shift()).max(MIN_ROWS.min(self.rows))
+        let rows = if self.company { self.rows.min(COMPANY_ROWS) } else { self.rows };
+        (rows >> self.shift()).max(MIN_ROWS.min(rows))
     }
 
     /// Jobs that the next batch may take.
     pub(super) fn jobs(&self) -> i64 {
-        (self.jobs >> self.shift()).max(MIN_JOBS.min(self.jobs))
+        let jobs = if self.company { self.jobs.min(COMPANY_JOBS) } else { self.jobs };
+        (jobs >> self.shift()).max(MIN_JOBS.min(jobs))
     }
 
     fn shift(&self) -> u32 {
@@ -78,13 +104,14 @@ impl Pace {
     }
 
     /// A batch was committed: `finished` of its jobs need no further batch, and `spent` says that the limit of records cut it off.
-    pub(super) fn committed(&mut self, finished: usize, spent: bool, took: Duration) {
+    pub(super) fn committed(&mut self, finished: usize, spent: bool, longest: Duration, whole: Duration) {
         self.timeouts = 0;
-        if took > TARGET {
+        self.took = whole;
+        if felt(longest, whole) > TARGET {
             // A batch that a timeout made smaller stays so.
             self.rows = (self.rows * 3 / 4).max(MIN_ROWS.min(self.rows));
             self.jobs = (self.jobs * 3 / 4).max(MIN_JOBS.min(self.jobs));
-        } else if self.level == 0 {
+        } else if self.level == 0 && !self.company {
             self.rows = (self.rows + (self.max_rows / 16).max(1)).min(self.max_rows);
             // By half: claiming many more than fit would only wear out the job table.
             self.jobs = (self.jobs + self.jobs / 2 + 1).min(MAX_JOBS);
@@ -120,9 +147,25 @@ mod tests {
     const FAST: Duration = Duration::from_millis(20);
     const SLOW: Duration = Duration::from_millis(101);
 
+    fn at(level: u32) -> Pressed {
+        Pressed { level, company: false }
+    }
+
+    #[test]
+    fn i14_in_company_batches_are_small_and_the_others_have_most_of_the_time() {
+        let mut pace = Pace::new(5_000);
+        after(&mut pace, 50, FAST);
+        assert_eq!(pace.press(Pressed { level: 0, company: true }), FAST * 3);
+        assert_eq!((pace.rows(), pace.jobs()), (250, 50));
+        pace.claimed(true);
+        assert_eq!(pace.press(Pressed { level: 0, company: true }), FAST, "past half of its allowance every other moment is its own");
+        pace.press(at(0));
+        assert_eq!((pace.rows(), pace.jobs()), (5_000, 500), "alone again, at once");
+    }
+
     fn after(pace: &mut Pace, batches: usize, took: Duration) -> (i64, i64) {
         for _ in 0..batches {
-            pace.committed(1, false, took);
+            pace.committed(1, false, took, took);
         }
         (pace.rows(), pace.jobs())
     }
@@ -173,9 +216,9 @@ mod tests {
     #[test]
     fn i13_a_huge_account_is_claimed_with_as_many_others_as_fit() {
         let mut pace = Pace::new(5_000);
-        pace.committed(0, true, FAST);
+        pace.committed(0, true, FAST, FAST);
         assert_eq!(pace.jobs(), 1);
-        pace.committed(1, false, FAST);
+        pace.committed(1, false, FAST, FAST);
         assert_eq!(pace.jobs(), 2);
     }
 
@@ -183,14 +226,14 @@ mod tests {
     fn i14_pressure_makes_batches_smaller_and_pauses_longer_within_bounds_and_its_end_undoes_both() {
         let mut pace = Pace::new(5_000);
         after(&mut pace, 50, FAST);
-        let pauses: Vec<_> = (0..=6).map(|level| pace.press(level).as_millis()).collect();
+        let pauses: Vec<_> = (0..=6).map(|level| pace.press(at(level)).as_millis()).collect();
         assert_eq!(pauses, [0, 200, 400, 800, 1_600, 3_000, 3_000]);
-        pace.press(1);
+        pace.press(at(1));
         assert_eq!((pace.rows(), pace.jobs()), (2_500, 250));
-        pace.press(5);
+        pace.press(at(5));
         assert_eq!((pace.rows(), pace.jobs()), (156, 20));
         assert_eq!(after(&mut pace, 9, FAST), (156, 20));
-        assert_eq!(pace.press(0), Duration::ZERO);
+        assert_eq!(pace.press(at(0)), Duration::ZERO);
         assert_eq!((pace.rows(), pace.jobs()), (5_000, 500));
     }
 
@@ -199,7 +242,7 @@ mod tests {
         let mut pace = Pace::new(5_000);
         after(&mut pace, 50, FAST);
         pace.claimed(true);
-        assert_eq!(pace.press(5).as_millis(), 200);
+        assert_eq!(pace.press(at(5)).as_millis(), 200);
         assert_eq!((pace.rows(), pace.jobs()), (1_250, 125));
     }
 }
