@@ -30,10 +30,6 @@ const PRESSING_LEVEL: u32 = 2;
 const COMPANY_ROWS: i64 = 250;
 /// The same for jobs.
 const COMPANY_JOBS: i64 = 50;
-/// After a batch the others have the database to themselves for so many times as long as it took.
-const COMPANY_REST: u32 = 3;
-/// The same once a job is past half of its allowance.
-const PRESSING_REST: u32 = 1;
 
 /// What a batch counts for, against [`TARGET`]: its longest DELETE, or the whole of it where that took longer than it may.
 fn felt(longest: Duration, whole: Duration) -> Duration {
@@ -78,7 +74,8 @@ impl Pace {
         (self.level, self.company) = (level, company);
         let doublings = level.saturating_sub(1).min(16);
         let pause = if level == 0 { Duration::ZERO } else { FIRST_PAUSE.saturating_mul(1 << doublings) };
-        let rest = if company { self.took * if self.pressing { PRESSING_REST } else { COMPANY_REST } } else { Duration::ZERO };
+        // In company every other moment belongs to the others.
+        let rest = if company && !self.pressing { self.took } else { Duration::ZERO };
         pause.max(rest).min(if self.pressing { PRESSING_PAUSE } else { LONGEST_PAUSE })
     }
 
@@ -152,13 +149,13 @@ mod tests {
     }
 
     #[test]
-    fn i14_in_company_batches_are_small_and_the_others_have_most_of_the_time() {
+    fn i14_in_company_batches_are_small_and_the_others_have_every_other_moment() {
         let mut pace = Pace::new(5_000);
         after(&mut pace, 50, FAST);
-        assert_eq!(pace.press(Pressed { level: 0, company: true }), FAST * 3);
+        assert_eq!(pace.press(Pressed { level: 0, company: true }), FAST);
         assert_eq!((pace.rows(), pace.jobs()), (250, 50));
         pace.claimed(true);
-        assert_eq!(pace.press(Pressed { level: 0, company: true }), FAST, "past half of its allowance every other moment is its own");
+        assert_eq!(pace.press(Pressed { level: 0, company: true }), Duration::ZERO, "past half of its allowance there is no rest");
         pace.press(at(0));
         assert_eq!((pace.rows(), pace.jobs()), (5_000, 500), "alone again, at once");
     }
