@@ -1,9 +1,8 @@
 //! The laboratory: one durable server for the run, and template databases that every measurement starts from a fresh copy of.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use retentiond::{
-    config::{self, Config, Needs},
     embedded::{Options, Server},
     schema,
 };
@@ -34,7 +33,7 @@ impl Lab {
             ("checkpoint_timeout", "1h"),
             ("maintenance_work_mem", "512MB"),
             ("shared_preload_libraries", "pg_stat_statements"),
-            ("pg_stat_statements.track_utility", "off"),
+            ("pg_stat_statements.track_utility", "on"),
         ];
         let settings = settings.map(|(k, v)| (k.to_owned(), v.to_owned())).to_vec();
         let server = Server::start(&Options { settings, ..Options::default() }).expect("an embedded Postgres");
@@ -63,16 +62,11 @@ impl Lab {
         Program::new(self, mode).set("DATABASE__URL", &self.url(database))
     }
 
-    pub(crate) fn config(&self, database: &str) -> Arc<Config> {
-        let settings = self.program(database, "enforce").settings();
-        Arc::new(config::parse(&[("retentiond.toml", RULES)], &settings, Needs::Database).expect("configuration"))
-    }
-
     /// A database with the reference platform, filled by the statements, vacuumed and analysed.
     pub(crate) async fn template(&self, name: &str, fill: &str) {
         self.drop(name).await;
         sql(&mut self.admin().await, &format!("create database {name}")).await;
-        schema::migrate(&self.config(name).database, true).await.expect("migrate");
+        schema::migrate(&self.program(name, "enforce").config().database, true).await.expect("migrate");
         let mut conn = self.connect(name).await;
         sql(&mut conn, "create extension pg_prewarm").await;
         self.fill(name, fill).await;

@@ -76,7 +76,7 @@ pub(crate) async fn looks(lab: &Lab, subscriptions: u32, runs: usize) -> Looks {
     lab.template(HERE, &fill::subscriptions(subscriptions)).await;
     let mut conn = lab.connect(HERE).await;
     sql(&mut conn, &fill::ended_lately()).await;
-    let planner = planner(lab, HERE).await;
+    let planner = planner(lab, HERE, true).await;
     planner.look(Look::Resync).await.expect("the first comparison");
     sql(&mut conn, "vacuum analyze").await;
     sql(
@@ -87,15 +87,12 @@ pub(crate) async fn looks(lab: &Lab, subscriptions: u32, runs: usize) -> Looks {
     sql(&mut conn, "checkpoint").await;
     let mut looks = Looks { subscriptions, ..Looks::default() };
     for _ in 0..runs {
-        lab.forget_statements().await;
         for _ in 0..POLLS {
             let began = Instant::now();
             let report = planner.look(Look::Poll).await.expect("a poll");
             looks.poll.add(millis(began.elapsed()));
             assert_eq!(report.scheduled, 0);
         }
-        let buffers: i64 = lab.statements(HERE, "coalesce(sum(shared_blks_hit + shared_blks_read), 0)::int8", "true").await;
-        looks.buffers.add(float(buffers) / f64::from(POLLS));
         for _ in 0..POLLS {
             let began = Instant::now();
             let rows = sqlx::query(
@@ -117,7 +114,6 @@ pub(crate) async fn looks(lab: &Lab, subscriptions: u32, runs: usize) -> Looks {
         looks.whole.add(whole);
         let vanished: f64 = lab.statements(HERE, "coalesce(sum(total_exec_time), 0)", VANISHED).await;
         looks.points.add(whole - vanished);
-        looks.longest.add(lab.statements(HERE, "coalesce(max(max_exec_time), 0)", "true").await);
         lab.worst(HERE).await;
         let began = Instant::now();
         number(&mut conn, "select count(*) from feature_subscriptions").await;
@@ -128,8 +124,38 @@ pub(crate) async fn looks(lab: &Lab, subscriptions: u32, runs: usize) -> Looks {
     }
     drop(planner);
     drop(conn);
+    for _ in 0..runs.div_ceil(3) {
+        let (one, many) = (touched(lab, HERE, 1).await, touched(lab, HERE, 1 + POLLS).await);
+        looks.buffers.add((many - one) / f64::from(POLLS));
+        looks.longest.add(longest(lab, HERE).await);
+    }
     lab.drop(HERE).await;
     looks
+}
+
+/// The buffers that so many polls touch, whatever they are of: catalogue, tables, indexes. New connections, because a session reports when it ends.
+async fn touched(lab: &Lab, database: &str, polls: u32) -> f64 {
+    let mut admin = lab.admin().await;
+    let buffers = format!("select blks_hit + blks_read from pg_stat_database where datname = '{database}'");
+    let before = number(&mut admin, &buffers).await;
+    let planner = planner(lab, database, true).await;
+    for _ in 0..polls {
+        planner.look(Look::Poll).await.expect("a poll");
+    }
+    drop(planner);
+    while number(&mut admin, &format!("select count(*) from pg_stat_activity where datname = '{database}'")).await > 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    float(number(&mut admin, &buffers).await - before)
+}
+
+/// The statement of a full comparison that takes longest. Without prepared statements, because the server counts a prepared FETCH only once.
+async fn longest(lab: &Lab, database: &str) -> f64 {
+    let planner = planner(lab, database, false).await;
+    lab.forget_statements().await;
+    planner.look(Look::Resync).await.expect("a comparison");
+    lab.worst(database).await;
+    lab.statements(database, "coalesce(max(max_exec_time), 0)", "true").await
 }
 
 pub(crate) fn poll(bench: &mut Bench, looks: &Looks) {
@@ -163,8 +189,9 @@ pub(crate) fn compare(bench: &mut Bench, looks: &Looks) {
     table.limit("– longest statement", "ms", &looks.longest, Goal::AtMost(250.0));
 }
 
-async fn planner(lab: &Lab, database: &str) -> Planner {
-    let config = lab.config(database);
+async fn planner(lab: &Lab, database: &str, prepared: bool) -> Planner {
+    let program = lab.program(database, "enforce");
+    let config = if prepared { program } else { program.set("DATABASE__STATEMENT_CACHE", "0") }.config();
     let pool = Database::new(&config.database).expect("the address");
     let mut tx = pool.begin(Purpose::Read).await.expect("the server");
     let layout = catalog::inspect(&mut tx, &config).await.expect("the catalogue").0.expect("a sound layout");

@@ -6,12 +6,16 @@ use std::{
     io::{BufRead, BufReader},
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::JoinHandle,
     time::Duration,
 };
 
 use chrono::{DateTime, Utc};
+use retentiond::config::{self, Config, Needs};
 
 use crate::lab::{Lab, RULES};
 
@@ -53,8 +57,9 @@ impl<'a> Program<'a> {
         self
     }
 
-    pub(crate) fn settings(&self) -> BTreeMap<String, String> {
-        self.settings.clone()
+    /// What the program would read, for measurements inside this process.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        Arc::new(config::parse(&[("retentiond.toml", &self.rules)], &self.settings, Needs::Database).expect("configuration"))
     }
 
     /// `run --once`, to its end.

@@ -147,7 +147,7 @@ pub(crate) async fn empty(bench: &mut Bench, peers: &Result<Peers, String>) {
     bench.table.compare(&what, "jobs/s", &ours, "a bare queue: claim 500, `DELETE` the job rows, one client", &queue, Goal::AtLeast(0.5));
     match why {
         None => {
-            bench.table.compare("– the same", "jobs/s", &ours, "pg-boss, jobs that do nothing, 500 at a time", &theirs, Goal::AtLeast(1.0))
+            bench.table.compare("– the same", "jobs/s", &ours, "pg-boss, jobs that do nothing, 500 at a time", &theirs, Goal::AtLeast(1.0));
         }
         Some(why) => bench.table.missing("– pg-boss, jobs that do nothing", &why),
     }
