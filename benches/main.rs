@@ -37,6 +37,7 @@ const PATIENCE: Duration = Duration::from_mins(16);
 /// How large everything is.
 #[derive(Clone, Copy)]
 struct Sizes {
+    quick: bool,
     runs: usize,
     /// Messages in the skewed queues.
     skewed: u32,
@@ -62,6 +63,7 @@ struct Sizes {
 }
 
 const FULL: Sizes = Sizes {
+    quick: false,
     runs: 5,
     skewed: 5_000_000,
     due: 100_000,
@@ -76,6 +78,7 @@ const FULL: Sizes = Sizes {
     growth: &[10_000, 100_000, 1_000_000, 10_000_000],
 };
 const QUICK: Sizes = Sizes {
+    quick: true,
     runs: 1,
     skewed: 250_000,
     due: 5_000,
@@ -166,7 +169,7 @@ async fn all(sizes: Sizes, only: &[String]) -> String {
             }
             "memory" => crowd::memory(&mut bench).await,
             _ if !only.is_empty() || began.elapsed() < PATIENCE => {
-                plots::growth(&bench.lab, sizes.growth, sizes.runs, looks.take()).await;
+                plots::growth(&bench, looks.take()).await;
                 plots::batches(&mut bench).await;
             }
             _ => eprintln!("the plots were left out: `cargo bench -- plots` makes them"),

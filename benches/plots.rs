@@ -2,15 +2,16 @@
 
 use crate::{
     Bench,
-    lab::{COPY, Lab},
+    lab::COPY,
     plan::{self, Looks},
     report::{Runs, rate},
     svg::{Chart, Line},
 };
 
-fn write(name: &str, chart: &Chart<'_>) {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/plots");
-    std::fs::create_dir_all(folder).expect("docs/plots");
+/// The figures of a quick run belong in no document.
+fn write(bench: &Bench, name: &str, chart: &Chart<'_>) {
+    let folder = format!("{}/{}/plots", env!("CARGO_MANIFEST_DIR"), if bench.sizes.quick { "target" } else { "docs" });
+    std::fs::create_dir_all(&folder).expect("the folder of plots");
     std::fs::write(format!("{folder}/{name}.svg"), chart.svg()).expect("the plot");
 }
 
@@ -42,15 +43,15 @@ pub(crate) async fn batches(bench: &mut Bench) {
         log: false,
         lines,
     };
-    write("batch-size", &chart);
+    write(bench, "batch-size", &chart);
 }
 
 /// What a poll and a comparison cost, by the number of subscriptions. The largest have been measured already.
-pub(crate) async fn growth(lab: &Lab, sizes: &[u32], runs: usize, largest: Option<Looks>) {
+pub(crate) async fn growth(bench: &Bench, largest: Option<Looks>) {
     let mut all = Vec::new();
-    for size in sizes {
+    for size in bench.sizes.growth {
         if largest.as_ref().is_none_or(|l| l.subscriptions != *size) {
-            all.push(plan::looks(lab, *size, runs).await);
+            all.push(plan::looks(&bench.lab, *size, bench.sizes.runs).await);
         }
     }
     all.extend(largest);
@@ -69,5 +70,5 @@ pub(crate) async fn growth(lab: &Lab, sizes: &[u32], runs: usize, largest: Optio
             line("select count(*)", |l| l.count.median()),
         ],
     };
-    write("growth", &chart);
+    write(bench, "growth", &chart);
 }
