@@ -17,7 +17,8 @@ pub(crate) async fn replicas(bench: &mut Bench) {
     let jobs = i64::from(sizes.shared);
     let workers = [Some(1), None];
     let mut rates = [[Runs::default(), Runs::default()], [Runs::default(), Runs::default()]];
-    for _ in 0..sizes.runs {
+    let mut rounds = bench.rounds(120);
+    while rounds.next() {
         for (with, rates) in workers.iter().zip(&mut rates) {
             for (replicas, runs) in (1..).zip(rates) {
                 drop(lab.copy("shared").await);
@@ -51,7 +52,8 @@ pub(crate) async fn history(bench: &mut Bench) {
     lab.copy_to("short", "long").await;
     let finished = multiply_history(lab, "long", sizes.history / DONE).await;
     let (mut short, mut long) = (Runs::default(), Runs::default());
-    for _ in 0..sizes.runs {
+    let mut rounds = bench.rounds(60);
+    while rounds.next() {
         for (template, runs) in [("short", &mut short), ("long", &mut long)] {
             drop(lab.copy(template).await);
             lab.forget_statements().await;

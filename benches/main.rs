@@ -93,6 +93,26 @@ const QUICK: Sizes = Sizes {
     growth: &[10_000, 100_000],
 };
 
+/// The rounds of one measurement: as many as are wanted, but three when they take longer than they may.
+pub(crate) struct Rounds {
+    wanted: usize,
+    done: usize,
+    until: Instant,
+}
+
+impl Rounds {
+    fn new(wanted: usize, at_most: Duration) -> Self {
+        Self { wanted, done: 0, until: Instant::now() + at_most }
+    }
+
+    /// Whether there is another one.
+    fn next(&mut self) -> bool {
+        let more = self.done < self.wanted && (self.done < 3 || Instant::now() < self.until);
+        self.done += 1;
+        more
+    }
+}
+
 /// One run of the benchmark.
 pub(crate) struct Bench {
     lab: Lab,
@@ -103,6 +123,11 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
+    /// The rounds of a measurement that may take so many seconds.
+    fn rounds(&self, seconds: u64) -> Rounds {
+        Rounds::new(self.sizes.runs, Duration::from_secs(seconds))
+    }
+
     /// Makes the template of the skewed queues, once.
     async fn skewed(&mut self) {
         if !self.filled {
@@ -162,7 +187,7 @@ async fn all(sizes: Sizes, only: &[String]) -> String {
             "history" => crowd::history(&mut bench).await,
             "poll" | "compare" => {
                 if looks.is_none() {
-                    looks = Some(plan::looks(&bench.lab, sizes.subscriptions, sizes.runs).await);
+                    looks = Some(plan::looks(&bench.lab, sizes.subscriptions, sizes.runs, 90).await);
                 }
                 let looks = looks.as_ref().expect("they were taken");
                 if name == "poll" { plan::poll(&mut bench, looks) } else { plan::compare(&mut bench, looks) }

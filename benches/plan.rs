@@ -1,6 +1,9 @@
 //! Planning: scheduling what newly ended, a poll that finds nothing, a full comparison; each against the plainest statement of the same reach.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use retentiond::{
     catalog,
@@ -11,7 +14,7 @@ use retentiond::{
 };
 
 use crate::{
-    Bench, fill,
+    Bench, Rounds, fill,
     lab::{COPY, Lab, number, sql},
     report::{Goal, Runs, figure, float, millis, rate},
 };
@@ -27,7 +30,8 @@ pub(crate) async fn schedule(bench: &mut Bench) {
     sql(&mut lab.connect("ended").await, "vacuum feature_subscriptions").await;
     let jobs = i64::from(sizes.ended);
     let (mut ours, mut insert) = (Runs::default(), Runs::default());
-    for _ in 0..sizes.runs {
+    let mut rounds = bench.rounds(140);
+    while rounds.next() {
         drop(lab.copy("ended").await);
         lab.forget_statements().await;
         let ran = lab.program(COPY, "observe").queue_only().run();
@@ -68,7 +72,7 @@ pub(crate) struct Looks {
 }
 
 /// Polls and comparisons with nothing new.
-pub(crate) async fn looks(lab: &Lab, subscriptions: u32, runs: usize) -> Looks {
+pub(crate) async fn looks(lab: &Lab, subscriptions: u32, runs: usize, seconds: u64) -> Looks {
     const HERE: &str = "subscriptions";
     /// The statements that look for vanished rows.
     const VANISHED: &str = "s.query like '%retention.roster%'";
@@ -86,7 +90,8 @@ pub(crate) async fn looks(lab: &Lab, subscriptions: u32, runs: usize) -> Looks {
     .await;
     sql(&mut conn, "checkpoint").await;
     let mut looks = Looks { subscriptions, ..Looks::default() };
-    for _ in 0..runs {
+    let mut rounds = Rounds::new(runs, Duration::from_secs(seconds));
+    while rounds.next() {
         for _ in 0..POLLS {
             let began = Instant::now();
             let report = planner.look(Look::Poll).await.expect("a poll");
@@ -146,7 +151,7 @@ async fn touched(lab: &Lab, database: &str, polls: u32) -> f64 {
     }
     drop(planner);
     while number(&mut admin, &format!("select count(*) from pg_stat_activity where datname = '{database}'")).await > 0 {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     float(number(&mut admin, &buffers).await - before)
 }

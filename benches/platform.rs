@@ -105,7 +105,8 @@ pub(crate) async fn platform(bench: &mut Bench) {
     bench.skewed().await;
     let lab = &bench.lab;
     let (mut quiet_50, mut quiet_99, mut busy_50, mut busy_99) = (Runs::default(), Runs::default(), Runs::default(), Runs::default());
-    for _ in 0..bench.sizes.runs {
+    let mut rounds = bench.rounds(120);
+    while rounds.next() {
         drop(lab.copy("skewed").await);
         let platform = Platform::start(lab, &pgbench);
         pause(WARM).await;

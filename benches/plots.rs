@@ -51,7 +51,7 @@ pub(crate) async fn growth(bench: &Bench, largest: Option<Looks>) {
     let mut all = Vec::new();
     for size in bench.sizes.growth {
         if largest.as_ref().is_none_or(|l| l.subscriptions != *size) {
-            all.push(plan::looks(&bench.lab, *size, bench.sizes.runs).await);
+            all.push(plan::looks(&bench.lab, *size, bench.sizes.runs, 20).await);
         }
     }
     all.extend(largest);

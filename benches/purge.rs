@@ -65,7 +65,8 @@ pub(crate) async fn skewed(bench: &mut Bench) {
     let each = float(holds.rows) / float(holds.accounts);
     let (mut four, mut one, mut single) = (Runs::default(), Runs::default(), Runs::default());
     let (mut longest, mut longest_one) = (Runs::default(), Runs::default());
-    for _ in 0..bench.sizes.runs {
+    let mut rounds = bench.rounds(150);
+    while rounds.next() {
         let ran = purge(lab, "skewed", &holds, None).await;
         four.add(rate(holds.rows, ran.purge()));
         longest.add(millis(ran.longest));
@@ -92,7 +93,8 @@ pub(crate) async fn uniform(bench: &mut Bench, peers: &Result<Peers, String>) {
     let holds = holds(lab, "queues").await;
     let (mut ours, mut single, mut theirs, mut longest) = (Runs::default(), Runs::default(), Runs::default(), Runs::default());
     let mut why = peers.as_ref().err().cloned();
-    for _ in 0..sizes.runs {
+    let mut rounds = bench.rounds(160);
+    while rounds.next() {
         let ran = purge(lab, "queues", &holds, None).await;
         ours.add(rate(holds.accounts, ran.purge()));
         longest.add(millis(ran.longest));
@@ -132,7 +134,8 @@ pub(crate) async fn empty(bench: &mut Bench, peers: &Result<Peers, String>) {
     let holds = holds(lab, "empty").await;
     let (mut ours, mut queue, mut theirs) = (Runs::default(), Runs::default(), Runs::default());
     let mut why = peers.as_ref().err().cloned();
-    for _ in 0..sizes.runs {
+    let mut rounds = bench.rounds(60);
+    while rounds.next() {
         ours.add(rate(holds.accounts, purge(lab, "empty", &holds, None).await.purge()));
         queue.add(bare_queue(lab, holds.accounts).await);
         if let (Ok(peers), None) = (peers, &why) {

@@ -31,7 +31,10 @@ impl Runs {
         match self.0.as_slice() {
             [] => "–".to_owned(),
             [one] => figure(*one),
-            [least, .., most] => format!("{} ({}..{})", figure(self.median()), figure(*least), figure(*most)),
+            [least, .., most] => {
+                let few = if self.0.len() < 5 { format!("; {} runs", self.0.len()) } else { String::new() };
+                format!("{} ({}..{}{few})", figure(self.median()), figure(*least), figure(*most))
+            }
         }
     }
 }
