@@ -189,24 +189,18 @@ impl App {
     /// Only what was due when this run began to purge counts: a job that falls due behind its back is the next run's.
     async fn verdict(&self, asked_at: DateTime<Utc>) -> Result<(), Failure> {
         let mut tx = self.database.begin(Purpose::Read).await?;
-        let query = format!(
-            "select count(*) filter (where j.admitted_at is null), count(*) filter (where j.admitted_at is not null)
-             from retention.jobs j where j.state in ('scheduled', 'running') and j.retain_until <= $1 and not {} and not {}",
-            held("j"),
-            paused("j")
-        );
-        let (unadmitted, admitted): (i64, i64) =
-            sqlx::query_as(AssertSqlSafe(query)).bind(asked_at).fetch_one(&mut *tx).await.map_err(DatabaseError::from)?;
+        let query =
+            format!("select count(*) from retention.jobs j where j.retain_until <= $1 and not {} and not {}", held("j"), paused("j"));
+        let due: i64 = sqlx::query_scalar(AssertSqlSafe(query)).bind(asked_at).fetch_one(&mut *tx).await.map_err(DatabaseError::from)?;
         let guard = crate::safeguards::guard(&mut tx).await?;
-        match (self.config.mode, unadmitted, admitted) {
-            (Mode::Observe, ..) | (Mode::Enforce, 0, 0) => Ok(()),
-            (Mode::Enforce, ..) if guard.tripped => {
-                Err(Failure::Guard(format!("{}; {} due jobs wait", guard.reason.unwrap_or_default(), unadmitted + admitted)))
+        match (self.config.mode, due) {
+            (Mode::Observe, _) | (Mode::Enforce, 0) => Ok(()),
+            (Mode::Enforce, _) if guard.tripped => {
+                Err(Failure::Guard(format!("{}; {due} due jobs wait", guard.reason.unwrap_or_default())))
             }
-            (Mode::Enforce, ..) => Err(Failure::Other(anyhow::anyhow!(
-                "{} due jobs remain; `retentiond jobs list --state scheduled` shows why",
-                unadmitted + admitted
-            ))),
+            (Mode::Enforce, _) => {
+                Err(Failure::Other(anyhow::anyhow!("{due} due jobs remain; `retentiond jobs list --state scheduled` shows why")))
+            }
         }
     }
 }
@@ -221,10 +215,7 @@ async fn drain_one(executor: &Executor, index: usize, stop: &Stop, progress: &Pr
         if did == Step::Worked {
             continue;
         }
-        // A process that died a moment ago may still hold what is due.
-        if executor.tidy().await? > 0 {
-            continue;
-        }
+        executor.tidy().await?;
         if waited >= LOCKED_PATIENCE || !executor.someone_waits().await? {
             break;
         }

@@ -32,6 +32,11 @@ pub enum Purpose {
     Bulk,
 }
 
+/// Milliseconds that a statement of [`Purpose::Write`] may take.
+const WRITE_STATEMENT: u128 = 5_000;
+/// Milliseconds that it may wait for a lock.
+const WRITE_LOCK: u128 = 2_000;
+
 impl Purpose {
     /// READ COMMITTED so that each statement sees what has been committed before it; row security off so that a hidden row
     /// is an error and never an absence; UTC so that a day has 24 hours. Our own statements name every schema; the search path is
@@ -44,7 +49,7 @@ impl Purpose {
             Self::Read => ("read only", 30_000, 2_000, 5_000, ""),
             Self::Glance => ("read only", 2_000, 500, 5_000, ""),
             Self::Compare => ("read only", 600_000, 2_000, 120_000, ""),
-            Self::Write => ("read write", 5_000, 2_000, 5_000, ""),
+            Self::Write => ("read write", WRITE_STATEMENT, WRITE_LOCK, 5_000, ""),
             Self::Work => ("read write", 5_000, 2_000, 5_000, by_index),
             Self::Bulk => ("read write", 120_000, 120_000, 5_000, ""),
         };
@@ -146,6 +151,31 @@ pub async fn only_by_index(conn: &mut PgConnection) -> Result<(), DatabaseError>
     )
     .execute(conn)
     .await?;
+    Ok(())
+}
+
+/// Within a transaction of [`Purpose::Write`]: no lock is waited for longer than `lock` and no statement takes longer than `statement`, until [`calm`].
+///
+/// # Errors
+/// Those of the database.
+pub async fn hurry(conn: &mut PgConnection, lock: Duration, statement: Duration) -> Result<(), DatabaseError> {
+    limits(conn, lock.as_millis(), statement.as_millis()).await
+}
+
+/// Ends [`hurry`].
+///
+/// # Errors
+/// Those of the database.
+pub async fn calm(conn: &mut PgConnection) -> Result<(), DatabaseError> {
+    limits(conn, WRITE_LOCK, WRITE_STATEMENT).await
+}
+
+async fn limits(conn: &mut PgConnection, lock: u128, statement: u128) -> Result<(), DatabaseError> {
+    sqlx::query("select set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true)")
+        .bind(lock.to_string())
+        .bind(statement.to_string())
+        .execute(conn)
+        .await?;
     Ok(())
 }
 

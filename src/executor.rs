@@ -8,7 +8,7 @@ mod pace;
 mod tell;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,7 +16,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -87,21 +86,17 @@ impl Executor {
         jobs::stepping_aside(&mut tx, &self.classes()).await
     }
 
-    /// Takes back lapsed leases and says which jobs have become overdue. Cheap; called between looks. Returns how many leases had lapsed.
+    /// Says which jobs have become overdue. Cheap; called between looks.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn tidy(&self) -> Result<u64, DatabaseError> {
+    pub async fn tidy(&self) -> Result<(), DatabaseError> {
         let mut tx = self.database.begin(Purpose::Write).await?;
-        let reclaimed = jobs::reclaim(&mut tx).await?;
         let overdue = jobs::newly_overdue(&mut tx).await?;
         Database::commit(tx).await?;
         crash::point("executor.tidied");
-        if reclaimed > 0 {
-            tracing::warn!(event = "lease.lapsed", jobs = reclaimed, "took back jobs whose worker gave no sign of life");
-        }
         overdue.iter().for_each(tell::overdue);
-        Ok(reclaimed)
+        Ok(())
     }
 
     /// How long a worker may rest: until the next job is ready, and never longer than `at_most`.
@@ -163,36 +158,48 @@ impl Worker {
         let executor = self.executor.clone();
         self.yield_to_the_platform().await;
         self.worked = false;
-        if self.weigh().await? == Weighed::Stopped {
-            return Ok(Step::Idle);
-        }
         let classes = executor.policy.classes.len();
         for offset in 0..classes {
             let index = (self.turn + offset) % classes;
             let (Some(class), Some(batch)) = (executor.policy.classes.get(index), executor.batches.get(index)) else {
                 continue;
             };
-            let mut tx = executor.database.begin(Purpose::Work).await?;
-            // Asked as late as can be: connections may have been scarce.
-            if self.stop.is_cancelled() {
-                return Ok(Step::Idle);
+            let mut claimed = self.claim(class).await?;
+            if claimed.is_empty() && self.weigh(class).await? {
+                claimed = self.claim(class).await?;
             }
-            let claimed = jobs::claim(&mut tx, &class.jobs, &self.name, executor.config.executor.lease, self.pace.jobs()).await?;
             if !claimed.is_empty() {
-                crash::point("executor.claiming");
-            }
-            Database::commit(tx).await?;
-            if !claimed.is_empty() {
-                crash::point("executor.claimed");
                 self.turn = index + 1;
                 self.worked = true;
                 self.pace.claimed(claimed.iter().any(|job| job.pressing));
-                claimed.iter().filter(|job| !job.continued).for_each(|job| tell::started(class, job));
                 self.purge(class, batch, claimed).await?;
                 return Ok(Step::Worked);
             }
         }
         Ok(Step::Idle)
+    }
+
+    async fn claim(&self, class: &Class) -> Result<Vec<Claimed>, DatabaseError> {
+        let config = &self.executor.config;
+        let mut tx = self.executor.database.begin(Purpose::Work).await?;
+        // Asked as late as can be: connections may have been scarce.
+        if self.stop.is_cancelled() {
+            return Ok(Vec::new());
+        }
+        let claimed = jobs::claim(&mut tx, &class.jobs, &self.name, config.executor.lease, config.guard.window, self.pace.jobs()).await?;
+        if !claimed.is_empty() {
+            crash::point("executor.claiming");
+        }
+        Database::commit(tx).await?;
+        if !claimed.is_empty() {
+            crash::point("executor.claimed");
+        }
+        let lapsed = claimed.iter().filter(|job| job.lapsed).count();
+        if lapsed > 0 {
+            tracing::warn!(event = "lease.lapsed", jobs = lapsed, "took over jobs whose worker gave no sign of life");
+        }
+        claimed.iter().filter(|job| !job.continued).for_each(|job| tell::started(class, job));
+        Ok(claimed)
     }
 
     /// Asks how hard the database is pressed, and pauses after a batch accordingly. Nothing is claimed meanwhile, and a stop ends it.
@@ -208,28 +215,29 @@ impl Worker {
         }
     }
 
-    /// Lets the guard weigh what has become due.
-    async fn weigh(&self) -> Result<Weighed, DatabaseError> {
+    /// Lets the guard weigh what is due, if anything of the class waits for that. Yields whether it let somebody begin.
+    async fn weigh(&self, class: &Class) -> Result<bool, DatabaseError> {
+        let guard = &self.executor.config.guard;
         let mut tx = self.executor.database.begin(Purpose::Work).await?;
-        let accepted = self.executor.policy.classes.first().map_or("", |class| class.jobs.accepted.as_str());
-        let stopped = safeguards::stopped(&mut tx, accepted).await?;
-        let unweighed = safeguards::unweighed(&mut tx).await?;
+        let waits =
+            !safeguards::stopped(&mut tx, &class.jobs.accepted).await? && jobs::unweighed(&mut tx, &class.jobs, guard.window).await?;
         drop(tx);
-        if stopped {
-            return Ok(Weighed::Stopped);
+        if !waits {
+            return Ok(false);
         }
-        if unweighed {
-            let mut tx = self.executor.database.begin(Purpose::Bulk).await?;
-            let admission = safeguards::admit(&mut tx, &self.executor.config.guard).await?;
-            crash::point("guard.weighed");
-            Database::commit(tx).await?;
-            crash::point("guard.admitted");
-            if let Admission::Tripped(reason) = admission {
+        let mut tx = self.executor.database.begin(Purpose::Bulk).await?;
+        let admission = safeguards::admit(&mut tx, guard).await?;
+        crash::point("guard.weighed");
+        Database::commit(tx).await?;
+        crash::point("guard.admitted");
+        match admission {
+            Admission::Nothing => Ok(false),
+            Admission::Admitted(_) => Ok(true),
+            Admission::Tripped(reason) => {
                 safeguards::tell_tripped(&reason);
-                return Ok(Weighed::Stopped);
+                Ok(false)
             }
         }
-        Ok(Weighed::Open)
     }
 
     /// Purges a group; when the group as a whole fails, its halves, so that one bad job stops only itself.
@@ -247,12 +255,20 @@ impl Worker {
                 continue;
             }
             match self.batch(class, batch, &group).await {
-                Ok(()) => {}
+                Ok(Outcome::Committed) => {}
+                Ok(Outcome::Contended) => {
+                    let half = group.split_off(group.len() / 2);
+                    groups.push(half);
+                    groups.push(group);
+                }
                 Err(error) if error.kind() == Kind::Unreachable => return Err(error),
                 // A table lock, or somebody who is about to stop deletion: no fault of these jobs.
                 Err(error) if error.kind() == Kind::Locked => {
                     self.pace.locked_out();
-                    self.step_aside(class, group).await?;
+                    groups.push(group);
+                    for group in groups.drain(..) {
+                        self.step_aside(class, group).await?;
+                    }
                 }
                 Err(error) => {
                     // Fewer records per batch are another try.
@@ -273,7 +289,7 @@ impl Worker {
     }
 
     /// One transaction: lock, ask again, delete, look, record.
-    async fn batch(&mut self, class: &Class, batch: &Batch, group: &[Claimed]) -> Result<(), DatabaseError> {
+    async fn batch(&mut self, class: &Class, batch: &Batch, group: &[Claimed]) -> Result<Outcome, DatabaseError> {
         let began = Instant::now();
         let before = clock::reading();
         let mut tx = self.executor.database.begin(Purpose::Write).await?;
@@ -287,18 +303,25 @@ impl Worker {
         let verdicts = batch.license(&mut tx, group).await?;
         crash::point("executor.licensed");
         let licensed: Vec<&Claimed> = group.iter().filter(|j| verdicts.get(&j.id) == Some(&Verdict::Stands)).collect();
-        let mut purged: BTreeMap<i64, Purged<'_>> = BTreeMap::new();
         let mut budget = self.pace.rows();
+        let sizes = batch.sizes(&mut tx, class, &licensed, budget + 1).await?;
+        let (fitting, crowded) = fit(licensed, &sizes, budget);
+        let mut purged: BTreeMap<i64, Purged<'_>> = BTreeMap::new();
         let mut longest = Duration::ZERO;
-        for target in &class.targets {
-            if licensed.is_empty() || budget == 0 {
+        for (at, target) in class.targets.iter().enumerate() {
+            if fitting.is_empty() || budget == 0 {
                 break;
             }
+            let size = |job: &Claimed| sizes.get(&job.id).and_then(|by_target| by_target.get(at)).copied().unwrap_or(0);
+            let jobs: Vec<_> = fitting.iter().map(|job| (*job, size(job))).collect();
             let asked = Instant::now();
-            let deleted = batch.delete(&mut tx, target, &licensed, budget).await?;
+            let deleted = match batch.delete(&mut tx, target, &jobs, budget).await {
+                Err(error) if error.kind() == Kind::Locked && group.len() > 1 => return Ok(Outcome::Contended),
+                deleted => deleted?,
+            };
             longest = longest.max(asked.elapsed());
             for (job, found, records) in deleted {
-                budget -= found;
+                budget = (budget - found).max(0);
                 let purged = purged.entry(job).or_default();
                 purged.found += found;
                 purged.records.insert(&target.name, records);
@@ -306,7 +329,7 @@ impl Worker {
             crash::point("executor.deleted");
         }
         batch.unchanged(&mut tx, &self.executor.policy.pinned).await?;
-        let left = batch.left(&mut tx, class, &licensed).await?;
+        let left = batch.left(&mut tx, class, &fitting).await?;
         crash::point("executor.looked");
         let mut progress = Vec::new();
         for job in group {
@@ -315,25 +338,25 @@ impl Worker {
             let purged = purged.remove(&job.id).unwrap_or_default();
             let left = left.get(&job.id);
             let next = match verdict {
+                Verdict::Stands if crowded.contains(&job.id) => Next::Crowded,
                 Verdict::Stands => self.judge(job, &purged, left, budget == 0),
                 Verdict::Blocked(reason) => Next::Wait(reason, pause(reason)),
             };
             progress.push((job, account(class, job, next, &purged, left), purged));
         }
         let record: Vec<Progress> = progress.iter().map(|(_, p, _)| p.clone()).collect();
-        if jobs::record(&mut tx, &class.jobs, &record).await? != record.len() as u64 {
+        let recorded = jobs::record(&mut tx, &class.jobs, &record).await?;
+        if recorded.rows != record.len() {
             // Our rows are locked, so this cannot be; if it is, nothing of this batch may stand.
             return Err(batch::lost());
         }
-        let completed_at: DateTime<Utc> =
-            sqlx::query_scalar("select clock_timestamp()").fetch_one(&mut *tx).await.map_err(DatabaseError::from)?;
         crash::point("executor.recorded");
         Database::commit(tx).await?;
         crash::point("executor.committed");
         let took = began.elapsed();
 
         let finished = record.iter().filter(|p| !matches!(p.next, Next::Continue | Next::Crowded)).count();
-        self.pace.committed(finished, budget == 0, pace::felt(longest, took));
+        self.pace.committed(finished, finished < record.len(), pace::felt(longest, took));
         for target in class.targets.iter().filter(|t| progress.iter().any(|(.., p)| p.records.get(t.name.as_str()).is_some_and(|n| *n > 0)))
         {
             metrics::batch_took(&target.name, took);
@@ -344,12 +367,12 @@ impl Worker {
                 metrics::records_deleted(&class.jobs.feature, &class.jobs.name, target, *records);
             }
             tell::outcome(class, job, progress, left.get(&job.id).map(Vec::as_slice));
-            if progress.next == Next::Complete {
+            if let (Next::Complete, Some(completed_at)) = (progress.next, recorded.completed_at) {
                 self.executor.completed.fetch_add(1, Ordering::Relaxed);
                 metrics::completed(&class.jobs.feature, &class.jobs.name, (completed_at - job.retain_until).as_seconds_f64());
             }
         }
-        Ok(())
+        Ok(Outcome::Committed)
     }
 
     /// What becomes of a job whose batch ran.
@@ -394,7 +417,7 @@ impl Worker {
                 error: error.map(str::to_owned),
             };
             let mut tx = self.executor.database.begin(Purpose::Write).await?;
-            let ours = jobs::record(&mut tx, &class.jobs, std::slice::from_ref(&progress)).await? == 1;
+            let ours = jobs::record(&mut tx, &class.jobs, std::slice::from_ref(&progress)).await?.rows == 1;
             crash::point("executor.giving_back");
             Database::commit(tx).await?;
             crash::point("executor.gave_back");
@@ -407,10 +430,29 @@ impl Worker {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Weighed {
-    Open,
-    Stopped,
+/// What became of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// It stands, whatever it did.
+    Committed,
+    /// Somebody holds a record of one of its jobs: it was undone, and smaller ones will find out whose.
+    Contended,
+}
+
+/// Of the jobs, in their order, those that fit into `budget` records as a whole; the first alone where it is larger than that. And the ids of the rest.
+fn fit<'a>(jobs: Vec<&'a Claimed>, sizes: &BTreeMap<i64, Vec<i64>>, budget: i64) -> (Vec<&'a Claimed>, BTreeSet<i64>) {
+    let size = |job: &Claimed| sizes.get(&job.id).map_or(0, |by_target| by_target.iter().sum::<i64>());
+    if jobs.first().is_some_and(|job| size(job) > budget) {
+        let (first, rest) = jobs.split_at(1);
+        return (first.to_vec(), rest.iter().map(|job| job.id).collect());
+    }
+    let mut left = budget;
+    let (fitting, crowded): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| {
+        let fits = size(job) <= left;
+        left -= if fits { size(job) } else { 0 };
+        fits
+    });
+    (fitting, crowded.iter().map(|job| job.id).collect())
 }
 
 fn pause(reason: &str) -> Duration {

@@ -3,22 +3,23 @@
 
 mod by_hand;
 mod list;
+mod record;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, types::Json};
 
 use crate::{
     database::DatabaseError,
     retention::{Done, Open},
-    safeguards::{agreement::in_force, held, paused},
+    safeguards::{admitted_at, agreement::in_force, count_from_now, guarded, held, paused},
     sql::literal,
 };
 
 pub use by_hand::{close, retry};
 pub use list::{Filter, Job, Looks, Tally, list, looks, tally};
+pub use record::{Next, Progress, cancel, record};
 
 /// When a completed job is looked at again for the first time (R24).
 pub const FIRST_LOOK: Duration = Duration::from_secs(5);
@@ -57,17 +58,14 @@ impl Class {
         format!("string_to_array({}, ',') <@ string_to_array({alias}.places, ',')", literal(&self.places))
     }
 
-    /// The open jobs of this class under `alias`.
+    /// The open jobs of this class under `alias`: the job table holds no others.
     #[must_use]
     pub fn open(&self, alias: &str) -> String {
-        format!("{} and {alias}.state in ('scheduled', 'running')", self.of(alias))
+        self.of(alias)
     }
 
     /// A claimed job under `alias` may still be purged by whoever holds fence `b.fence`: ours, due by the database's clock, admitted,
     /// and made under this very rule.
-    ///
-    /// Only a running job has a lease (a check of the table says so). Its state is not named, or else statistics from a quiet hour make the
-    /// planner read the index of leases once for each job, dead entries included, instead of the primary key.
     #[must_use]
     pub fn licensed(&self, alias: &str) -> String {
         format!(
@@ -187,7 +185,7 @@ pub async fn schedule(
          select p.account_id, {}, {}, p.starting_point, p.started_at, p.retain_until, p.delete_by, p.retain_until, {}, string_to_array(p.seen, chr(31)), $7
          from unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::timestamptz[], $6::text[])
               as p(account_id, starting_point, started_at, retain_until, delete_by, seen)
-         on conflict (account_id, feature, data_class) where state in ('scheduled', 'running') do nothing
+         on conflict (account_id, feature, data_class) do nothing
          returning id, account_id",
         literal(&class.feature),
         literal(&class.name),
@@ -228,12 +226,12 @@ pub async fn reschedule(conn: &mut PgConnection, class: &Class, plans: &[(OpenJo
     let policy = literal(&class.policy);
     Ok(sqlx::query_scalar(AssertSqlSafe(format!(
         "update retention.jobs j
-         set state = 'scheduled', fence = j.fence + 1, worker = null, lease_until = null, admitted_at = null, attempts = 0, continues = false, looks = 0,
+         set fence = j.fence + 1, worker = null, lease_until = null, admitted_at = null, attempts = 0, continues = false, looks = 0,
              blocked_by = null, last_error = null, overdue_told_at = null, policy = {policy}, seen = case when j.policy = {policy} then j.seen end, starting_point = p.starting_point, started_at = p.started_at,
              retain_until = p.retain_until, delete_by = p.delete_by, ready_at = p.retain_until
          from unnest($1::int8[], $2::int8[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[])
               as p(id, fence, starting_point, started_at, retain_until, delete_by)
-         where j.id = p.id and j.fence = p.fence and j.state in ('scheduled', 'running') returning j.id"
+         where j.id = p.id and j.fence = p.fence returning j.id"
     )))
     .bind(plans.iter().map(|(j, _)| j.id).collect::<Vec<_>>())
     .bind(plans.iter().map(|(j, _)| j.fence).collect::<Vec<_>>())
@@ -241,24 +239,6 @@ pub async fn reschedule(conn: &mut PgConnection, class: &Class, plans: &[(OpenJo
     .bind(plans.iter().map(|(_, p)| p.started_at).collect::<Vec<_>>())
     .bind(plans.iter().map(|(_, p)| p.retain_until).collect::<Vec<_>>())
     .bind(plans.iter().map(|(_, p)| p.delete_by).collect::<Vec<_>>())
-    .fetch_all(conn)
-    .await?)
-}
-
-/// Cancels open jobs and keeps their counts (R22).
-///
-/// # Errors
-/// Those of the database.
-pub async fn cancel(conn: &mut PgConnection, jobs: &[(OpenJob, &'static str)]) -> Result<Vec<i64>, DatabaseError> {
-    Ok(sqlx::query_scalar(
-        "update retention.jobs j
-         set state = 'cancelled', cancelled_at = now(), cancel_reason = c.reason, fence = j.fence + 1, worker = null, lease_until = null, blocked_by = null
-         from unnest($1::int8[], $2::int8[], $3::text[]) as c(id, fence, reason)
-         where j.id = c.id and j.fence = c.fence and j.state in ('scheduled', 'running') returning j.id",
-    )
-    .bind(jobs.iter().map(|(j, _)| j.id).collect::<Vec<_>>())
-    .bind(jobs.iter().map(|(j, _)| j.fence).collect::<Vec<_>>())
-    .bind(jobs.iter().map(|(_, reason)| *reason).collect::<Vec<_>>())
     .fetch_all(conn)
     .await?)
 }
@@ -284,7 +264,7 @@ pub async fn lock_unlisted(conn: &mut PgConnection, classes: &[&Class], limit: i
     Ok(sqlx::query_as(AssertSqlSafe(format!(
         "select j.id, j.account_id, j.feature, j.data_class, j.fence, j.starting_point, j.started_at, j.policy, j.delete_by,
                 j.purge_began_at is not null as began, j.retain_until
-         from retention.jobs j where j.state in ('scheduled', 'running') and (j.feature, j.data_class) not in ({})
+         from retention.jobs j where (j.feature, j.data_class) not in ({})
          order by j.id limit {limit} for no key update skip locked",
         listed.join(", ")
     )))
@@ -329,11 +309,16 @@ pub struct Claimed {
     pub records_deleted: Json<Counts>,
     /// This claim goes on with an attempt that has begun.
     pub continued: bool,
+    /// Whoever had it before gave no sign of life.
+    pub lapsed: bool,
     /// It is past half of its allowance, and must not be slowed down much.
     pub pressing: bool,
 }
 
-/// Claims due jobs of one class, first come first served. Held, paused and unadmitted ones stay where they are.
+/// Claims due jobs of one class, first come first served, those among them whose lease has lapsed. Held, paused and unadmitted ones stay where they
+/// are; while the guard stands in the way, all do.
+///
+/// Changes no column that an index knows: on a page with room a claim costs no index entry.
 ///
 /// # Errors
 /// Those of the database.
@@ -342,25 +327,30 @@ pub async fn claim(
     class: &Class,
     worker: &str,
     lease: Duration,
+    window: Duration,
     at_most: i64,
 ) -> Result<Vec<Claimed>, DatabaseError> {
     Ok(sqlx::query_as(AssertSqlSafe(format!(
         "with next as materialized (
-             select j.id, j.continues from retention.jobs j
-             where {} and j.state = 'scheduled' and j.ready_at <= now() and j.retain_until <= now() and j.admitted_at is not null
-               and j.policy = {} and {} and not {} and not {}
-             order by j.ready_at limit $3 for no key update skip locked)
+             select j.id, j.continues, j.account_id, j.lease_until is not null as lapsed, j.admitted_at is null as begins, {} as admitted_at from retention.jobs j
+             where {} and j.ready_at <= now() and j.retain_until <= now() and (j.lease_until is null or j.lease_until <= now())
+               and j.policy = {} and {} and not {} and not {} and not {}
+             order by j.ready_at limit $3 for no key update skip locked),
+         counted as ({})
          update retention.jobs j
-         set state = 'running', fence = j.fence + 1, worker = $1, lease_until = now() + make_interval(secs => $2), continues = false,
-             attempts = j.attempts + case when next.continues then 0 else 1 end, blocked_by = null
-         from next where j.id = next.id
-         returning j.id, j.account_id, j.fence, j.starting_point, j.retain_until, j.delete_by, j.seen, j.attempts, j.looks, j.records_deleted, next.continues as continued,
-                   now() - j.retain_until > (j.delete_by - j.retain_until) / 2 as pressing",
+         set fence = j.fence + 1, worker = $1, lease_until = now() + make_interval(secs => $2), continues = false,
+             attempts = j.attempts + case when next.continues then 0 else 1 end, blocked_by = null, admitted_at = coalesce(j.admitted_at, now())
+         from next where j.id = next.id and next.admitted_at is not null
+         returning j.id, j.account_id, j.fence, j.starting_point, j.retain_until, j.delete_by, j.seen, j.attempts, j.looks, j.records_deleted,
+                   next.continues as continued, next.lapsed, now() - j.retain_until > (j.delete_by - j.retain_until) / 2 as pressing",
+        admitted_at("j", window),
         class.of("j"),
         literal(&class.policy),
         in_force(&class.accepted),
+        guarded(),
         held("j"),
-        paused("j")
+        paused("j"),
+        count_from_now("select account_id from next where begins and admitted_at is not null", window)
     )))
     .bind(worker)
     .bind(lease.as_secs_f64())
@@ -369,135 +359,38 @@ pub async fn claim(
     .await?)
 }
 
-/// What a batch made of one claimed job.
-#[derive(Debug, Clone)]
-pub struct Progress {
-    /// The job.
-    pub id: i64,
-    /// Its fence.
-    pub fence: i64,
-    /// What happens to it now.
-    pub next: Next,
-    /// Deleted so far, by target.
-    pub records_deleted: Counts,
-    /// By target; only when completed.
-    pub outcomes: BTreeMap<String, &'static str>,
-    /// A batch ran for it.
-    pub began: bool,
-    /// Looks in a row that found records no batch could delete.
-    pub looks: i32,
-    /// What went wrong.
-    pub error: Option<String>,
-}
-
-/// What happens to a claimed job after a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
-    /// A separate look found nothing left.
-    Complete,
-    /// More records than one batch takes; it queues behind what became due meanwhile.
-    Continue,
-    /// The batch was full before its turn came; it keeps its place.
-    Crowded,
-    /// Somebody or something stands in the way; claimed again when it no longer does.
-    Wait(&'static str, Duration),
-    /// It failed; tried again after a pause.
-    Retry(Duration),
-}
-
-/// Records what a batch came to, in the batch's own transaction. Returns how many rows carried the fence; fewer than given means that
-/// somebody else has a job now, and the batch must be rolled back.
-///
-/// # Errors
-/// Those of the database.
-pub async fn record(conn: &mut PgConnection, class: &Class, progress: &[Progress]) -> Result<u64, DatabaseError> {
-    let state = |p: &Progress| match p.next {
-        Next::Complete => "completed",
-        Next::Continue | Next::Crowded | Next::Wait(..) | Next::Retry(_) => "scheduled",
-    };
-    let blocked_by = |p: &Progress| match p.next {
-        Next::Wait(reason, _) => Some(reason),
-        Next::Complete | Next::Continue | Next::Crowded | Next::Retry(_) => None,
-    };
-    let pause = |p: &Progress| match p.next {
-        Next::Wait(_, pause) | Next::Retry(pause) => Some(pause.as_secs_f64()),
-        Next::Complete | Next::Continue => Some(0.0),
-        Next::Crowded => None,
-    };
-    // The done-mark is made of the rows that were recorded, never of those that were meant.
-    let recorded: i64 = sqlx::query_scalar(
-        "with recorded as (
-         update retention.jobs j
-         set state = p.state, worker = null, lease_until = null, continues = p.continues, blocked_by = p.blocked_by, looks = p.looks,
-             ready_at = coalesce(now() + make_interval(secs => p.pause), j.ready_at), last_error = coalesce(p.error, j.last_error),
-             purge_began_at = coalesce(j.purge_began_at, case when p.began then now() end),
-             records_deleted = p.records_deleted::jsonb, outcomes = p.outcomes::jsonb,
-             completed_at = case when p.state = 'completed' then clock_timestamp() end
-         from unnest($1::int8[], $2::int8[], $3::text[], $4::bool[], $5::text[], $6::int4[], $7::float8[], $8::text[], $9::bool[], $10::text[], $11::text[])
-              as p(id, fence, state, continues, blocked_by, looks, pause, error, began, records_deleted, outcomes)
-         where j.id = p.id and j.fence = p.fence and j.lease_until is not null
-         returning j.id, j.account_id, j.feature, j.data_class, j.starting_point, j.started_at, j.state),
-         marked as (
-             insert into retention.done_marks (account_id, feature, data_class, starting_point, started_at, places, job_id, look_at)
-             select account_id, feature, data_class, starting_point, started_at, $12, id, now() + make_interval(secs => $13)
-             from recorded where state = 'completed'
-             on conflict (account_id, feature, data_class) do update
-             set starting_point = excluded.starting_point, started_at = excluded.started_at, places = excluded.places, job_id = excluded.job_id,
-                 purged_at = now(), look_at = excluded.look_at, looks = 0, residue = false)
-         select count(*) from recorded",
-    )
-    .bind(progress.iter().map(|p| p.id).collect::<Vec<_>>())
-    .bind(progress.iter().map(|p| p.fence).collect::<Vec<_>>())
-    .bind(progress.iter().map(state).collect::<Vec<_>>())
-    .bind(progress.iter().map(|p| matches!(p.next, Next::Continue | Next::Crowded)).collect::<Vec<_>>())
-    .bind(progress.iter().map(blocked_by).collect::<Vec<_>>())
-    .bind(progress.iter().map(|p| p.looks).collect::<Vec<_>>())
-    .bind(progress.iter().map(pause).collect::<Vec<_>>())
-    .bind(progress.iter().map(|p| p.error.as_deref()).collect::<Vec<_>>())
-    .bind(progress.iter().map(|p| p.began).collect::<Vec<_>>())
-    .bind(progress.iter().map(|p| json(&p.records_deleted)).collect::<Vec<_>>())
-    .bind(progress.iter().map(|p| json(&p.outcomes)).collect::<Vec<_>>())
-    .bind(&class.places)
-    .bind(FIRST_LOOK.as_secs_f64())
-    .fetch_one(conn)
-    .await?;
-    Ok(recorded.unsigned_abs())
-}
-
-/// The text of a map of strings and numbers as JSON, which cannot fail.
-fn json<T: Serialize>(map: &BTreeMap<String, T>) -> String {
-    serde_json::to_string(map).unwrap_or_else(|_| "{}".to_owned())
-}
-
 /// Whether a due job waits for somebody who holds its records or its source row, or is in a worker's hands.
 ///
 /// # Errors
 /// Those of the database.
 pub async fn stepping_aside(conn: &mut PgConnection, classes: &[Class]) -> Result<bool, DatabaseError> {
-    let mut ways = vec!["exists (select 1 from retention.jobs where state = 'running')".to_owned()];
     // A job steps aside for a moment only, which keeps this look within a short range of the index.
-    ways.extend(classes.iter().map(|class| {
-        let of = class.of("j");
+    let way = |class: &Class| {
         format!(
-            "exists (select 1 from retention.jobs j where {of} and j.state = 'scheduled' and j.ready_at < now() + interval '1 minute'
-                     and j.retain_until <= now() and j.blocked_by = 'locked')"
+            "exists (select 1 from retention.jobs j where {} and j.ready_at < now() + interval '1 minute'
+                     and j.retain_until <= now() and (j.blocked_by = 'locked' or j.lease_until > now()))",
+            class.of("j")
         )
-    }));
+    };
+    let ways: Vec<String> = classes.iter().map(way).collect();
     Ok(sqlx::query_scalar(AssertSqlSafe(format!("select {}", ways.join(" or ")))).fetch_one(conn).await?)
 }
 
-/// Takes back what a worker held that gave no sign of life. Returns how many.
+/// Whether a due job of the class waits to be weighed by the guard. What is held or paused does not: the guard would pass it over again and again.
 ///
 /// # Errors
 /// Those of the database.
-pub async fn reclaim(conn: &mut PgConnection) -> Result<u64, DatabaseError> {
-    Ok(sqlx::query(
-        "update retention.jobs set state = 'scheduled', fence = fence + 1, worker = null, lease_until = null
-         where id in (select id from retention.jobs where state = 'running' and lease_until <= now() for no key update skip locked)",
-    )
-    .execute(conn)
-    .await?
-    .rows_affected())
+pub async fn unweighed(conn: &mut PgConnection, class: &Class, window: Duration) -> Result<bool, DatabaseError> {
+    Ok(sqlx::query_scalar(AssertSqlSafe(format!(
+        "select exists (select 1 from retention.jobs j
+                        where {} and j.ready_at <= now() and j.retain_until <= now() and {} is null and not {} and not {})",
+        class.of("j"),
+        admitted_at("j", window),
+        held("j"),
+        paused("j")
+    )))
+    .fetch_one(conn)
+    .await?)
 }
 
 /// Ends every back-off of what is due, as `run --once` does (R33).
@@ -505,9 +398,7 @@ pub async fn reclaim(conn: &mut PgConnection) -> Result<u64, DatabaseError> {
 /// # Errors
 /// Those of the database.
 pub async fn end_backoff(conn: &mut PgConnection) -> Result<(), DatabaseError> {
-    sqlx::query("update retention.jobs set ready_at = now() where state = 'scheduled' and retain_until <= now() and ready_at > now()")
-        .execute(conn)
-        .await?;
+    sqlx::query("update retention.jobs set ready_at = now() where retain_until <= now() and ready_at > now()").execute(conn).await?;
     Ok(())
 }
 
@@ -521,7 +412,7 @@ pub async fn next_ready(conn: &mut PgConnection, classes: &[Class]) -> Result<Op
     let mut soonest: Option<f64> = None;
     for class in classes {
         let seconds: Option<f64> = sqlx::query_scalar(AssertSqlSafe(format!(
-            "select extract(epoch from min(j.ready_at) - clock_timestamp())::float8 from retention.jobs j where {} and j.state = 'scheduled' and j.ready_at > now() - interval '100 milliseconds'",
+            "select extract(epoch from min(j.ready_at) - clock_timestamp())::float8 from retention.jobs j where {} and j.ready_at > now() - interval '100 milliseconds'",
             class.of("j")
         )))
         .fetch_one(&mut *conn)
@@ -564,7 +455,7 @@ pub struct Overdue {
 pub async fn newly_overdue(conn: &mut PgConnection) -> Result<Vec<Overdue>, DatabaseError> {
     Ok(sqlx::query_as(AssertSqlSafe(format!(
         "update retention.jobs j set overdue_told_at = now()
-         where j.id in (select j.id from retention.jobs j where j.state in ('scheduled', 'running') and j.delete_by < now() and j.overdue_told_at is null and not {}
+         where j.id in (select j.id from retention.jobs j where j.delete_by < now() and j.overdue_told_at is null and not {}
                         order by j.delete_by limit 1000 for no key update skip locked)
          returning j.id, j.account_id, j.feature, j.data_class, j.starting_point, j.retain_until, j.delete_by, j.last_error, j.blocked_by",
         held("j")

@@ -183,11 +183,10 @@ pub async fn consequences(conn: &mut PgConnection, policy: &Policy) -> Result<Ve
         }
         found.push(consequence);
     }
-    let open: Vec<(String, String, i64)> = sqlx::query_as(
-        "select j.feature, j.data_class, count(*) from retention.jobs j where j.state in ('scheduled', 'running') group by 1, 2 order by 1, 2",
-    )
-    .fetch_all(conn)
-    .await?;
+    let open: Vec<(String, String, i64)> =
+        sqlx::query_as("select j.feature, j.data_class, count(*) from retention.jobs j group by 1, 2 order by 1, 2")
+            .fetch_all(conn)
+            .await?;
     let listed = |feature: &str, name: &str| policy.classes.iter().any(|c| c.jobs.feature == feature && c.jobs.name == name);
     for (feature, name, jobs) in open.into_iter().filter(|(feature, name, _)| !listed(feature, name)) {
         found.push(Consequence { class: format!("{feature}/{name}"), cancelled: jobs.unsigned_abs(), ..Consequence::default() });
@@ -449,7 +448,7 @@ pub async fn status(conn: &mut PgConnection, mode: Mode, terms: &Terms) -> Resul
         jobs: jobs::tally(&mut *conn).await?,
         last_poll_at: looks.polled_at.max(looks.resynced_at),
         last_resync_at: looks.resynced_at,
-        earliest_unmet_deadline: sqlx::query_scalar("select min(delete_by) from retention.jobs where state in ('scheduled', 'running')")
+        earliest_unmet_deadline: sqlx::query_scalar("select min(delete_by) from retention.jobs")
             .fetch_one(&mut *conn)
             .await?,
         quarantined: sqlx::query_as(

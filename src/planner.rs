@@ -524,7 +524,7 @@ fn recent(class: &Class) -> String {
          where not exists (select 1 from retention.jobs j where j.account_id = n.account_id and {} and j.started_at = n.since)
            and not exists (select 1 from retention.done_marks d where d.account_id = n.account_id and {} and d.started_at = n.since)
          union
-         select j.account_id from retention.jobs j where {} and j.state = 'scheduled' and j.blocked_by in ('changed', 'missing')
+         select j.account_id from retention.jobs j where {} and j.blocked_by in ('changed', 'missing')
          union
          select d.account_id from retention.done_marks d where {} and d.residue",
         class.source.standing_since(),

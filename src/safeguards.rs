@@ -22,6 +22,8 @@ use crate::{
 
 /// Batches take this advisory lock shared, and whoever stops deletion takes it exclusively: once a stop has returned, no batch is under way (R15).
 pub const STOP_LOCK: i64 = 0x7265_7465_6e74_0001;
+/// The window is watched in steps of this part of it.
+const STEPS: u32 = 24;
 /// Held while the guard weighs what is due, so that replicas cannot pass a limit together (R31).
 const GUARD_LOCK: i64 = 0x7265_7465_6e74_0002;
 
@@ -41,6 +43,30 @@ pub fn paused(alias: &str) -> String {
     format!(
         "exists (select 1 from retention.pauses p where p.resumed_at is null \
          and (p.account_id is null or p.account_id = {alias}.account_id) and (p.data_class is null or p.data_class = {alias}.data_class))"
+    )
+}
+
+/// When the guard let the purge of the job under `alias` begin, as an expression; null when it has not. A job that has begun, or was let through by a
+/// person, says so itself; else its account counts within the window already, and what is limited are distinct accounts (R31).
+#[must_use]
+pub fn admitted_at(alias: &str, length: Duration) -> String {
+    format!(
+        "coalesce({alias}.admitted_at, (select a.admitted_at from retention.admissions a \
+         where a.account_id = {alias}.account_id and not a.released and a.admitted_at > now() - {}))",
+        window(length)
+    )
+}
+
+/// Counts the accounts in `begun (account_id)` from now on, as the text of an UPDATE: whatever begins later than it was weighed still counts for a whole
+/// window. To a step of the window, so that a mass of purges which begin soon after they were weighed costs nothing. Waits for nobody: whoever else has
+/// the row counts the account too.
+#[must_use]
+pub fn count_from_now(begun: &str, length: Duration) -> String {
+    format!(
+        "update retention.admissions set admitted_at = now() where account_id = any(array(
+             select a.account_id from retention.admissions a
+             where a.account_id = any(array({begun})) and not a.released and a.admitted_at <= now() - {} for no key update skip locked))",
+        window(length / STEPS)
     )
 }
 
@@ -105,13 +131,13 @@ pub async fn paused_globally(conn: &mut PgConnection) -> Result<bool, DatabaseEr
 pub enum Admission {
     /// Nothing waits to be weighed, or the guard stands tripped already.
     Nothing,
-    /// So many jobs may begin.
+    /// So many accounts' purges may begin.
     Admitted(u64),
     /// A limit was exceeded; none was admitted.
     Tripped(String),
 }
 
-/// Weighs every due job that has not been admitted yet against the guard's limits, in one transaction, and admits all of them or none (I12, R31).
+/// Weighs every due job that has not been admitted yet against the guard's limits, in one transaction, and admits all of their accounts or none (I12, R31).
 ///
 /// Takes the guard's advisory lock, and nothing that the platform could want. Run it in a transaction of its own.
 ///
@@ -119,57 +145,39 @@ pub enum Admission {
 /// Those of the database.
 pub async fn admit(conn: &mut PgConnection, limits: &config::Guard) -> Result<Admission, DatabaseError> {
     take(&mut *conn, GUARD_LOCK).await?;
-    let stopped: bool = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select {}", guarded()))).fetch_one(&mut *conn).await?;
-    let due =
-        format!("state = 'scheduled' and admitted_at is null and retain_until <= now() and not {} and not {}", held("j"), paused("j"));
+    let (stopped, known): (bool, Option<i64>) =
+        sqlx::query_as(sqlx::AssertSqlSafe(format!("select {}, (select known_accounts from retention.guard)", guarded())))
+            .fetch_one(&mut *conn)
+            .await?;
     if stopped {
         return Ok(Admission::Nothing);
     }
     let window = window(limits.window);
-    let (waiting, accounts, known): (i64, i64, Option<i64>) = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "with due as materialized (select distinct j.account_id from retention.jobs j where {due})
-         select (select count(*) from due),
-                (select count(*) from (select account_id from due
-                   union select a.account_id from retention.admissions a where a.admitted_at > now() - {window} and not a.released) w),
-                (select known_accounts from retention.guard)"
-    )))
-    .fetch_one(&mut *conn)
-    .await?;
-    if waiting == 0 {
-        return Ok(Admission::Nothing);
-    }
-    let (accounts, known) = (accounts.unsigned_abs(), known.map(i64::unsigned_abs));
-    if let Some(reason) = exceeded(limits, accounts, known) {
-        trip(&mut *conn, &reason).await?;
-        return Ok(Admission::Tripped(reason));
-    }
-    let admitted = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "with due as (update retention.jobs j set admitted_at = now() where {due} returning j.account_id)
-         insert into retention.admissions (account_id, admitted_at) select distinct account_id, now() from due
-         on conflict (account_id) do update set admitted_at = excluded.admitted_at, released = false"
+    sqlx::query(sqlx::AssertSqlSafe(format!("delete from retention.admissions where admitted_at <= now() - {window}")))
+        .execute(&mut *conn)
+        .await?;
+    // What is weighed is what was let in, whatever is committed beside this.
+    sqlx::query("savepoint weighing").execute(&mut *conn).await?;
+    let accounts = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "insert into retention.admissions (account_id, admitted_at)
+         select distinct j.account_id, now() from retention.jobs j where j.retain_until <= now() and {} is null and not {} and not {}
+         on conflict (account_id) do update set admitted_at = excluded.admitted_at, released = false",
+        admitted_at("j", limits.window),
+        held("j"),
+        paused("j")
     )))
     .execute(&mut *conn)
     .await?
     .rows_affected();
-    sqlx::query(sqlx::AssertSqlSafe(format!("delete from retention.admissions where admitted_at < now() - {window}")))
-        .execute(conn)
-        .await?;
-    Ok(if admitted == 0 { Admission::Nothing } else { Admission::Admitted(admitted) })
-}
-
-/// Whether anything waits to be weighed; an index look. What is held or paused does not: the guard would pass it over again and again.
-///
-/// # Errors
-/// Those of the database.
-pub async fn unweighed(conn: &mut PgConnection) -> Result<bool, DatabaseError> {
-    Ok(sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
-        "select exists (select 1 from retention.jobs j
-                        where j.state = 'scheduled' and j.admitted_at is null and j.retain_until <= now() and not {} and not {})",
-        held("j"),
-        paused("j")
-    )))
-    .fetch_one(conn)
-    .await?)
+    let within: i64 = sqlx::query_scalar("select count(*) from retention.admissions where not released").fetch_one(&mut *conn).await?;
+    if accounts > 0
+        && let Some(reason) = exceeded(limits, within.unsigned_abs(), known.map(i64::unsigned_abs))
+    {
+        sqlx::query("rollback to savepoint weighing").execute(&mut *conn).await?;
+        trip(&mut *conn, &reason).await?;
+        return Ok(Admission::Tripped(reason));
+    }
+    Ok(if accounts == 0 { Admission::Nothing } else { Admission::Admitted(accounts) })
 }
 
 /// Stops the start of purges until somebody with a reason releases it. Waits for the batches under way (R15).

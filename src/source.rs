@@ -282,26 +282,26 @@ impl Point {
         format!("exists (select 1 from {} s where {same})", self.table.sql)
     }
 
-    /// `for share` of the subject's rows, for claimed jobs `c (id, account_id)` in the table expression `claimed`.
-    /// Rows that somebody else holds are skipped, never waited for (R14).
+    /// What the subject's rows say of the job `c (account_id, started_at)`, as `(lateral, word)`: a table expression that locks the rows `for share`, and a
+    /// text expression over it: stands, changed, missing or locked. Rows that somebody else holds are skipped, never waited for (R14); there are
+    /// more rows than were locked then.
     #[must_use]
-    pub fn lock(&self, feature: &str, claimed: &str) -> String {
-        format!(
-            "select c.id, s.{} as since from {claimed} c join {} s on {} for share of s skip locked",
-            self.since,
-            self.table.sql,
-            self.of_subject("s", feature, "c.account_id")
-        )
-    }
-
-    /// The same rows counted without locking them: more of them means that some were skipped.
-    #[must_use]
-    pub fn count(&self, feature: &str, claimed: &str) -> String {
-        format!(
-            "select c.id, count(*) as n from {claimed} c join {} s on {} group by c.id",
-            self.table.sql,
-            self.of_subject("s", feature, "c.account_id")
-        )
+    pub fn verdict(&self, feature: &str) -> (String, String) {
+        let rows = format!("{} s where {}", self.table.sql, self.of_subject("s", feature, "c.account_id"));
+        let lateral = format!(
+            "lateral (select count(*) as rows, count(since) as dated, max(since) as since
+                      from (select s.{} as since from {rows} for share of s skip locked) s) l",
+            self.since
+        );
+        let count = format!("(select count(*) from {rows})");
+        let count = if self.table.unique { format!("case when l.rows = 1 then 1 else {count} end") } else { count };
+        let word = format!(
+            "case when l.rows <> {count} then 'locked'
+                  when l.rows = 0 then case when {} then 'stands' else 'missing' end
+                  when l.dated = l.rows and l.since = c.started_at then 'stands' else 'changed' end",
+            self.is_vanished(feature, "c")
+        );
+        (lateral, word)
     }
 
     /// Whether the point stands since exactly `started_at` for the job under `alias`, as a condition: its row says so, or its row has vanished

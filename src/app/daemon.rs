@@ -232,7 +232,7 @@ impl Daemon {
         let mut failures = 0;
         while !self.stop.soft.is_cancelled() {
             let pause = match executor.tidy().await {
-                Ok(_) => {
+                Ok(()) => {
                     failures = 0;
                     self.config.poll.interval
                 }

@@ -152,9 +152,9 @@ async fn own_grants(tx: &mut Tx) -> Result<Vec<Finding>, DatabaseError> {
         "select 'schema retention', 'use', 'USAGE ON SCHEMA retention' from pg_namespace n
          where n.nspname = 'retention' and not has_schema_privilege(n.oid, 'usage')
          union all
-         (select 'table retention.' || c.relname, 'read', 'SELECT ON retention.' || quote_ident(c.relname)
+         (select case c.relkind when 'v' then 'view' else 'table' end || ' retention.' || c.relname, 'read', 'SELECT ON retention.' || quote_ident(c.relname)
           from pg_class c join pg_namespace n on n.oid = c.relnamespace
-          where n.nspname = 'retention' and c.relname = 'migrations' and not has_table_privilege(c.oid, 'select'))
+          where n.nspname = 'retention' and (c.relname = 'migrations' or c.relkind = 'v') and not has_table_privilege(c.oid, 'select'))
          union all
          (select 'table retention.' || c.relname, 'read and write', 'SELECT, INSERT, UPDATE, DELETE ON retention.' || quote_ident(c.relname)
           from pg_class c join pg_namespace n on n.oid = c.relnamespace

@@ -3,7 +3,7 @@
 //! Order: the stop lock (R15), the source rows `FOR SHARE` (R14), the deletes, a separate look, the record. It waits for nobody while it holds
 //! a lock that the platform could want: whatever is locked is skipped and the job steps aside.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -13,9 +13,15 @@ use crate::{
     jobs::Claimed,
     policy::{Class, Policy},
     safeguards::{STOP_LOCK, agreement::in_force, guarded, held, paused},
-    sql::literal,
+    sql::{literal, literals},
     stores::postgres::{self, Delete, Target},
 };
+
+/// What is called an instant where a lock is waited for that the platform may hold: a batch that met one is undone, and with it every lock that the platform
+/// could want, long before the server looks for a deadlock (R14).
+const INSTANT: Duration = Duration::from_millis(10);
+/// A DELETE that has no other bound than the size of its jobs may take so long: half of the server's `deadlock_timeout` as it is shipped, for the same reason.
+const WHOLE: Duration = Duration::from_millis(500);
 
 /// What the database says about a claimed job at this instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,30 +134,70 @@ impl Batch {
         Ok(rows.into_iter().map(|(id, word)| (id, verdict(&word))).collect())
     }
 
-    /// Deletes up to `budget` records of one target. Yields `(job, found, deleted)`.
+    /// How many records the jobs have in each target, up to `limit`.
     ///
     /// # Errors
     /// Those of the database.
+    pub async fn sizes(
+        &self,
+        conn: &mut PgConnection,
+        class: &Class,
+        jobs: &[&Claimed],
+        limit: i64,
+    ) -> Result<BTreeMap<i64, Vec<i64>>, DatabaseError> {
+        if jobs.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        postgres::sizes(conn, &class.targets, &named(jobs), limit).await
+    }
+
+    /// Deletes the records of these jobs in one target: those of several jobs whole, those of a single one up to `budget`. With each job comes how many
+    /// records it has there. Yields `(job, found, deleted)`.
+    ///
+    /// # Errors
+    /// Those of the database. [`database::Kind::Locked`] for several jobs says that somebody holds a record of one of them: nothing was waited for longer
+    /// than [`INSTANT`], and job by job nothing will be.
     pub async fn delete(
         &self,
         conn: &mut PgConnection,
         target: &Target,
-        jobs: &[&Claimed],
+        jobs: &[(&Claimed, i64)],
         budget: i64,
     ) -> Result<Vec<(i64, i64, i64)>, DatabaseError> {
-        let Some(Delete { lock, delete }) = self.delete.get(&target.name) else { return Ok(Vec::new()) };
-        let (ids, fences): (Vec<i64>, Vec<i64>) = jobs.iter().map(|j| (j.id, j.fence)).unzip();
-        let ours = |statement: &String| sqlx::query_as(AssertSqlSafe(statement.clone())).bind(ids.clone()).bind(fences.clone());
-        let Some(lock) = lock else { return Ok(ours(delete).bind(budget).fetch_all(conn).await?) };
-        let locked: Vec<(i64, String, i64, String)> =
-            sqlx::query_as(AssertSqlSafe(lock.clone())).bind(&ids).bind(&fences).bind(budget).fetch_all(&mut *conn).await?;
-        Ok(ours(delete)
-            .bind(locked.iter().map(|(place, ..)| *place).collect::<Vec<_>>())
-            .bind(locked.iter().map(|(_, at, ..)| at.as_str()).collect::<Vec<_>>())
-            .bind(locked.iter().map(|(_, _, id, _)| *id).collect::<Vec<_>>())
-            .bind(locked.iter().map(|(.., account)| account.as_str()).collect::<Vec<_>>())
-            .fetch_all(conn)
-            .await?)
+        let (ids, fences): (Vec<i64>, Vec<i64>) = jobs.iter().map(|(j, _)| (j.id, j.fence)).unzip();
+        let text = |statement: &String| AssertSqlSafe(statement.clone());
+        match self.delete.get(&target.name) {
+            None => Ok(Vec::new()),
+            Some(Delete::Free { whole, .. }) if jobs.len() > 1 => {
+                if jobs.iter().all(|(_, records)| *records == 0) {
+                    return Ok(Vec::new());
+                }
+                database::hurry(&mut *conn, INSTANT, WHOLE).await?;
+                let gone: Vec<(i64, i64)> = sqlx::query_as(text(whole)).bind(ids).bind(fences).fetch_all(&mut *conn).await?;
+                database::calm(conn).await?;
+                let gone: BTreeMap<i64, i64> = gone.into_iter().collect();
+                // Nobody held them, or the DELETE would have said so.
+                Ok(jobs
+                    .iter()
+                    .map(|(job, n)| (job.id, *n, gone.get(&job.id).copied().unwrap_or(0)))
+                    .filter(|(_, n, m)| n + m > 0)
+                    .collect())
+            }
+            Some(Delete::Free { slice, .. }) => Ok(sqlx::query_as(text(slice)).bind(ids).bind(fences).bind(budget).fetch_all(conn).await?),
+            Some(Delete::Referenced { lock, delete }) => {
+                let locked: Vec<(i64, String, i64, String)> =
+                    sqlx::query_as(text(lock)).bind(&ids).bind(&fences).bind(budget).fetch_all(&mut *conn).await?;
+                Ok(sqlx::query_as(text(delete))
+                    .bind(ids)
+                    .bind(fences)
+                    .bind(locked.iter().map(|(place, ..)| *place).collect::<Vec<_>>())
+                    .bind(locked.iter().map(|(_, at, ..)| at.as_str()).collect::<Vec<_>>())
+                    .bind(locked.iter().map(|(_, _, id, _)| *id).collect::<Vec<_>>())
+                    .bind(locked.iter().map(|(.., account)| account.as_str()).collect::<Vec<_>>())
+                    .fetch_all(conn)
+                    .await?)
+            }
+        }
     }
 
     /// The text of the DELETE of one target, to be read and tested.
@@ -173,8 +219,7 @@ impl Batch {
         if jobs.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let jobs: Vec<(i64, &str)> = jobs.iter().map(|j| (j.id, j.account_id.as_str())).collect();
-        postgres::left(conn, &class.targets, &jobs).await
+        postgres::left(conn, &class.targets, &named(jobs)).await
     }
 }
 
@@ -189,42 +234,32 @@ fn claimed(class: &Class, lock: &str) -> String {
     )
 }
 
-/// One pass over what was found, without a join: batches forbid hash joins, and a nested loop over the group would be quadratic.
+/// Job by job, without a join: batches forbid hash joins, and a nested loop over the group would be quadratic.
 fn license(class: &Class) -> String {
     let feature = &class.rule.feature;
     // Waited for, not skipped: a claim that crossed ours may have locked these rows for an instant, and what is skipped here stays leased to
     // nobody until the lease lapses. Nothing that the platform could want is locked yet (R14).
-    let mut with = vec![claimed(class, " for no key update of j")];
-    let mut found = Vec::new();
-    for (i, point) in class.source.points().iter().enumerate() {
-        let mine = format!("of_{i}");
-        let vanished = point.is_vanished(feature, "c");
-        with.push(format!("{mine} as materialized (select * from claimed where starting_point = {})", literal(&point.name)));
-        with.push(format!("locked_{i} as materialized ({})", point.lock(feature, &mine)));
-        found.push(format!("select id, true, n, 0, null, null, false, null from ({}) r", point.count(feature, &mine)));
-        found.push(format!("select id, true, 0, 1, since, null, false, null from locked_{i}"));
-        found.push(format!("select id, true, 0, 0, null, started_at, {vanished}, null from {mine} c"));
-    }
-    format!(
-        "with {},
-         found (id, known, rows, locked, since, started_at, vanished, stop) as (
-             select c.id, false, 0, 0, null::timestamptz, null::timestamptz, false, case when not {} then 'policy' when {} then 'guarded' when {} then 'paused' when {} then 'held' end
-             from claimed c
-             union all {})
-         select id, coalesce(max(stop), case
-             when not bool_or(known) then 'changed'
-             when sum(rows) = 0 then case when bool_or(vanished) then 'stands' else 'missing' end
-             when sum(locked) <> sum(rows) then 'locked'
-             when count(since) = sum(rows) and max(since) = max(started_at) then 'stands'
-             else 'changed' end)
-         from found group by id",
-        with.join(",\n"),
+    let claimed = claimed(class, " for no key update of j");
+    let stop = format!(
+        "case when not {} then 'policy' when {} then 'guarded' when {} then 'paused' when {} then 'held' end",
         in_force(&class.jobs.accepted),
         guarded(),
         paused("c"),
-        held("c"),
-        found.join("\nunion all ")
-    )
+        held("c")
+    );
+    let points = class.source.points();
+    let by_point = points.iter().map(|point| {
+        let (lateral, word) = point.verdict(feature);
+        format!("select c.id, coalesce({stop}, {word}) from claimed c, {lateral} where c.starting_point = {}", literal(&point.name))
+    });
+    let names: Vec<String> = points.iter().map(|p| p.name.clone()).collect();
+    let unknown = format!("select c.id, coalesce({stop}, 'changed') from claimed c where c.starting_point <> all({})", literals(&names));
+    format!("with {claimed} {}", by_point.chain([unknown]).collect::<Vec<_>>().join("\nunion all\n"))
+}
+
+/// The jobs with their accounts.
+fn named<'a>(jobs: &[&'a Claimed]) -> Vec<(i64, &'a str)> {
+    jobs.iter().map(|j| (j.id, j.account_id.as_str())).collect()
 }
 
 /// `licensed (id, account_id)`: the jobs that may be purged as this very statement sees them. No predicate is left to an earlier one.

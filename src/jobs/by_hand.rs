@@ -1,7 +1,8 @@
 //! What people do to single jobs: end a back-off, give up what can never be verified.
 
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 
+use super::record::KEEP;
 use crate::database::DatabaseError;
 
 /// Ends the back-off of an open job. False when there is none with this id.
@@ -10,7 +11,7 @@ use crate::database::DatabaseError;
 /// Those of the database.
 pub async fn retry(conn: &mut PgConnection, id: i64) -> Result<bool, DatabaseError> {
     let found = sqlx::query(
-        "update retention.jobs set ready_at = least(ready_at, greatest(now(), retain_until)) where id = $1 and state = 'scheduled'",
+        "update retention.jobs set ready_at = least(ready_at, greatest(now(), retain_until)) where id = $1 and (lease_until is null or lease_until <= now())",
     )
     .bind(id)
     .execute(conn)
@@ -24,21 +25,22 @@ pub async fn retry(conn: &mut PgConnection, id: i64) -> Result<bool, DatabaseErr
 /// # Errors
 /// Those of the database.
 pub async fn close(conn: &mut PgConnection, id: i64, places: &str, why: &str) -> Result<bool, DatabaseError> {
-    let closed: i64 = sqlx::query_scalar(
-        "with closed as (
-             update retention.jobs j
-             set state = 'cancelled', cancelled_at = now(), cancel_reason = 'unverifiable', last_error = concat_ws('; ', j.last_error, $3),
-                 fence = j.fence + 1, worker = null, lease_until = null, blocked_by = null
-             where j.id = $1 and j.state in ('scheduled', 'running') and j.retain_until <= now() and j.attempts > 0
-             returning j.id, j.account_id, j.feature, j.data_class, j.starting_point, j.started_at),
+    let closed: i64 = sqlx::query_scalar(AssertSqlSafe(format!(
+        "with gone as (delete from retention.jobs j where j.id = $1 and j.retain_until <= now() and j.attempts > 0 returning j.*),
+         over as materialized (
+             select id, account_id, feature, data_class, 'cancelled' as state, starting_point, started_at, retain_until, delete_by, policy, attempts,
+                    concat_ws('; ', last_error, $3) as last_error, purge_began_at, records_deleted, '{{}}'::jsonb as outcomes, count_exact, created_at,
+                    null::timestamptz as completed_at, now() as cancelled_at, 'unverifiable' as cancel_reason
+             from gone),
+         kept as ({KEEP}),
          marked as (
              insert into retention.done_marks (account_id, feature, data_class, starting_point, started_at, places, job_id)
-             select account_id, feature, data_class, starting_point, started_at, $2, id from closed
+             select account_id, feature, data_class, starting_point, started_at, $2, id from over
              on conflict (account_id, feature, data_class) do update
              set starting_point = excluded.starting_point, started_at = excluded.started_at, places = excluded.places, job_id = excluded.job_id,
                  purged_at = now(), look_at = null, looks = 0, residue = false)
-         select count(*) from closed",
-    )
+         select count(*) from over"
+    )))
     .bind(id)
     .bind(places)
     .bind(why)

@@ -1,4 +1,4 @@
-//! The job table as it is shown: lists and counts for the command line, the log and the API. It changes nothing.
+//! Jobs, open and over, as they are shown: lists and counts for the command line, the log and the API. It changes nothing.
 
 use std::collections::BTreeMap;
 
@@ -95,7 +95,7 @@ pub async fn list(conn: &mut PgConnection, filter: &Filter) -> Result<Vec<Job>, 
         "select j.id::text as id, j.account_id, j.feature, j.data_class, j.state, j.starting_point, j.started_at, j.retain_until, j.delete_by,
                 j.purge_began_at, j.attempts, j.last_error, j.state in ('scheduled', 'running') and {held} as held, {overdue} as overdue,
                 j.records_deleted, j.outcomes, j.count_exact, j.policy, j.blocked_by, j.created_at, j.completed_at, j.cancelled_at, j.cancel_reason
-         from retention.jobs j
+         from retention.every_job j
          where ($1::int8 is null or j.id = $1) and ($2::text is null or j.state = $2) and ($3::text is null or j.account_id = $3)
            and ($4::text is null or j.data_class = $4) and (not $5 or {overdue})
          order by j.id desc limit $6"
@@ -137,12 +137,12 @@ pub struct Tally {
 pub async fn tally(conn: &mut PgConnection) -> Result<Tally, DatabaseError> {
     let held = held("j");
     Ok(sqlx::query_as(AssertSqlSafe(format!(
-        "select count(*) filter (where state = 'scheduled') as scheduled, count(*) filter (where state = 'running') as running,
-                count(*) filter (where state = 'completed') as completed, count(*) filter (where state = 'cancelled') as cancelled,
-                count(*) filter (where open and retain_until <= now()) as due,
-                count(*) filter (where open and delete_by < now() and not held) as overdue, count(*) filter (where open and held) as held
-         from (select j.state, j.retain_until, j.delete_by, j.state in ('scheduled', 'running') as open,
-                      case when j.state in ('scheduled', 'running') then {held} end as held from retention.jobs j) j"
+        "select count(*) filter (where not running) as scheduled, count(*) filter (where running) as running,
+                (select count(*) from retention.history where state = 'completed') as completed,
+                (select count(*) from retention.history where state = 'cancelled') as cancelled,
+                count(*) filter (where retain_until <= now()) as due,
+                count(*) filter (where delete_by < now() and not held) as overdue, count(*) filter (where held) as held
+         from (select coalesce(j.lease_until > now(), false) as running, j.retain_until, j.delete_by, {held} as held from retention.jobs j) j"
     )))
     .fetch_one(conn)
     .await?)

@@ -40,10 +40,10 @@ pub async fn gauges(conn: &mut PgConnection, config: &Config, gauges: &mut Gauge
 
 async fn open(conn: &mut PgConnection, config: &Config, gauges: &mut Gauges) -> Result<(), DatabaseError> {
     let rows: Vec<OpenJobs> = sqlx::query_as(AssertSqlSafe(format!(
-        "select feature, data_class, count(*) filter (where state = 'scheduled') as scheduled, count(*) filter (where state = 'running') as running,
+        "select feature, data_class, count(*) filter (where not running) as scheduled, count(*) filter (where running) as running,
                 count(*) filter (where delete_by < now() and not held) as overdue, count(*) filter (where held) as held,
                 min(delete_by) filter (where not held) as earliest
-         from (select j.feature, j.data_class, j.state, j.delete_by, {} as held from retention.jobs j where j.state in ('scheduled', 'running')) j
+         from (select j.feature, j.data_class, coalesce(j.lease_until > now(), false) as running, j.delete_by, {} as held from retention.jobs j) j
          group by feature, data_class",
         held("j")
     )))
@@ -78,7 +78,7 @@ async fn residual(conn: &mut PgConnection, config: &Config, gauges: &mut Gauges)
     let rows: Vec<(String, String, i64)> = sqlx::query_as(
         "select feature, data_class, count(*) from (
              select feature, data_class, account_id from retention.done_marks where residue
-             union select feature, data_class, account_id from retention.jobs where state in ('scheduled', 'running') and looks >= $1) r
+             union select feature, data_class, account_id from retention.jobs where looks >= $1) r
          group by feature, data_class",
     )
     .bind(PATIENT_LOOKS)
@@ -96,7 +96,7 @@ async fn residual(conn: &mut PgConnection, config: &Config, gauges: &mut Gauges)
 async fn closed(conn: &mut PgConnection, config: &Config, gauges: &mut Gauges) -> Result<(), DatabaseError> {
     let rows: Vec<(String, String, i64, i64)> = sqlx::query_as(
         "select feature, data_class, count(*) filter (where state = 'completed'), count(*) filter (where state = 'cancelled')
-         from retention.jobs where state in ('completed', 'cancelled') group by feature, data_class",
+         from retention.history group by feature, data_class",
     )
     .fetch_all(conn)
     .await?;

@@ -157,7 +157,7 @@ pub async fn release_guard(conn: &mut PgConnection, reason: &str, by: &str) -> R
     let jobs: i64 = sqlx::query_scalar(AssertSqlSafe(format!(
         "with waiting as (
              update retention.jobs j set admitted_at = now()
-             where j.state = 'scheduled' and j.admitted_at is null and j.retain_until <= now() and not {} and not {} returning j.account_id),
+             where j.admitted_at is null and j.retain_until <= now() and not {} and not {} returning j.account_id),
          let_through as (
              insert into retention.admissions (account_id, admitted_at, released) select distinct account_id, now(), true from waiting
              on conflict (account_id) do update set admitted_at = excluded.admitted_at, released = true)

@@ -5,11 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::{exceeded, held, window};
+use super::{STEPS, exceeded, held, window};
 use crate::{config, database::DatabaseError};
-
-/// The window is watched in steps of this part of it.
-const STEPS: u64 = 24;
 
 /// What is going to stop the start of purges, unless somebody acts before.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +34,7 @@ pub enum News {
 /// Those of the database.
 pub async fn look_ahead(conn: &mut PgConnection, limits: &config::Guard) -> Result<News, DatabaseError> {
     let length = limits.window.as_secs().max(1);
-    let seconds = (length / STEPS).max(1);
+    let seconds = (length / u64::from(STEPS)).max(1);
     let (step, before) = (window(Duration::from_secs(seconds)), length / seconds);
     let (whole, touched) = (window(limits.window), window(Duration::from_secs(length + seconds)));
     let known: Option<i64> = sqlx::query_scalar("select known_accounts from retention.guard").fetch_optional(&mut *conn).await?.flatten();
@@ -46,7 +43,7 @@ pub async fn look_ahead(conn: &mut PgConnection, limits: &config::Guard) -> Resu
     let windows: Vec<(DateTime<Utc>, i64)> = sqlx::query_as(AssertSqlSafe(format!(
         "with due as materialized (
              select j.account_id, floor(extract(epoch from j.retain_until) / extract(epoch from {step}))::int8 as step
-             from retention.jobs j where j.state = 'scheduled' and j.admitted_at is null and j.retain_until > now() and not {}
+             from retention.jobs j where j.admitted_at is null and j.retain_until > now() and not {}
              union all
              select a.account_id, floor(extract(epoch from a.admitted_at) / extract(epoch from {step}))::int8
              from retention.admissions a where not a.released and a.admitted_at > now() - {whole}),
@@ -67,7 +64,7 @@ pub async fn look_ahead(conn: &mut PgConnection, limits: &config::Guard) -> Resu
         let exactly: i64 = sqlx::query_scalar(AssertSqlSafe(format!(
             "select count(distinct d.account_id) from (
                  select j.account_id from retention.jobs j
-                 where j.state = 'scheduled' and j.admitted_at is null and j.retain_until > now() and not {}
+                 where j.admitted_at is null and j.retain_until > now() and not {}
                    and j.retain_until < $1 and j.retain_until >= $1 - {touched}
                  union all
                  select a.account_id from retention.admissions a where not a.released and a.admitted_at >= $1 - {touched}) d

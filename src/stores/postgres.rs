@@ -170,9 +170,14 @@ impl Target {
         }
     }
 
-    /// Deletes records of the jobs in `licensed (id, account_id)`; `with` is the text that defines it, parameters `$1` and `$2` included.
+    /// How many records the account `id` has here, `limit` at most, as an expression: an index alone answers where the table has been vacuumed.
+    fn size(&self, id: &str, limit: &str) -> String {
+        format!("(select count(*) from (select 1 from {} limit {limit}) s)", self.rows(id))
+    }
+
+    /// The statements that delete records of the jobs in `licensed (id, account_id)`; `with` is the text that defines it, parameters `$1` and `$2` included.
     ///
-    /// Records that somebody else holds are skipped, never waited for (R14). The account predicate stands in the DELETE itself, beside the ctid (R17).
+    /// The account predicate stands in each DELETE itself, beside any ctid (R17).
     #[must_use]
     pub fn delete(&self, with: &str) -> Delete {
         let (table, unreferenced, again) = (&self.table.sql, &self.unreferenced, self.of_account("t", "v.account_id"));
@@ -181,10 +186,35 @@ impl Target {
              limit $3 for update of t skip locked",
             self.rows("l.account_id")
         );
-        let delete = |victim: &str| {
-            format!(
+        if unreferenced.is_empty() {
+            let (parents, condition) = self.owner.rows(self.table.key, "t", "l.account_id");
+            let only = self.of_account("t", "(select account_id from licensed)");
+            return Delete::Free {
+                whole: format!(
+                    "with {with},
+                     gone as (delete from {table} t using licensed l{parents} where {condition} returning l.id)
+                     select id, count(*) from gone group by id"
+                ),
+                // A single job: a scan by ctid reads each block once, in order. Partitions share ctids, hence the pairs.
+                slice: format!(
+                    "with {with},
+                     victim as materialized ({locked}),
+                     gone as (
+                         delete from {table} t where t.ctid = any(array(select at from victim)) and ((t.tableoid, t.ctid) in (select place, at from victim)) is true
+                         and {only} returning 1)
+                     select id, (select count(*) from victim) as found, (select count(*) from gone) as records from licensed"
+                ),
+            };
+        }
+        Delete::Referenced {
+            lock: format!("with {with}, victim as materialized ({locked}) select place::int8, at::text, id, account_id from victim"),
+            // No join: a batch joins by nested loops alone.
+            delete: format!(
                 "with {with},
-                 victim as materialized ({victim}),
+                 victim as materialized (
+                     select b.place::oid as place, b.at::tid as at, b.id, b.account_id
+                     from unnest($3::int8[], $4::text[], $5::int8[], $6::text[]) b(place, at, id, account_id)
+                     where b.id = any(array(select id from licensed))),
                  gone as (
                      delete from {table} t using victim v where t.ctid = v.at and t.tableoid = v.place and {again}{unreferenced}
                      returning v.id)
@@ -192,37 +222,36 @@ impl Target {
                  from (select id, count(*) as found, 0 as records from victim group by id
                        union all select id, 0, count(*) from gone group by id) x
                  group by id"
-            )
-        };
-        if unreferenced.is_empty() {
-            return Delete { lock: None, delete: delete(&locked) };
-        }
-        Delete {
-            lock: Some(format!("with {with}, victim as materialized ({locked}) select place::int8, at::text, id, account_id from victim")),
-            delete: delete(
-                // No join: a batch joins by nested loops alone.
-                "select b.place::oid as place, b.at::tid as at, b.id, b.account_id
-                 from unnest($3::int8[], $4::text[], $5::int8[], $6::text[]) b(place, at, id, account_id)
-                 where b.id = any(array(select id from licensed))",
             ),
         }
     }
 }
 
-/// How records of one target are deleted. Yields `(id, found, records)`: how many could be locked and how many of those are gone. Less gone than
-/// found means that somebody else decides, like a trigger that swallows the DELETE.
+/// How records of one target are deleted. `slice` and `delete` yield `(id, found, records)`: how many could be locked and how many of those are gone. Less
+/// gone than found means that somebody else decides, like a trigger that swallows the DELETE.
 #[derive(Debug, Clone)]
-pub struct Delete {
-    /// Locks up to `$3` records that nothing points at and yields `(place, at, id, account_id)` of each, where foreign keys point at the table: once a record is
-    /// locked no new one can point at it, and only a later statement sees every one that did before.
-    pub lock: Option<String>,
-    /// Deletes up to `$3` records, or those that `lock` yielded, as `$3` to `$6`.
-    pub delete: String,
+pub enum Delete {
+    /// Nothing points at the table.
+    Free {
+        /// Deletes every record of the jobs in one go and yields `(id, records)`: the cheapest there is. Run it under a lock timeout of an instant, and after a failure delete job by job:
+        /// it would wait for whoever holds a record.
+        whole: String,
+        /// Deletes up to `$3` records of a single job. Records that somebody else holds are skipped, never waited for (R14).
+        slice: String,
+    },
+    /// Foreign keys point at the table.
+    Referenced {
+        /// Locks up to `$3` records that nothing points at and yields `(place, at, id, account_id)` of each. Records that somebody else holds are skipped (R14).
+        /// Once a record is locked no new one can point at it, and only a later statement sees every one that did before.
+        lock: String,
+        /// Deletes those, given as `$3` to `$6`.
+        delete: String,
+    },
 }
 
 #[derive(FromRow)]
 struct Seen {
-    id: String,
+    id: i64,
     targets: Vec<Option<String>>,
 }
 
@@ -254,16 +283,35 @@ pub async fn seen(
 pub async fn left(conn: &mut PgConnection, targets: &[Target], jobs: &[(i64, &str)]) -> Result<BTreeMap<i64, Vec<String>>, DatabaseError> {
     let looks: Vec<String> =
         targets.iter().map(|t| format!("case when {} then {} end", t.any_left("b.account_id"), literal(&t.name))).collect();
-    let query = format!(
-        "select b.id::text as id, array[{}]::text[] as targets from unnest($1::int8[], $2::text[]) as b(id, account_id)",
-        looks.join(", ")
-    );
+    let query =
+        format!("select b.id, array[{}]::text[] as targets from unnest($1::int8[], $2::text[]) as b(id, account_id)", looks.join(", "));
     let rows: Vec<Seen> = sqlx::query_as(AssertSqlSafe(query))
         .bind(jobs.iter().map(|(id, _)| *id).collect::<Vec<_>>())
         .bind(jobs.iter().map(|(_, account)| *account).collect::<Vec<_>>())
         .fetch_all(conn)
         .await?;
-    Ok(rows.into_iter().filter_map(|row| Some((row.id.parse().ok()?, row.targets.into_iter().flatten().collect()))).collect())
+    Ok(rows.into_iter().map(|row| (row.id, row.targets.into_iter().flatten().collect())).collect())
+}
+
+/// How many records each job has in each target, in the order of the targets, `limit` at most.
+///
+/// # Errors
+/// Those of the database.
+pub async fn sizes(
+    conn: &mut PgConnection,
+    targets: &[Target],
+    jobs: &[(i64, &str)],
+    limit: i64,
+) -> Result<BTreeMap<i64, Vec<i64>>, DatabaseError> {
+    let sizes: Vec<String> = targets.iter().map(|t| t.size("b.account_id", "$3")).collect();
+    let query = format!("select b.id, array[{}]::int8[] from unnest($1::int8[], $2::text[]) as b(id, account_id)", sizes.join(", "));
+    let rows: Vec<(i64, Vec<i64>)> = sqlx::query_as(AssertSqlSafe(query))
+        .bind(jobs.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|(_, account)| *account).collect::<Vec<_>>())
+        .bind(limit)
+        .fetch_all(conn)
+        .await?;
+    Ok(rows.into_iter().collect())
 }
 
 /// Records of each account in one target, by account; accounts without any are absent.

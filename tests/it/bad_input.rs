@@ -28,7 +28,7 @@ async fn refused(world: &World, case: &str, code: u8, words: &str) {
     let failure = world.run_passes().await.unwrap_err();
     assert_eq!(failure.exit_code(), code, "run: {case}: {failure}");
     assert!(failure.to_string().contains(words), "{case}: {failure}");
-    assert_eq!(world.count("retention.jobs where state = 'completed'").await, 0, "{case}");
+    assert_eq!(world.count("retention.every_job where state = 'completed'").await, 0, "{case}");
 }
 
 /// A due account and a live one.
@@ -198,7 +198,7 @@ async fn r18_tables_that_were_never_analysed_are_purged_through_their_indexes() 
     let mut worker = app.executor().worker("w".to_owned());
     while worker.step().await.unwrap() == retentiond::executor::Step::Worked {}
     app.database.close().await;
-    assert_eq!(world.count("retention.jobs where data_class = 'queue' and state = 'completed'").await, 2_000);
+    assert_eq!(world.count("retention.every_job where data_class = 'queue' and state = 'completed'").await, 2_000);
     let after: i64 = sqlx::query_scalar(scans).fetch_one(&mut world.connect().await).await.unwrap();
     assert!(after - read < 25_000, "{} rows were read in sequential scans of the batches", after - read);
     assert_eq!(world.count("queue_messages").await, 5_000);
@@ -329,7 +329,7 @@ async fn r13_records_of_another_class_that_point_here_keep_what_they_point_at_un
     while worker.step().await.unwrap() == retentiond::executor::Step::Worked {}
     app.database.close().await;
     assert_eq!((world.left("live").await, world.left("a").await), (ALL, left(1, 0, 0, 2)));
-    world.sql("update queue_messages set template_id = null; update retention.jobs set ready_at = now() where state = 'scheduled'").await;
+    world.sql("update queue_messages set template_id = null; update retention.jobs set ready_at = now() where lease_until is null").await;
     world.run_passes().await.unwrap();
     assert_eq!((world.left("live").await, world.left("a").await), (ALL, left(0, 0, 0, 2)));
 }
@@ -534,7 +534,7 @@ async fn i3_a_cascade_within_the_class_takes_no_record_of_another_account() {
     let job = world.job("a", "configuration").await;
     assert_eq!((job.state.as_str(), job.completed_at), ("scheduled", None));
     world
-        .sql("update task_configurations set template_id = null; update retention.jobs set ready_at = now() where state = 'scheduled'")
+        .sql("update task_configurations set template_id = null; update retention.jobs set ready_at = now() where lease_until is null")
         .await;
     world.run_passes().await.unwrap();
     assert_eq!(world.left("a").await, left(0, 0, 0, 2));

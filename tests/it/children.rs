@@ -8,6 +8,7 @@ use retentiond::{
     executor::Step,
     planner::Look,
     sql::literal,
+    stores::postgres::Delete,
 };
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -149,21 +150,20 @@ async fn i3_a_record_that_came_to_be_pointed_at_before_it_was_locked_stays() {
     let class = app.policy.classes[0].clone();
     let presets = class.targets.iter().find(|t| t.name == "platform/presets").unwrap();
     // Everybody is licensed; what is asked here is the second look at what points at a locked record.
-    let statements = presets.delete("licensed (id, account_id) as (select id, 'a' from unnest($1::int8[], $2::int8[]) b(id, fence))");
+    let Delete::Referenced { lock, delete } =
+        presets.delete("licensed (id, account_id) as (select id, 'a' from unnest($1::int8[], $2::int8[]) b(id, fence))")
+    else {
+        panic!("notes point at it")
+    };
     world.sql("delete from notes using presets, template_configurations t where notes.preset_id = presets.preset_id and presets.template_id = t.template_id and t.account_id = 'a'").await;
     let mut tx = world.connect().await;
     run(&mut tx, "begin").await;
-    let locked: Vec<(i64, String, i64, String)> = sqlx::query_as(AssertSqlSafe(statements.lock.clone().unwrap()))
-        .bind(vec![1_i64])
-        .bind(vec![1_i64])
-        .bind(100_i64)
-        .fetch_all(&mut tx)
-        .await
-        .unwrap();
+    let locked: Vec<(i64, String, i64, String)> =
+        sqlx::query_as(AssertSqlSafe(lock)).bind(vec![1_i64]).bind(vec![1_i64]).bind(100_i64).fetch_all(&mut tx).await.unwrap();
     assert_eq!(locked.len(), 6);
     // As if it had been there unseen when the lock was taken.
     run(&mut tx, "insert into notes (preset_id, text) select min(preset_id), 'late' from presets join template_configurations using (template_id) where account_id = 'a'").await;
-    let gone: Vec<(i64, i64, i64)> = sqlx::query_as(AssertSqlSafe(statements.delete.clone()))
+    let gone: Vec<(i64, i64, i64)> = sqlx::query_as(AssertSqlSafe(delete))
         .bind(vec![1_i64])
         .bind(vec![1_i64])
         .bind(locked.iter().map(|l| l.0).collect::<Vec<_>>())

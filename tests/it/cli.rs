@@ -277,7 +277,7 @@ async fn s5_status_in_json_and_its_check() {
     instant(&status["last_poll_at"]);
     instant(&status["last_resync_at"]);
     assert_eq!(world.cli(&["status", "--check"]).status.code(), Some(0));
-    world.sql("update retention.jobs set started_at = now() - interval '9 days', retain_until = now() - interval '2 days', delete_by = now() - interval '1 s' where state = 'scheduled' and data_class = 'queue'").await;
+    world.sql("update retention.jobs set started_at = now() - interval '9 days', retain_until = now() - interval '2 days', delete_by = now() - interval '1 s' where lease_until is null and data_class = 'queue'").await;
     let checked = world.cli(&["status", "--check", "-o", "json"]);
     assert_eq!(checked.status.code(), Some(3));
     let status: Value = serde_json::from_slice(&checked.stdout).unwrap();

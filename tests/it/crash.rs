@@ -77,7 +77,7 @@ async fn run(world: &World, armed: Option<String>) -> bool {
         world.count("pg_stat_activity where datname = current_database() and application_name = 'retentiond'").await == 0
     })
     .await;
-    world.sql("update retention.jobs set lease_until = now() where state = 'running'").await;
+    world.sql("update retention.jobs set lease_until = now() where lease_until is not null").await;
     died
 }
 
@@ -90,8 +90,9 @@ async fn state(world: &World) -> Vec<String> {
         "select 'tasks', account_id, count(*) from task_configurations group by 2",
         "select 'messages', account_id, count(*) from queue_messages group by 2",
         "select 'media', account_id, count(*) from media_objects group by 2",
-        "select account_id, data_class, state, starting_point, started_at, retain_until, delete_by, policy, seen, records_deleted, outcomes,
-                admitted_at is not null, purge_began_at is not null, last_error, blocked_by, cancel_reason, overdue_told_at is not null from retention.jobs",
+        "select account_id, data_class, state, starting_point, started_at, retain_until, delete_by, policy, records_deleted, outcomes,
+                purge_began_at is not null, last_error, blocked_by, cancel_reason from retention.every_job",
+        "select account_id, data_class, seen, admitted_at is not null, overdue_told_at is not null from retention.jobs",
         "select account_id, data_class, starting_point, started_at, places, residue, look_at is not null from retention.done_marks",
         "select account_id, released from retention.admissions",
         "select tripped_at, known_accounts from retention.guard",

@@ -24,7 +24,7 @@ async fn many(world: &World, accounts: u32) {
 }
 
 async fn all_purged_at_the_first_attempt(world: &World, accounts: i64) {
-    assert_eq!(world.count("retention.jobs where data_class = 'queue' and state = 'completed' and attempts = 1").await, accounts);
+    assert_eq!(world.count("retention.every_job where data_class = 'queue' and state = 'completed' and attempts = 1").await, accounts);
     assert_eq!(world.count("queue_messages").await, 2 * accounts, "those of the accounts that live on");
     assert_eq!(world.count("queue_messages m join feature_subscriptions s using (account_id) where s.terminated_at is not null").await, 0);
 }

@@ -158,7 +158,7 @@ async fn s5_a_stop_finishes_the_running_batch_and_gives_leases_back() {
     assert_eq!(world.left("a").await.tasks, 2, "the running batch was finished, no other was begun");
     let deleted: i64 = job.records_deleted.0.values().sum();
     assert_eq!(deleted, 6);
-    assert_eq!(world.count("retention.jobs where state = 'running'").await, 0);
+    assert_eq!(world.count("retention.every_job where state = 'running'").await, 0);
     let _again = world.daemon();
     until("the rest is purged", async || world.left("a").await.tasks == 0).await;
     until("it is complete", async || world.job("a", "configuration").await.state == "completed").await;
@@ -208,7 +208,7 @@ async fn i1_nothing_goes_before_retain_until_and_everything_within_one_poll_inte
     }
     let (early, latest): (i64, f64) = sqlx::query_as(
         "select count(*) filter (where g.at < j.retain_until), max(extract(epoch from g.at - j.retain_until))::float8
-         from gone g join retention.jobs j on j.account_id = g.account_id and j.data_class = 'queue'",
+         from gone g join retention.every_job j on j.account_id = g.account_id and j.data_class = 'queue'",
     )
     .fetch_one(&mut world.connect().await)
     .await
@@ -234,7 +234,7 @@ async fn s6_cut_connections_are_survived() {
             .await;
         until("it is purged all the same", async || world.left(&id).await == GONE).await;
     }
-    until("all is complete", async || world.count("retention.jobs where state <> 'completed'").await == 0).await;
+    until("all is complete", async || world.count("retention.every_job where state <> 'completed'").await == 0).await;
     for round in 0..5 {
         let deleted: i64 = world.job(&format!("a{round}"), "configuration").await.records_deleted.0.values().sum();
         assert_eq!(deleted, 8);
@@ -391,9 +391,9 @@ async fn exactly_once(replicas: usize) {
     world.account("live", "null", "null", "null").await;
     let replicas: Vec<_> = (0..replicas).map(|_| world.daemon()).collect();
     for some in 1..=20 {
-        until("it goes on", async || world.count("retention.jobs where state = 'completed'").await >= some).await;
+        until("it goes on", async || world.count("retention.every_job where state = 'completed'").await >= some).await;
     }
-    assert_eq!(world.count("retention.jobs").await, 20);
+    assert_eq!(world.count("retention.every_job").await, 20);
     for i in 0..10 {
         let id = format!("a{i}");
         assert_eq!(world.left(&id).await, GONE);

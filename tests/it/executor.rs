@@ -1,6 +1,6 @@
 //! How due jobs are purged: counts, order, failures, locks, leases and crashes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use retentiond::{
     app::App,
@@ -54,7 +54,7 @@ async fn looked(world: &World) -> (App, Worker, Class, Batch) {
 async fn claim(app: &App, class: &Class, worker: &str) -> Vec<Claimed> {
     let mut tx = app.database.begin(Purpose::Write).await.unwrap();
     retentiond::safeguards::admit(&mut tx, &app.config.guard).await.unwrap();
-    let claimed = jobs::claim(&mut tx, &class.jobs, worker, app.config.executor.lease, 100).await.unwrap();
+    let claimed = jobs::claim(&mut tx, &class.jobs, worker, app.config.executor.lease, Duration::from_hours(24), 100).await.unwrap();
     Database::commit(tx).await.unwrap();
     claimed
 }
@@ -199,7 +199,7 @@ async fn i13_a_job_that_always_fails_stops_only_itself_and_r45_backs_off_up_to_t
              create function note() returns trigger language plpgsql security definer as
                  $$ begin insert into public.pauses (seconds) values (extract(epoch from new.ready_at - now())); new.ready_at = now() + interval '1 hour'; return new; end $$;
              create trigger note before update on retention.jobs for each row
-                 when (new.account_id = 'bad' and new.data_class = 'configuration' and old.state = 'running' and new.state = 'scheduled') execute function note()",
+                 when (new.account_id = 'bad' and new.data_class = 'configuration' and old.lease_until is not null and new.lease_until is null) execute function note()",
         )
         .await;
     let (app, mut worker, ..) = looked(&world).await;
@@ -240,7 +240,7 @@ async fn r33_once_exits_0_when_nothing_due_remains_and_1_when_a_due_job_failed()
     assert_eq!(world.cli(&["run", "--once"]).status.code(), Some(1));
     assert_eq!(world.left("bad").await, left(3, 5, 0, 2));
     // It ignores the back-off of the run before.
-    world.sql("update retention.jobs set ready_at = now() + interval '1 hour' where account_id = 'bad' and state = 'scheduled'").await;
+    world.sql("update retention.jobs set ready_at = now() + interval '1 hour' where account_id = 'bad' and lease_until is null").await;
     world.sql("drop trigger trap on task_configurations").await;
     assert_eq!(world.cli(&["run", "--once"]).status.code(), Some(0));
     assert_eq!(world.left("bad").await, left(0, 0, 0, 2));
@@ -378,10 +378,7 @@ async fn i8_a_stale_worker_cannot_delete_record_or_complete_a_reclaimed_job() {
     let (app, _, class, batch) = looked(&world).await;
     let stale = claim(&app, &class, "stale").await;
     assert_eq!(stale.len(), 1);
-    world.sql("update retention.jobs set lease_until = now() - interval '1 s' where state = 'running'").await;
-    let mut tx = app.database.begin(Purpose::Write).await.unwrap();
-    assert_eq!(jobs::reclaim(&mut tx).await.unwrap(), 1);
-    Database::commit(tx).await.unwrap();
+    world.sql("update retention.jobs set lease_until = now() - interval '1 s' where lease_until is not null").await;
     let fresh = claim(&app, &class, "fresh").await;
     assert_eq!((fresh.len(), fresh[0].id, fresh[0].attempts), (1, stale[0].id, 2));
     assert!(fresh[0].fence > stale[0].fence);
@@ -390,9 +387,9 @@ async fn i8_a_stale_worker_cannot_delete_record_or_complete_a_reclaimed_job() {
     batch.enter(&mut tx, &app.policy.pinned).await.unwrap();
     assert!(batch.license(&mut tx, &stale).await.unwrap().is_empty());
     for target in &class.targets {
-        assert!(batch.delete(&mut tx, target, &stale.iter().collect::<Vec<_>>(), 100).await.unwrap().is_empty());
+        assert!(batch.delete(&mut tx, target, &stale.iter().map(|job| (job, 9)).collect::<Vec<_>>(), 100).await.unwrap().is_empty());
     }
-    assert_eq!(jobs::record(&mut tx, &class.jobs, &[completed(&stale[0])]).await.unwrap(), 0);
+    assert_eq!(jobs::record(&mut tx, &class.jobs, &[completed(&stale[0])]).await.unwrap().rows, 0);
     Database::commit(tx).await.unwrap();
     assert_eq!(world.left("a").await, ALL);
     assert_eq!(world.count("retention.done_marks").await, 0, "a purge that was not recorded leaves no mark");
@@ -402,7 +399,7 @@ async fn i8_a_stale_worker_cannot_delete_record_or_complete_a_reclaimed_job() {
     let mut tx = app.database.begin(Purpose::Write).await.unwrap();
     batch.enter(&mut tx, &app.policy.pinned).await.unwrap();
     assert_eq!(batch.license(&mut tx, &fresh).await.unwrap().get(&fresh[0].id), Some(&Verdict::Stands));
-    assert_eq!(jobs::record(&mut tx, &class.jobs, &[completed(&fresh[0])]).await.unwrap(), 1);
+    assert_eq!(jobs::record(&mut tx, &class.jobs, &[completed(&fresh[0])]).await.unwrap().rows, 1);
     Database::commit(tx).await.unwrap();
     assert_eq!(world.count("retention.done_marks").await, 1);
     app.database.close().await;
@@ -414,15 +411,12 @@ async fn i8_a_lease_that_lapsed_licenses_nothing_even_before_anybody_took_it_bac
     world.account("a", "null", OLD, "null").await;
     let (app, mut worker, class, batch) = looked(&world).await;
     let claimed = claim(&app, &class, "frozen").await;
-    world.sql("update retention.jobs set lease_until = now() where state = 'running'").await;
+    world.sql("update retention.jobs set lease_until = now() where lease_until is not null").await;
     let mut tx = app.database.begin(Purpose::Write).await.unwrap();
     batch.enter(&mut tx, &app.policy.pinned).await.unwrap();
     assert!(batch.license(&mut tx, &claimed).await.unwrap().is_empty());
-    assert!(batch.delete(&mut tx, &class.targets[0], &[&claimed[0]], 100).await.unwrap().is_empty());
+    assert!(batch.delete(&mut tx, &class.targets[0], &[(&claimed[0], 9)], 100).await.unwrap().is_empty());
     Database::commit(tx).await.unwrap();
-    exhaust(&mut worker).await;
-    assert_eq!(world.left("a").await, left(3, 5, 0, 2), "nobody claims what is leased; the queue is another job");
-    app.executor().tidy().await.unwrap();
     exhaust(&mut worker).await;
     assert_eq!(world.left("a").await, left(0, 0, 0, 2));
     app.database.close().await;
@@ -436,7 +430,7 @@ async fn i8_a_lease_in_force_is_not_taken_back() {
     let claimed = claim(&app, &class, "slow").await;
     app.executor().tidy().await.unwrap();
     let mut tx = app.database.begin(Purpose::Write).await.unwrap();
-    assert_eq!(jobs::record(&mut tx, &class.jobs, &[completed(&claimed[0])]).await.unwrap(), 1);
+    assert_eq!(jobs::record(&mut tx, &class.jobs, &[completed(&claimed[0])]).await.unwrap().rows, 1);
     drop(tx);
     app.database.close().await;
 }
@@ -466,7 +460,7 @@ async fn r14_a_source_row_that_the_platform_holds_defers_the_job_and_withdraws_n
     app.planner().look(Look::Resync).await.unwrap();
     assert_eq!(world.job("a", "configuration").await.state, "scheduled", "what is locked is not withdrawn");
     run(&mut platform, "commit").await.unwrap();
-    world.sql("update retention.jobs set ready_at = now() where state = 'scheduled'").await;
+    world.sql("update retention.jobs set ready_at = now() where lease_until is null").await;
     exhaust(&mut worker).await;
     assert_eq!(world.left("a").await, left(0, 0, 0, 2));
     assert_eq!(world.job("a", "configuration").await.records_deleted.0, configuration());
@@ -485,7 +479,7 @@ async fn r14_records_that_the_platform_holds_are_skipped_and_deleted_after_it_le
     assert_eq!((job.state.as_str(), job.blocked_by.as_deref()), ("scheduled", Some("locked")));
     // It holds records and now wants the source row: it gets it at once, for no batch is under way.
     run(&mut platform, "update feature_subscriptions set activated_at = now() where account_id = 'a'; commit").await.unwrap();
-    world.sql("update retention.jobs set ready_at = now() where state = 'scheduled'").await;
+    world.sql("update retention.jobs set ready_at = now() where lease_until is null").await;
     exhaust(&mut worker).await;
     assert_eq!(world.left("a").await, left(0, 0, 0, 2));
     let job = world.job("a", "configuration").await;
@@ -512,7 +506,7 @@ async fn r14_a_table_that_the_platform_locks_defers_its_jobs_and_fails_none() {
         assert_eq!((job.state.as_str(), job.blocked_by.as_deref(), job.last_error), ("scheduled", Some("locked"), None));
     }
     run(&mut platform, "commit").await.unwrap();
-    world.sql("update retention.jobs set ready_at = now() where state = 'scheduled'").await;
+    world.sql("update retention.jobs set ready_at = now() where lease_until is null").await;
     exhaust(&mut worker).await;
     assert_eq!(world.count("task_configurations").await + world.count("template_configurations").await, 0);
     app.database.close().await;
@@ -543,7 +537,7 @@ async fn i14_the_platform_is_never_the_victim_of_a_deadlock() {
     ];
     let platform = orders.into_iter().enumerate().map(async |(offset, order)| {
         let mut c = world.connect().await;
-        while world.count("retention.jobs where state = 'completed'").await < 40 {
+        while world.count("retention.every_job where state = 'completed'").await < 40 {
             // Every second account each, so that the platform's own transactions never meet.
             for i in (offset..20).step_by(2) {
                 run(&mut c, "begin").await?;
@@ -582,7 +576,7 @@ async fn r25_records_that_do_not_go_keep_the_job_open_and_are_reported_after_thr
     assert_eq!(job.records_deleted.0, counts(&[("platform/task_configurations", 0), ("platform/template_configurations", 3)]));
     assert_eq!(world.left("a").await, left(0, 5, 0, 2));
     assert_eq!(world.count("retention.done_marks where data_class = 'configuration'").await, 0);
-    world.sql("drop trigger swallow on task_configurations; update retention.jobs set ready_at = now() where state = 'scheduled'").await;
+    world.sql("drop trigger swallow on task_configurations; update retention.jobs set ready_at = now() where lease_until is null").await;
     exhaust(&mut worker).await;
     assert_eq!(world.left("a").await, left(0, 0, 0, 2));
     assert_eq!(world.job("a", "configuration").await.records_deleted.0, configuration());
@@ -595,11 +589,11 @@ async fn r45_retry_ends_a_back_off() {
     world.set("EXECUTOR__MAX_BACKOFF", "1h");
     world.account("a", "null", OLD, "null").await;
     let daemon = world.daemon();
-    until("it is purged once", async || world.count("retention.jobs where state = 'completed'").await == 2).await;
+    until("it is purged once", async || world.count("retention.every_job where state = 'completed'").await == 2).await;
     world.account("b", "null", OLD, "null").await;
     before_delete(&world, "task_configurations", "raise exception 'no'").await;
     daemon.wait_for("the failure", |e| e["event"] == "job.failed").await;
-    world.sql("drop trigger trap on task_configurations; update retention.jobs set ready_at = now() + interval '1 hour' where state = 'scheduled' and data_class = 'configuration'").await;
+    world.sql("drop trigger trap on task_configurations; update retention.jobs set ready_at = now() + interval '1 hour' where lease_until is null and data_class = 'configuration'").await;
     let id = world.job("b", "configuration").await.id;
     assert!(world.cli(&["jobs", "retry", &id]).status.success());
     until("it is purged", async || world.left("b").await == left(0, 0, 0, 2)).await;

@@ -132,7 +132,7 @@ async fn a_batch_stands_at_the_gate(world: &World) {
 /// Whatever happened: account `a` is purged, each record once, and counted once.
 async fn purged_once(world: &World, account: &str) {
     until("it is purged", async || world.left(account).await == GONE).await;
-    let open = format!("retention.jobs where account_id = '{account}' and state <> 'completed'");
+    let open = format!("retention.every_job where account_id = '{account}' and state <> 'completed'");
     until("its jobs are complete", async || world.count(&open).await == 0).await;
     assert_eq!(world.count(&format!("gone where account_id = '{account}'")).await, 15, "each record went once");
     let jobs = world.jobs(account).await;
@@ -255,7 +255,7 @@ async fn one_account_fails(sqlstate: &str) {
     let daemon = world.daemon();
     purged_once(&world, "a").await;
     purged_once(&world, "z").await;
-    let tried = "retention.jobs where account_id = 'bad' and data_class = 'configuration' and state = 'scheduled' and (attempts > 2 or blocked_by = 'locked')";
+    let tried = "retention.every_job where account_id = 'bad' and data_class = 'configuration' and state = 'scheduled' and (attempts > 2 or blocked_by = 'locked')";
     until("it is tried again", async || world.count(tried).await == 1).await;
     until("its queue is gone all the same", async || world.left("bad").await.messages == 0).await;
     // After a timeout fewer records are tried at once, and so its templates may be gone.
@@ -323,7 +323,7 @@ async fn i6_a_table_is_dropped_and_nothing_is_deleted_until_the_daemon_is_starte
     let tells = |e: &serde_json::Value| {
         (e["level"] == "warn" || e["level"] == "error") && e["error"].as_str().is_some_and(|e| e.contains("task_configurations"))
     };
-    assert_eq!(world.count("retention.jobs where state = 'scheduled'").await, 2);
+    assert_eq!(world.count("retention.every_job where state = 'scheduled'").await, 2);
     world.sql("update retention.pauses set resumed_at = now()").await;
     until("it says why, and again", async || daemon.events().iter().skip(seen).filter(|e| tells(e)).count() >= 2).await;
     assert!(daemon.child.try_wait().unwrap().is_none(), "the daemon goes on");
@@ -358,8 +358,8 @@ async fn i13_a_column_of_one_class_is_dropped_and_the_other_class_goes_on() {
     assert!(daemon.child.try_wait().unwrap().is_none(), "the daemon goes on");
     world.sql("alter table queue_messages rename owner to account_id").await;
     until("mended, the queue goes too", async || world.count("queue_messages").await == 0).await;
-    until("and is complete", async || world.count("retention.jobs where state = 'completed'").await == 2).await;
-    let counted = "(select sum(t.value::int) as n from retention.jobs, jsonb_each_text(records_deleted) t) s where n = 10";
+    until("and is complete", async || world.count("retention.every_job where state = 'completed'").await == 2).await;
+    let counted = "(select sum(t.value::int) as n from retention.every_job, jsonb_each_text(records_deleted) t) s where n = 10";
     assert_eq!(world.count(counted).await, 1);
 }
 
@@ -383,7 +383,7 @@ async fn i13_a_right_is_taken_away_and_given_back() {
     world.sql(&format!("revoke delete on queue_messages from {role}")).await;
     accounts(&world).await;
     until("the other class is purged", async || world.left("a").await == left(0, 0, 7, 2)).await;
-    let told = "retention.jobs where data_class = 'queue' and account_id = 'a' and state = 'scheduled' and attempts > 1 and last_error like '%permission denied%'";
+    let told = "retention.every_job where data_class = 'queue' and account_id = 'a' and state = 'scheduled' and attempts > 1 and last_error like '%permission denied%'";
     until("it says why it does not go on", async || world.count(told).await == 1).await;
     assert!(daemon.child.try_wait().unwrap().is_none(), "the daemon goes on");
     world.sql(&format!("grant delete on queue_messages to {role}")).await;
@@ -424,7 +424,7 @@ async fn on_a_host_whose_clock_is_off(by: &str, hours: i64) {
     assert_eq!(((believes - is).num_minutes() + 30 * hours.signum()) / 60, hours, "the daemon believes in another time");
     purged_once(&world, "a").await;
     purged_once(&world, "soon").await;
-    let early = "gone g join retention.jobs j on j.account_id = g.account_id and j.data_class = 'configuration'
+    let early = "gone g join retention.every_job j on j.account_id = g.account_id and j.data_class = 'configuration'
                  where g.place <> 'queue_messages' and (g.at < j.retain_until or g.at > j.retain_until + interval '30 seconds') and g.account_id = 'soon'";
     assert_eq!(world.count(early).await, 0);
     the_others_are_there(&world).await;

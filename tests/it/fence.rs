@@ -32,7 +32,8 @@ impl Fenced {
         let class = app.policy.classes[0].clone();
         let mut tx = app.database.begin(Purpose::Write).await.unwrap();
         safeguards::admit(&mut tx, &app.config.guard).await.unwrap();
-        let claimed = jobs::claim(&mut tx, &class.jobs, "w", Duration::from_mins(10), 10).await.unwrap().pop().unwrap();
+        let claimed =
+            jobs::claim(&mut tx, &class.jobs, "w", Duration::from_mins(10), Duration::from_hours(24), 10).await.unwrap().pop().unwrap();
         let (mut open, _) = jobs::lock_open(&mut tx, &class.jobs, &["a".to_owned()]).await.unwrap();
         Database::commit(tx).await.unwrap();
         let open = open.pop().unwrap();
@@ -48,8 +49,8 @@ impl Fenced {
             sqlx::raw_sql(AssertSqlSafe(change.to_owned())).execute(&mut *tx).await.unwrap();
             let open = OpenJob { fence, ..self.open.clone() };
             let rows = match statement {
-                "complete" => jobs::record(&mut tx, &self.class.jobs, &[self.progress(Next::Complete, fence)]).await.unwrap(),
-                "give back" => jobs::record(&mut tx, &self.class.jobs, &[self.progress(Next::Continue, fence)]).await.unwrap(),
+                "complete" => jobs::record(&mut tx, &self.class.jobs, &[self.progress(Next::Complete, fence)]).await.unwrap().rows as u64,
+                "give back" => jobs::record(&mut tx, &self.class.jobs, &[self.progress(Next::Continue, fence)]).await.unwrap().rows as u64,
                 "reschedule" => jobs::reschedule(&mut tx, &self.class.jobs, &[(open, self.plan())]).await.unwrap().len() as u64,
                 _ => jobs::cancel(&mut tx, &[(open, "reactivated")]).await.unwrap().len() as u64,
             };
@@ -100,15 +101,12 @@ async fn i8_only_who_carries_the_fence_changes_a_job() {
         assert_eq!(fenced.changes("select 1", stale).await, all(0), "fence {stale} of {fence}");
     }
     // Somebody put it back by hand, and left the fence as it was: no worker has it any more.
-    let back = "update retention.jobs set state = 'scheduled', lease_until = null where state = 'running'";
+    let back = "update retention.jobs set lease_until = null where lease_until is not null";
     let mut changed = fenced.changes(back, fence).await;
     assert_eq!((changed.remove("complete"), changed.remove("give back")), (Some(0), Some(0)));
     assert_eq!(changed.into_values().collect::<Vec<_>>(), [1, 1]);
     // What has ended has ended.
-    for end in ["state = 'completed', completed_at = now()", "state = 'cancelled', cancelled_at = now()"] {
-        let ended = format!("update retention.jobs set {end}, lease_until = null where state = 'running'");
-        assert_eq!(fenced.changes(&ended, fence).await, all(0), "{end}");
-    }
+    assert_eq!(fenced.changes("delete from retention.jobs where lease_until is not null", fence).await, all(0));
 }
 
 /// Claiming, taking back, another plan and a cancellation each leave the fence of whoever held the job before behind.
@@ -124,23 +122,25 @@ async fn i8_every_change_of_hands_takes_a_new_fence() {
     let claimed = fence().await;
     assert_eq!(claimed, fenced.claimed.fence);
     // A lease that has not lapsed is nobody's to take.
-    assert_eq!(fenced.app.executor().tidy().await.unwrap(), 0);
+    let claim = async || {
+        let mut tx = fenced.app.database.begin(Purpose::Write).await.unwrap();
+        let taken =
+            jobs::claim(&mut tx, &fenced.class.jobs, "another", Duration::from_mins(10), Duration::from_hours(24), 10).await.unwrap();
+        Database::commit(tx).await.unwrap();
+        taken
+    };
+    assert!(claim().await.is_empty());
     assert_eq!(fence().await, claimed);
-    fenced.world.sql("update retention.jobs set lease_until = now() where state = 'running'").await;
-    assert_eq!(fenced.app.executor().tidy().await.unwrap(), 1);
-    let taken_back = fence().await;
-    assert!(taken_back > claimed);
-    let mut tx = fenced.app.database.begin(Purpose::Write).await.unwrap();
-    let again = jobs::claim(&mut tx, &fenced.class.jobs, "another", Duration::from_mins(10), 10).await.unwrap();
-    Database::commit(tx).await.unwrap();
-    assert!(again[0].fence > taken_back && fence().await == again[0].fence);
+    fenced.world.sql("update retention.jobs set lease_until = now() where lease_until is not null").await;
+    let again = claim().await;
+    assert!(again[0].lapsed && again[0].fence > claimed && fence().await == again[0].fence);
     fenced.world.sql("update feature_subscriptions set terminated_at = terminated_at - interval '1 day'").await;
     fenced.app.planner().look(Look::Resync).await.unwrap();
     let rescheduled = fence().await;
     assert!(rescheduled > again[0].fence);
     fenced.world.sql("update feature_subscriptions set terminated_at = null").await;
     fenced.app.planner().look(Look::Resync).await.unwrap();
-    assert!(fence().await > rescheduled);
+    assert_eq!(fenced.world.count("retention.jobs where data_class = 'configuration'").await, 0);
     assert_eq!(fenced.world.job("a", "configuration").await.state, "cancelled");
 }
 
@@ -148,10 +148,14 @@ async fn i8_every_change_of_hands_takes_a_new_fence() {
 #[tokio::test]
 async fn i5_a_claim_leaves_what_may_not_be_purged_to_others() {
     let fenced = Fenced::new().await;
-    fenced.world.sql("update retention.jobs set state = 'scheduled', lease_until = null where state = 'running'").await;
+    fenced.world.sql("update retention.jobs set lease_until = null where lease_until is not null").await;
     for (change, claims) in [
         ("select 1", 1),
-        ("update retention.jobs set admitted_at = null", 0),
+        ("update retention.jobs set admitted_at = null", 1),
+        ("update retention.jobs set admitted_at = null; delete from retention.admissions", 0),
+        ("update retention.jobs set admitted_at = null; update retention.admissions set released = true", 0),
+        ("update retention.jobs set admitted_at = null; update retention.admissions set admitted_at = now() - interval '24 hours'", 0),
+        ("update retention.jobs set admitted_at = null; update retention.admissions set admitted_at = now() - interval '23:59:59'", 1),
         ("update retention.jobs set retain_until = now() + interval '1 microsecond', delete_by = now() + interval '1 hour'", 0),
         ("update retention.jobs set retain_until = now(), delete_by = now() + interval '1 hour'", 1),
         ("update retention.jobs set ready_at = now() + interval '1 microsecond'", 0),
@@ -165,7 +169,7 @@ async fn i5_a_claim_leaves_what_may_not_be_purged_to_others() {
     ] {
         let mut tx = fenced.app.database.begin(Purpose::Write).await.unwrap();
         sqlx::raw_sql(AssertSqlSafe(change.to_owned())).execute(&mut *tx).await.unwrap();
-        let claimed = jobs::claim(&mut tx, &fenced.class.jobs, "w", Duration::from_mins(1), 10).await.unwrap();
+        let claimed = jobs::claim(&mut tx, &fenced.class.jobs, "w", Duration::from_mins(1), Duration::from_hours(24), 10).await.unwrap();
         assert_eq!(claimed.len(), claims, "{change}");
         tx.rollback().await.unwrap();
     }
@@ -180,14 +184,13 @@ async fn i8_a_batch_that_lost_a_job_is_rolled_back_whole() {
         .world
         .sql(
             "create function steal() returns trigger language plpgsql as $$ begin
-                 update retention.jobs set fence = fence + 1 where state = 'running'; return null; end $$;
+                 update retention.jobs set fence = fence + 1 where lease_until is not null; return null; end $$;
              create trigger steal after delete on template_configurations for each statement execute function steal();
-             update retention.jobs set lease_until = now() where state = 'running'",
+             update retention.jobs set lease_until = now() where lease_until is not null",
         )
         .await;
-    fenced.app.executor().tidy().await.unwrap();
     let mut worker = fenced.app.executor().worker("w".to_owned());
     worker.step().await.unwrap();
     assert_eq!(fenced.world.left("a").await, crate::world::ALL, "what was deleted by the batch is there again");
-    assert_eq!(fenced.world.count("retention.jobs where state = 'completed'").await, 0);
+    assert_eq!(fenced.world.count("retention.every_job where state = 'completed'").await, 0);
 }

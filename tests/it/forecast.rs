@@ -62,7 +62,7 @@ async fn r31_the_forecast_counts_accounts_and_not_jobs() {
     let app = world.app().await.unwrap();
     terminated(&world, 0..3, 0).await;
     assert_eq!(look(&world, &app).await["forecast"], Value::Null);
-    assert_eq!(world.count("retention.jobs").await, 6);
+    assert_eq!(world.count("retention.every_job").await, 6);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::{
     io::Write as _,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use retentiond::{
@@ -114,21 +115,21 @@ async fn i13_a_thousand_small_jobs_are_done_first_come_first_served_whatever_a_h
     let failure = world.run_passes().await.expect_err("one job cannot be done");
     assert!(failure.to_string().contains("1 due jobs remain"), "{failure}");
 
-    assert_eq!(world.count("retention.jobs where account_id like 'small-%' and data_class = 'queue' and state = 'completed' and attempts = 1 and last_error is null").await, 1_000);
+    assert_eq!(world.count("retention.every_job where account_id like 'small-%' and data_class = 'queue' and state = 'completed' and attempts = 1 and last_error is null").await, 1_000);
     assert_eq!(world.count("queue_messages where account_id <> 'bad'").await, 0);
     assert_eq!(world.count("queue_messages where account_id = 'bad'").await, 3);
     let bad = world.job("bad", "queue").await;
     assert_eq!((bad.state.as_str(), bad.attempts >= 1), ("scheduled", true));
     let huge = world.job("huge", "queue").await;
     assert_eq!((huge.state.as_str(), huge.attempts), ("completed", 1));
-    let later = "retention.jobs s, retention.jobs h where s.account_id like 'small-%' and s.data_class = 'queue' and h.account_id = 'huge' and h.data_class = 'queue'";
+    let later = "retention.every_job s, retention.every_job h where s.account_id like 'small-%' and s.data_class = 'queue' and h.account_id = 'huge' and h.data_class = 'queue'";
     assert_eq!(world.count(&format!("{later} and s.completed_at >= h.completed_at")).await, 0, "a small one waited for the huge one");
     assert!(world.count(&format!("{later} and s.completed_at > h.purge_began_at")).await > 0, "the huge one waited for all small ones");
     // A row's xmin is the batch that completed it. Who came hundreds of places earlier was served earlier; within one claim the order is free.
     let overtaken = number(
         &world,
         "with served as (select retain_until, row_number() over (order by retain_until) as came, xmin::text::int8 as batch
-                         from retention.jobs where account_id like 'small-%' and data_class = 'queue')
+                         from retention.history where account_id like 'small-%' and data_class = 'queue')
          select count(*) from served a join served b on b.came > a.came + 500 and b.batch < a.batch",
     )
     .await;
@@ -149,7 +150,7 @@ async fn i13_who_found_no_room_in_a_batch_keeps_its_place() {
     while world.job("huge", "queue").await.records_deleted.0["platform/queue_messages"] == 0 {
         worker.step().await.unwrap();
     }
-    let small = "retention.jobs where account_id like 'small-%' and data_class = 'queue' and state = 'scheduled'";
+    let small = "retention.jobs where account_id like 'small-%' and data_class = 'queue'";
     assert!(world.count(small).await >= 10, "ten records do not make room for twenty jobs");
     assert_eq!(world.count(&format!("{small} and ready_at <> retain_until")).await, 0, "nothing was tried of them");
     assert_eq!(
@@ -161,7 +162,7 @@ async fn i13_who_found_no_room_in_a_batch_keeps_its_place() {
     while world.count(small).await > 0 {
         worker.step().await.unwrap();
     }
-    let attempts = "retention.jobs where account_id like 'small-%' and data_class = 'queue' and attempts = 1 and records_deleted->>'platform/queue_messages' = '1'";
+    let attempts = "retention.every_job where account_id like 'small-%' and data_class = 'queue' and attempts = 1 and records_deleted->>'platform/queue_messages' = '1'";
     assert_eq!(world.count(attempts).await, 20, "waiting for room is not another attempt");
     assert_eq!(world.job("huge", "queue").await.state, "scheduled", "it waited for them");
     app.database.close().await;
@@ -177,7 +178,7 @@ async fn i13_a_job_is_pressing_past_half_of_its_allowance() {
     let class = app.policy.classes.iter().find(|c| c.jobs.name == "queue").unwrap();
     let mut tx = app.database.begin(Purpose::Write).await.unwrap();
     retentiond::safeguards::admit(&mut tx, &app.config.guard).await.unwrap();
-    let claimed = jobs::claim(&mut tx, &class.jobs, "one", app.config.executor.lease, 10).await.unwrap();
+    let claimed = jobs::claim(&mut tx, &class.jobs, "one", app.config.executor.lease, Duration::from_hours(24), 10).await.unwrap();
     let mut seen: Vec<_> = claimed.iter().map(|j| (j.account_id.as_str(), j.pressing)).collect();
     seen.sort_unstable();
     assert_eq!(seen, [("calm", false), ("pressing", true)]);

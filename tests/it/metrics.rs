@@ -137,7 +137,7 @@ async fn s8_the_figures_say_what_was_done_and_what_the_database_holds() {
     // Who is held has no deadline to be met; of the queue nothing else is open.
     let deadline = "retention_earliest_unmet_deadline_timestamp_seconds";
     let young: f64 = sqlx::query_scalar(
-        "select extract(epoch from delete_by)::float8 from retention.jobs where account_id = 'young' and data_class = 'configuration'",
+        "select extract(epoch from delete_by)::float8 from retention.every_job where account_id = 'young' and data_class = 'configuration'",
     )
     .fetch_one(&mut world.connect().await)
     .await

@@ -178,7 +178,7 @@ async fn r2_of_several_rows_one_active_means_a_live_customer_and_all_ended_means
         for (id, _, want) in &cases {
             assert_eq!(world.left(id).await, *want, "{id} with {index}");
         }
-        let latest = "(select from retention.jobs j where j.account_id like 'all ended%' and j.started_at <> (select max(terminated_at) from subs s where s.account_id = j.account_id)) x";
+        let latest = "(select from retention.every_job j where j.account_id like 'all ended%' and j.started_at <> (select max(terminated_at) from subs s where s.account_id = j.account_id)) x";
         assert_eq!(world.count(latest).await, 0);
         // A second subscription begins while the purge of the first waits.
         world.sql("insert into subs (account_id, feature) values ('all ended, the latest inside', 'mps')").await;
@@ -286,7 +286,7 @@ async fn i6_a_starting_point_that_turns_impossible_neither_fires_nor_cancels() {
     world.account("a", "null", "now() - interval '29 days'", "null").await;
     world.run_passes().await.unwrap();
     world.sql("update feature_subscriptions set terminated_at = '-infinity'").await;
-    world.sql("update retention.jobs set retain_until = now() - interval '1 day', ready_at = now() - interval '1 day' where state = 'scheduled'").await;
+    world.sql("update retention.jobs set retain_until = now() - interval '1 day', ready_at = now() - interval '1 day' where lease_until is null").await;
     // It waits, visibly; a run that leaves a due job behind says so.
     assert_eq!(world.run_passes().await.unwrap_err().exit_code(), 1);
     assert_eq!(world.job("a", "configuration").await.state, "scheduled");
@@ -304,7 +304,7 @@ async fn r6_a_vanished_row_withdraws_nothing_and_deletes_nothing_its_jobs_wait()
     assert_eq!(world.count("feature_subscriptions").await, 0);
     world.data("purged").await;
     world
-        .sql("update retention.jobs set retain_until = now() - interval '1 hour', ready_at = now() - interval '1 hour' where state = 'scheduled'")
+        .sql("update retention.jobs set retain_until = now() - interval '1 hour', ready_at = now() - interval '1 hour' where lease_until is null")
         .await;
     assert_eq!(world.run_passes().await.unwrap_err().exit_code(), 1, "due jobs remain");
     for (id, class, kept) in
@@ -354,8 +354,8 @@ async fn i8_planners_that_look_at_once_make_one_job_each() {
         tokio::join!(first.look(Look::Resync), second.look(Look::Resync), poller.look(Look::Poll), fourth.look(Look::Resync));
     let scheduled: u64 = [a, b, c, d].into_iter().map(|report| report.unwrap().scheduled).sum();
     assert_eq!(scheduled, 6_000);
-    assert_eq!(world.count("retention.jobs").await, 6_000);
-    assert_eq!(world.count("(select from retention.jobs group by account_id, data_class having count(*) > 1) x").await, 0);
+    assert_eq!(world.count("retention.every_job").await, 6_000);
+    assert_eq!(world.count("(select from retention.every_job group by account_id, data_class having count(*) > 1) x").await, 0);
 }
 
 #[tokio::test]
@@ -374,9 +374,9 @@ async fn i9_thousands_of_accounts_are_settled_page_by_page_and_one_bad_record_st
         .await;
     let found = resync(&world).await;
     let wanted = world.count("accounts where deleted_at is not null").await;
-    assert_eq!(world.count("retention.jobs where length(account_id) < 100").await, wanted * 2);
+    assert_eq!(world.count("retention.every_job where length(account_id) < 100").await, wanted * 2);
     assert_eq!(
-        world.count("retention.jobs where length(account_id) > 100").await + world.count("retention.quarantine").await,
+        world.count("retention.every_job where length(account_id) > 100").await + world.count("retention.quarantine").await,
         2,
         "an account whose id is too long for an index is scheduled or visibly quarantined: {found:?}"
     );

@@ -42,7 +42,7 @@ fn behind_a_pooler(world: &mut World, sessions: u16) -> Option<Pgbouncer> {
 }
 
 async fn nothing_went_wrong(world: &World, daemons: &[&Daemon]) {
-    assert_eq!(world.count("retention.jobs where last_error is not null or state <> 'completed'").await, 0);
+    assert_eq!(world.count("retention.every_job where last_error is not null or state <> 'completed'").await, 0);
     for daemon in daemons {
         let failed: Vec<_> = daemon.events().into_iter().filter(|e| e["event"].as_str().is_some_and(|e| e.ends_with(".failed"))).collect();
         assert!(failed.is_empty(), "{failed:?}");
@@ -61,18 +61,18 @@ async fn r20_two_daemons_do_the_main_job_behind_a_transaction_mode_pooler() {
     world.account("back", "null", "now() - interval '6 days'", "null").await;
     world.account("live", "null", "null", "null").await;
     let daemons = [world.daemon(), world.daemon()];
-    until("everything due is purged", async || world.count("retention.jobs where state = 'completed'").await == 41).await;
+    until("everything due is purged", async || world.count("retention.every_job where state = 'completed'").await == 41).await;
     for i in 0..20 {
         assert_eq!(world.left(&format!("gone-{i}")).await, GONE);
     }
     assert_eq!(world.left("queue").await, left(3, 5, 0, 2));
     assert_eq!(world.left("back").await, ALL);
     assert_eq!(world.left("live").await, ALL);
-    let counted = "(select sum(t.value::int) as n from retention.jobs, jsonb_each_text(records_deleted) t) s where n = 20 * 15 + 7";
+    let counted = "(select sum(t.value::int) as n from retention.every_job, jsonb_each_text(records_deleted) t) s where n = 20 * 15 + 7";
     assert_eq!(world.count(counted).await, 1, "each record is counted once");
     world.sql("update feature_subscriptions set terminated_at = null where account_id = 'back'").await;
-    until("the rest is withdrawn", async || world.count("retention.jobs where state = 'cancelled'").await == 2).await;
-    world.sql("delete from retention.jobs where state = 'cancelled'").await;
+    until("the rest is withdrawn", async || world.count("retention.every_job where state = 'cancelled'").await == 2).await;
+    world.sql("delete from retention.history where state = 'cancelled'").await;
     nothing_went_wrong(&world, &daemons.each_ref()).await;
 }
 
@@ -189,7 +189,7 @@ async fn r15_what_stops_behind_a_pooler_returns_only_after_the_batch_and_nothing
         }
         Database::commit(tx).await.unwrap();
         until("the rest goes", async || world.left("a").await == GONE).await;
-        let counted = "(select sum(t.value::int) as n from retention.jobs, jsonb_each_text(records_deleted) t) s where n = 15";
+        let counted = "(select sum(t.value::int) as n from retention.every_job, jsonb_each_text(records_deleted) t) s where n = 15";
         until("each record is counted once", async || world.count(counted).await == 1).await;
         database.close().await;
     }

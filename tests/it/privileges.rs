@@ -204,7 +204,7 @@ async fn r16_row_security_on_a_target_is_refused_and_never_reads_as_completed() 
     running.signal(rustix::process::Signal::TERM);
     assert_eq!(running.ended().await, Some(0));
     assert_eq!(daemon.world().left("gone").await, ALL);
-    assert_eq!(daemon.world().count("retention.jobs where state = 'completed'").await, 0);
+    assert_eq!(daemon.world().count("retention.every_job where state = 'completed'").await, 0);
 
     // At a start it is refused, with its remedy.
     let (code, findings) = daemon.check();
@@ -215,7 +215,7 @@ async fn r16_row_security_on_a_target_is_refused_and_never_reads_as_completed() 
     let once = daemon.world().cli(&["run", "--once"]);
     assert_eq!(once.status.code(), Some(3), "{}", String::from_utf8_lossy(&once.stdout));
     assert_eq!(daemon.world().left("gone").await, ALL);
-    assert_eq!(daemon.world().count("retention.jobs where state = 'completed'").await, 0);
+    assert_eq!(daemon.world().count("retention.every_job where state = 'completed'").await, 0);
 
     daemon.follow_check().await;
     assert_eq!(daemon.world().cli(&["run", "--once"]).status.code(), Some(0));

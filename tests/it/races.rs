@@ -16,6 +16,7 @@ use retentiond::{
         self, STOP_LOCK,
         control::{self, Scope},
     },
+    stores::postgres::Delete,
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
@@ -50,7 +51,8 @@ impl Race {
     async fn claim(&self) -> Vec<Claimed> {
         let mut tx = self.begin().await;
         safeguards::admit(&mut tx, &self.app.config.guard).await.unwrap();
-        let claimed = jobs::claim(&mut tx, &self.class.jobs, "racer", Duration::from_secs(30), 100).await.unwrap();
+        let claimed =
+            jobs::claim(&mut tx, &self.class.jobs, "racer", Duration::from_secs(30), Duration::from_hours(24), 100).await.unwrap();
         Database::commit(tx).await.unwrap();
         assert_eq!(claimed.len(), 1);
         claimed
@@ -74,7 +76,7 @@ impl Race {
     async fn delete(&self, tx: &mut Tx, claimed: &[Claimed]) -> i64 {
         let mut records = 0;
         for target in &self.class.targets {
-            let gone = self.batch.delete(tx, target, &claimed.iter().collect::<Vec<_>>(), 1_000).await.unwrap();
+            let gone = self.batch.delete(tx, target, &claimed.iter().map(|job| (job, 9)).collect::<Vec<_>>(), 1_000).await.unwrap();
             records += gone.iter().map(|(_, _, deleted)| deleted).sum::<i64>();
         }
         records
@@ -201,14 +203,14 @@ async fn r15_what_stops_during_a_batch_returns_only_after_it_and_nothing_is_dele
             // One record of each target, so that others remain.
             let mut gone = 0;
             for target in &race.class.targets {
-                gone += race.batch.delete(&mut tx, target, &[&claimed[0]], 1).await.unwrap()[0].2;
+                gone += race.batch.delete(&mut tx, target, &[(&claimed[0], 9)], 1).await.unwrap()[0].2;
             }
             assert_eq!(gone, 2);
             Database::commit(tx).await.unwrap();
         };
         tokio::join!(placing, batch);
         assert_eq!(race.world.left("a").await, left(2, 4, 7, 2), "{stop:?}");
-        race.world.sql("update retention.jobs set state = 'scheduled', lease_until = null, worker = null where state = 'running'").await;
+        race.world.sql("update retention.jobs set lease_until = null, worker = null where lease_until is not null").await;
         race.exhaust().await;
         assert_eq!(race.world.left("a").await, left(2, 4, 7, 2), "{stop:?}");
     }
@@ -259,18 +261,17 @@ async fn i7_each_predicate_stands_in_the_delete_itself() {
         "update feature_subscriptions set terminated_at = 'infinity' where account_id = 'a'",
         "delete from feature_subscriptions where account_id = 'a'",
         "update feature_subscriptions set feature = 'MPS' where account_id = 'a'",
-        "update retention.jobs set retain_until = now() + interval '1 hour', delete_by = now() + interval '2 hours' where state = 'running'",
-        "update retention.jobs set fence = fence + 1 where state = 'running'",
-        "update retention.jobs set lease_until = now() where state = 'running'",
-        "update retention.jobs set state = 'scheduled', lease_until = null where state = 'running'",
-        "update retention.jobs set state = 'cancelled', lease_until = null, cancelled_at = now() where state = 'running'",
-        "update retention.jobs set admitted_at = null where state = 'running'",
-        "update retention.jobs set policy = 'another' where state = 'running'",
-        "update retention.jobs set data_class = 'queue2' where state = 'running'",
-        "update retention.jobs set feature = 'live' where state = 'running'",
-        "update retention.jobs set starting_point = 'account_deleted' where state = 'running'",
-        "update retention.jobs set starting_point = 'unheard of' where state = 'running'",
-        "delete from retention.jobs where state = 'running'",
+        "update retention.jobs set retain_until = now() + interval '1 hour', delete_by = now() + interval '2 hours' where lease_until is not null",
+        "update retention.jobs set fence = fence + 1 where lease_until is not null",
+        "update retention.jobs set lease_until = now() where lease_until is not null",
+        "update retention.jobs set lease_until = null where lease_until is not null",
+        "update retention.jobs set admitted_at = null where lease_until is not null",
+        "update retention.jobs set policy = 'another' where lease_until is not null",
+        "update retention.jobs set data_class = 'queue2' where lease_until is not null",
+        "update retention.jobs set feature = 'live' where lease_until is not null",
+        "update retention.jobs set starting_point = 'account_deleted' where lease_until is not null",
+        "update retention.jobs set starting_point = 'unheard of' where lease_until is not null",
+        "delete from retention.jobs where lease_until is not null",
         "delete from retention.guard",
         "update retention.guard set tripped_at = now(), reason = 'race'",
         "insert into retention.holds (account_id, reason, placed_by) values ('a', 'race', 'test')",
@@ -345,7 +346,7 @@ async fn i7_a_reactivation_not_yet_committed_defers_the_batch_whatever_becomes_o
         assert_eq!((job.state.as_str(), job.blocked_by.as_deref()), ("scheduled", Some("locked")));
         assert_eq!(race.world.left("a").await, ALL);
         run(&mut platform, end).await;
-        race.world.sql("update retention.jobs set ready_at = now() where state = 'scheduled'").await;
+        race.world.sql("update retention.jobs set ready_at = now() where lease_until is null").await;
         race.exhaust().await;
         let wanted = if end == "commit" { ALL } else { left(0, 0, 0, 2) };
         assert_eq!(race.world.left("a").await, wanted, "{end}");
@@ -369,7 +370,7 @@ async fn i7_a_reactivation_during_a_batch_waits_for_it_and_stops_the_next() {
     let reactivating = run(&mut platform, "update feature_subscriptions set terminated_at = null where account_id = 'a'");
     let batch = async {
         waits_for_a_row(&race.world).await;
-        assert_eq!(race.batch.delete(&mut tx, &race.class.targets[0], &[&claimed[0]], 1).await.unwrap(), [(claimed[0].id, 1, 1)]);
+        assert_eq!(race.batch.delete(&mut tx, &race.class.targets[0], &[(&claimed[0], 9)], 1).await.unwrap(), [(claimed[0].id, 1, 1)]);
         Database::commit(tx).await.unwrap();
     };
     tokio::join!(reactivating, batch);
@@ -423,7 +424,8 @@ async fn i8_a_job_in_a_batch_is_left_alone_by_everybody_else() {
     let mut other = race.begin().await;
     let (free, busy) = jobs::lock_open(&mut other, &race.class.jobs, &["a".to_owned()]).await.unwrap();
     assert_eq!((free.len(), busy), (0, vec!["a".to_owned()]));
-    assert_eq!(jobs::reclaim(&mut other).await.unwrap(), 0);
+    let taken = jobs::claim(&mut other, &race.class.jobs, "other", Duration::from_secs(30), Duration::from_hours(24), 10).await.unwrap();
+    assert!(taken.is_empty());
     drop(other);
     Database::commit(tx).await.unwrap();
     let mut other = race.begin().await;
@@ -436,9 +438,14 @@ async fn i8_a_job_in_a_batch_is_left_alone_by_everybody_else() {
 async fn r17_the_account_predicate_stands_in_the_outer_delete_too() {
     let race = Race::new().await;
     for target in &race.class.targets {
-        let statement = target.delete("licensed as (select 1)").delete;
-        let outer = statement.split_once("delete from").unwrap().1.split_once("returning").unwrap().0;
-        assert!(outer.contains("t.ctid = v.at") && outer.contains("t.\"account_id\" = v.account_id collate \"C\""), "{outer}");
+        let Delete::Free { whole, slice } = target.delete("licensed as (select 1)") else { panic!("nothing points at it") };
+        let outer = |statement: &str| statement.split_once("delete from").unwrap().1.split_once("returning").unwrap().0.to_owned();
+        assert!(outer(&whole).contains("t.\"account_id\" = l.account_id collate \"C\""), "{whole}");
+        let slice = outer(&slice);
+        assert!(
+            slice.contains("t.ctid = any") && slice.contains("t.\"account_id\" = (select account_id from licensed) collate \"C\""),
+            "{slice}"
+        );
     }
 }
 
@@ -488,7 +495,7 @@ async fn i7_customers_who_come_back_while_everything_is_purged_lose_nothing_afte
         world.account(&format!("a{i}"), "null", OLD, "null").await;
     }
     let _daemon = world.daemon();
-    until("purging has begun", async || world.count("retention.jobs where purge_began_at is not null").await > 0).await;
+    until("purging has begun", async || world.count("retention.every_job where purge_began_at is not null").await > 0).await;
     let mut platform = world.connect().await;
     let mut kept = Vec::new();
     for i in (0..30).rev() {
@@ -497,7 +504,7 @@ async fn i7_customers_who_come_back_while_everything_is_purged_lose_nothing_afte
         run(&mut platform, &format!("update feature_subscriptions set terminated_at = null where account_id = '{id}'")).await;
         kept.push((id.clone(), world.left(&id).await));
     }
-    until("every job has ended", async || world.count("retention.jobs where state in ('scheduled', 'running')").await == 0).await;
+    until("every job has ended", async || world.count("retention.every_job where state in ('scheduled', 'running')").await == 0).await;
     for (id, was) in kept {
         assert_eq!(world.left(&id).await, was, "{id}");
     }

@@ -88,7 +88,7 @@ async fn r7_accounts_keyed_by_any_type_in_mixed_case_tables_work_through_configu
         assert_eq!((job.state.as_str(), job.starting_point.as_str()), ("completed", format!("deleted {i}").as_str()), "{case}");
         assert_eq!(job.records_deleted.0, [(format!("platform/\"Crm {i}\".\"Queue\"\"Messages\""), 2)].into(), "{case}");
     }
-    assert_eq!(world.count("retention.jobs").await, i64::try_from(pairs.len()).unwrap());
+    assert_eq!(world.count("retention.every_job").await, i64::try_from(pairs.len()).unwrap());
 }
 
 #[tokio::test]

@@ -50,7 +50,7 @@ async fn r6_a_missing_row_makes_its_due_job_wait_and_a_confirmed_one_purges_unde
     world.vanish("gone").await;
     // Two days pass: the job is due, its row is missing for the first time.
     let back = "started_at = started_at - interval '2 days', retain_until = retain_until - interval '2 days', delete_by = delete_by - interval '2 days'";
-    world.sql(&format!("update retention.jobs set {back}, ready_at = now() where state = 'scheduled'")).await;
+    world.sql(&format!("update retention.jobs set {back}, ready_at = now() where lease_until is null")).await;
     assert!(world.run_passes().await.is_err(), "a due job remains");
     assert_eq!(world.left("gone").await, left(3, 5, 0, 2));
     let waiting = world.job("gone", "configuration").await;

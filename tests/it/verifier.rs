@@ -44,7 +44,7 @@ async fn r24_a_completed_job_is_no_licence_once_its_starting_point_was_withdrawn
     world.looks_come().await;
     world.run_passes().await.unwrap();
     assert_eq!(world.left("back").await, left(3, 5, 7, 4));
-    assert_eq!(world.count("retention.jobs where state in ('scheduled', 'running')").await, 0);
+    assert_eq!(world.count("retention.every_job where state in ('scheduled', 'running')").await, 0);
     assert_eq!(world.count("retention.done_marks").await, 0);
 }
 

@@ -27,14 +27,14 @@ const QUESTIONS: [(&str, &str); 15] = [
             from soak.judged where by <> 'platform' and class <> 'media' and earliest is null"),
     ("I8", "with gone as (select account_id, place, sum(cardinality(ids)) as n from soak.gone where by <> 'platform' and class <> 'media' group by 1, 2),
             counted as (select account_id, split_part(t.key, '/', 2) as place, sum(t.value::bigint) as n
-                        from retention.jobs, jsonb_each_text(records_deleted) t group by 1, 2)
+                        from retention.every_job, jsonb_each_text(records_deleted) t group by 1, 2)
             select format('%s: %s records of %s are gone, the jobs count %s', account_id, coalesce(g.n, 0), place, coalesce(c.n, 0))
             from gone g full join counted c using (account_id, place) where coalesce(g.n, 0) <> coalesce(c.n, 0)"),
     ("I8", "select format('record %s of %s was deleted %s times', r.record, g.place, count(*)) from soak.gone g, unnest(g.ids) r(record) group by g.place, r.record having count(*) > 1"),
     ("I8", "select format('job %s ended %s times: %s', job_id, count(*), string_agg(before || ' to ' || after, ', '))
             from soak.endings group by job_id having count(*) > 1 or bool_or(before in ('completed', 'cancelled'))"),
     ("I8", "select format('job %s is %s with %s, its lease until %s', id, state, worker, lease_until) from retention.jobs where state = 'running'"),
-    ("I1", "select format('job %s was completed before its time', id) from retention.jobs where completed_at < retain_until"),
+    ("I1", "select format('job %s was completed before its time', id) from retention.every_job where completed_at < retain_until"),
     ("I4", "select format('%s: %s media objects', account_id, count(m.media_id))
             from (select distinct account_id from soak.history where account_id like 'acc-%') h left join media_objects m using (account_id)
             group by account_id having count(m.media_id) <> 2"),
@@ -92,18 +92,18 @@ pub(crate) async fn judge(world: &World) {
 /// Figures for the summary.
 pub(crate) async fn figures(world: &World) -> Vec<(&'static str, String)> {
     const FIGURES: [(&str, &str); 9] = [
-        ("jobs completed", "select count(*)::text from retention.jobs where state = 'completed'"),
-        ("jobs cancelled (after a batch)", "select format('%s (%s)', count(*), count(*) filter (where purge_began_at is not null)) from retention.jobs where state = 'cancelled'"),
+        ("jobs completed", "select count(*)::text from retention.every_job where state = 'completed'"),
+        ("jobs cancelled (after a batch)", "select format('%s (%s)', count(*), count(*) filter (where purge_began_at is not null)) from retention.every_job where state = 'cancelled'"),
         ("jobs made for records that came back", "select count(*)::text from (select lag(state) over w as before, lag(started_at) over w as since, started_at
-            from retention.jobs window w as (partition by account_id, data_class order by id)) x where before = 'completed' and since = started_at"),
+            from retention.every_job window w as (partition by account_id, data_class order by id)) x where before = 'completed' and since = started_at"),
         ("records deleted by the daemon", "select coalesce(sum(cardinality(ids)), 0)::text from soak.gone where by <> 'platform'"),
         ("deleting statements judged", "select count(distinct (xid, place))::text from soak.gone where by <> 'platform'"),
         ("deletes for accounts whose row had vanished", "select count(*)::text from soak.judged where by <> 'platform' and not ((said ->> 'account')::bool and (said ->> 'subscribed')::bool)"),
         ("closest delete to its due instant", "select coalesce(min(statement_at - due)::text, '-') from soak.judged where by <> 'platform' and isfinite(due)"),
         ("completed after max(due, scheduled): p50, p99, max", "select coalesce(string_agg(round(p::numeric, 1) || ' s', ', '), '-') from (
             select unnest(percentile_disc(array[0.5, 0.99, 1.0]) within group (order by extract(epoch from completed_at - greatest(retain_until, created_at)))) as p
-            from retention.jobs where state = 'completed') x"),
-        ("warning: records deleted after delete_by, known in time", "select coalesce(sum(n), 0)::text from soak.judged g join retention.jobs j on j.id = (g.said -> 'job' ->> 'id')::bigint
+            from retention.every_job where state = 'completed') x"),
+        ("warning: records deleted after delete_by, known in time", "select coalesce(sum(n), 0)::text from soak.judged g join retention.every_job j on j.id = (g.said -> 'job' ->> 'id')::bigint
             where g.by <> 'platform' and g.at > j.delete_by and j.created_at <= j.retain_until"),
     ];
     let mut c: PgConnection = world.connect().await;

@@ -55,10 +55,10 @@ from (select s.*, greatest((select max(created_at) from template_configurations 
                            (select max(created_at) from task_configurations t where t.account_id = s.account_id and s.class = 'configuration'),
                            (select max(created_at) from queue_messages t where t.account_id = s.account_id and s.class = 'queue')) as newest
       from soak.standing s) s
-left join retention.jobs j on j.account_id = s.account_id and j.data_class = s.class and j.state in ('scheduled', 'running')
+left join retention.every_job j on j.account_id = s.account_id and j.data_class = s.class and j.state in ('scheduled', 'running')
 left join retention.done_marks d on d.account_id = s.account_id and d.data_class = s.class and (s.vanished or d.started_at = s.since)
 where d.account_id is null or j.id is not null or s.records > 0
 union all
 select 'I7', format('%s %s: nothing stands, and job %s is open', j.account_id, j.data_class, j.id)
-from retention.jobs j where j.state in ('scheduled', 'running')
+from retention.every_job j where j.state in ('scheduled', 'running')
 and not exists (select 1 from soak.standing s where s.account_id = j.account_id and s.class = j.data_class);

@@ -120,7 +120,7 @@ async fn first_look(world: &World) {
 
 async fn progress(world: &World, elapsed: Duration) {
     let asked = "select format('%s jobs completed, %s open, %s records deleted', count(*) filter (where state = 'completed'),
-                 count(*) filter (where state in ('scheduled', 'running')), (select sum(cardinality(ids)) from soak.gone where by <> 'platform')) from retention.jobs";
+                 count(*) filter (where state in ('scheduled', 'running')), (select sum(cardinality(ids)) from soak.gone where by <> 'platform')) from retention.every_job";
     let mut connection = world.connect().await;
     // The server may be killed at this very moment.
     let said: String = sqlx::query_scalar(asked).fetch_one(&mut connection).await.unwrap_or_else(|e| format!("({e})"));

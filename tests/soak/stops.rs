@@ -84,7 +84,7 @@ pub(crate) async fn person(world: Arc<World>, number: u64, mut dice: Dice) {
 async fn about_to_be_purged(database: &Database, number: u64) -> Result<Option<String>, DatabaseError> {
     let mut tx = database.begin(Purpose::Read).await?;
     Ok(sqlx::query_scalar(
-        "select account_id from retention.jobs where state in ('scheduled', 'running') and retain_until < now() + interval '2 s'
+        "select account_id from retention.every_job where state in ('scheduled', 'running') and retain_until < now() + interval '2 s'
          and account_id like 'acc-%' and substr(account_id, 5)::int % 2 = $1 order by random() limit 1",
     )
     .bind(i32::try_from(number).unwrap())

@@ -87,7 +87,7 @@ impl Told {
         for table in TABLES.iter().chain(&ROWS[..1]) {
             let _ = write!(all, "delete from {table};");
         }
-        for table in ["jobs", "done_marks", "holds", "pauses", "admissions", "passes", "roster", "absences"] {
+        for table in ["jobs", "history", "done_marks", "holds", "pauses", "admissions", "passes", "roster", "absences"] {
             let _ = write!(all, "delete from retention.{table};");
         }
         all += "update retention.guard set known_accounts = null, tripped_at = null, reason = null, released_at = null;";
@@ -176,7 +176,8 @@ impl Told {
         for (table, columns) in [
             ("accounts", &["deleted_at"][..]),
             ("feature_subscriptions", &["terminated_at", "cmq_disabled_at"]),
-            ("retention.jobs", &["started_at", "retain_until", "delete_by", "ready_at", "completed_at"]),
+            ("retention.jobs", &["started_at", "retain_until", "delete_by", "ready_at"]),
+            ("retention.history", &["started_at", "retain_until", "delete_by", "completed_at"]),
             ("retention.done_marks", &["started_at"]),
             ("retention.absences", &["first_missed_at", "confirmed_at"]),
             ("retention.passes", &["succeeded_at", "watermark"]),
@@ -227,7 +228,7 @@ impl Told {
         while sqlx::query_scalar::<_, bool>(busy).fetch_one(&mut self.connection).await.unwrap() {
             tokio::task::yield_now().await;
         }
-        self.sql("update retention.jobs set lease_until = now() where state = 'running'".to_owned()).await;
+        self.sql("update retention.jobs set lease_until = now() where lease_until is not null".to_owned()).await;
     }
 
     /// What `run --once` does, without its patience.
@@ -253,13 +254,13 @@ impl Told {
             .map(|(i, table)| format!("select 'left', account_id, '{i}', '', count(*), 0::int8 from {table} group by account_id"))
             .collect();
         let since = format!("extract(epoch from started_at - timestamptz '{}')::int8", self.base);
-        for (kind, from) in [("open", "retention.jobs where state in ('scheduled', 'running')"), ("done", "retention.done_marks")] {
+        for (kind, from) in [("open", "retention.every_job where state in ('scheduled', 'running')"), ("done", "retention.done_marks")] {
             parts.push(format!("select '{kind}', account_id, data_class, starting_point, {since}, 0 from {from}"));
         }
         parts.push(
             "select case state when 'completed' then 'deleted' else 'cancelled' end, account_id, data_class, '',
                     (select min(n::int8) from jsonb_each_text(records_deleted) e(k, n)) * 1000 + (select max(n::int8) from jsonb_each_text(records_deleted) e(k, n)), id
-             from retention.jobs where state in ('completed', 'cancelled')"
+             from retention.every_job where state in ('completed', 'cancelled')"
                 .to_owned(),
         );
         let query = format!("select * from ({}) x (kind, account, class, point, n, id) order by id", parts.join(" union all "));
