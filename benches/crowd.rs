@@ -1,13 +1,19 @@
 //! What happens when there is more of something: more replicas, more history, more that is due at once.
 
+use std::time::Duration;
+
 use crate::{
     Bench, fill,
     lab::{COPY, HISTORY, Lab, completed, number, pause, sql},
-    program::{self, Ran},
+    program::{self, Ran, Running},
     report::{Goal, Runs, figure, float, mib, rate},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+/// The daemon, on ports that nobody else has.
+fn daemon(lab: &Lab, database: &str, workers: Option<u32>) -> Running {
+    let program = lab.program(database, "enforce").workers(workers);
+    program.set("HTTP__LISTEN", "127.0.0.1:0").set("HTTP__OPS_LISTEN", "127.0.0.2:0").start(&["run"])
+}
 
 /// Two programs on one database, against one.
 pub(crate) async fn replicas(bench: &mut Bench) {
@@ -22,10 +28,15 @@ pub(crate) async fn replicas(bench: &mut Bench) {
         for (with, rates) in workers.iter().zip(&mut rates) {
             for (replicas, runs) in (1..).zip(rates) {
                 drop(lab.copy("shared").await);
-                let started: Vec<_> =
-                    (0..replicas).map(|_| lab.program(COPY, "enforce").workers(*with).start(&["run", "--once"])).collect();
-                let ran: Vec<Ran> = started.into_iter().map(program::Running::wait).collect();
-                assert_eq!(completed(&mut lab.connect(COPY).await).await, jobs);
+                // As daemons: `run --once` does not wait for what another replica holds.
+                let started: Vec<_> = (0..replicas).map(|_| daemon(lab, COPY, *with)).collect();
+                let mut conn = lab.connect(COPY).await;
+                while completed(&mut conn).await < jobs {
+                    assert!(started.iter().all(Running::lives), "a replica ended before the work did");
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                }
+                let ran: Vec<Ran> = started.into_iter().map(Running::stop).collect();
+                assert_eq!(ran.iter().map(|r| r.completed).sum::<i64>(), jobs);
                 let from = ran.iter().map(|r| r.compared).min().expect("a replica");
                 let to = ran.iter().map(|r| r.ended).max().expect("a replica");
                 runs.add(rate(jobs, (to - from).to_std().expect("time goes forward")));
@@ -95,11 +106,10 @@ pub(crate) async fn memory(bench: &mut Bench) {
     let (lab, sizes) = (&bench.lab, bench.sizes);
     let so_far = program::take_memory();
     lab.template("idle", &fill::standing(sizes.memory[0])).await;
-    let daemon = lab.program("idle", "enforce").set("HTTP__LISTEN", "127.0.0.1:0").set("HTTP__OPS_LISTEN", "127.0.0.2:0").start(&["run"]);
+    let daemon = daemon(lab, "idle", None);
     pause(8).await;
     let idle = program::memory(daemon.pid, "VmRSS").expect("the daemon runs");
-    kill_process(Pid::from_raw(daemon.pid.cast_signed()).expect("a process"), Signal::TERM).expect("the daemon runs");
-    daemon.wait();
+    daemon.stop();
     lab.drop("idle").await;
     program::take_memory();
     let mut peaks = Vec::new();

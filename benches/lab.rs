@@ -13,9 +13,9 @@ use crate::program::Program;
 /// The rules that are shipped: what is measured is the promise itself.
 pub(crate) const RULES: &str = include_str!("../config/retentiond.toml");
 /// Where jobs are seen with their `state`, whether open or finished.
-const JOBS: &str = "retention.jobs";
+const JOBS: &str = "retention.every_job";
 /// Where finished jobs are kept.
-pub(crate) const HISTORY: &str = "jobs";
+pub(crate) const HISTORY: &str = "history";
 /// The copy that is measured.
 pub(crate) const COPY: &str = "copy";
 

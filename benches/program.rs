@@ -16,6 +16,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use retentiond::config::{self, Config, Needs};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::lab::{Lab, RULES};
 
@@ -95,6 +96,17 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    pub(crate) fn lives(&self) -> bool {
+        !self.watch.is_finished()
+    }
+
+    /// Tells a daemon to end, and waits until it has.
+    pub(crate) fn stop(self) -> Ran {
+        let pid = Pid::from_raw(self.pid.cast_signed()).expect("a process");
+        kill_process(pid, Signal::TERM).expect("the daemon runs");
+        self.wait()
+    }
+
     pub(crate) fn wait(self) -> Ran {
         let succeeded = self.watch.join().expect("the watch");
         if !succeeded {
