@@ -23,7 +23,7 @@ pub(crate) async fn replicas(bench: &mut Bench) {
     let jobs = i64::from(sizes.shared);
     let workers = [Some(1), None];
     let mut rates = [[Runs::default(), Runs::default()], [Runs::default(), Runs::default()]];
-    let mut rounds = bench.rounds(120);
+    let mut rounds = bench.rounds(100);
     while rounds.next() {
         for (with, rates) in workers.iter().zip(&mut rates) {
             for (replicas, runs) in (1..).zip(rates) {
@@ -63,7 +63,7 @@ pub(crate) async fn history(bench: &mut Bench) {
     lab.copy_to("short", "long").await;
     let finished = multiply_history(lab, "long", sizes.history / DONE).await;
     let (mut short, mut long) = (Runs::default(), Runs::default());
-    let mut rounds = bench.rounds(60);
+    let mut rounds = bench.rounds(50);
     while rounds.next() {
         for (template, runs) in [("short", &mut short), ("long", &mut long)] {
             drop(lab.copy(template).await);

@@ -73,7 +73,7 @@ const FULL: Sizes = Sizes {
     subscriptions: 10_000_000,
     shared: 20_000,
     history: 1_000_000,
-    memory: [10_000, 50_000, 200_000],
+    memory: [10_000, 30_000, 100_000],
     plotted: 1,
     growth: &[10_000, 100_000, 1_000_000, 10_000_000],
 };
@@ -187,7 +187,7 @@ async fn all(sizes: Sizes, only: &[String]) -> String {
             "history" => crowd::history(&mut bench).await,
             "poll" | "compare" => {
                 if looks.is_none() {
-                    looks = Some(plan::looks(&bench.lab, sizes.subscriptions, sizes.runs, 90).await);
+                    looks = Some(plan::looks(&bench.lab, sizes.subscriptions, sizes.runs, 60).await);
                 }
                 let looks = looks.as_ref().expect("they were taken");
                 if name == "poll" { plan::poll(&mut bench, looks) } else { plan::compare(&mut bench, looks) }

@@ -30,7 +30,7 @@ pub(crate) async fn schedule(bench: &mut Bench) {
     sql(&mut lab.connect("ended").await, "vacuum feature_subscriptions").await;
     let jobs = i64::from(sizes.ended);
     let (mut ours, mut insert) = (Runs::default(), Runs::default());
-    let mut rounds = bench.rounds(140);
+    let mut rounds = bench.rounds(120);
     while rounds.next() {
         drop(lab.copy("ended").await);
         lab.forget_statements().await;

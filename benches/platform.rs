@@ -105,7 +105,7 @@ pub(crate) async fn platform(bench: &mut Bench) {
     bench.skewed().await;
     let lab = &bench.lab;
     let (mut quiet_50, mut quiet_99, mut busy_50, mut busy_99) = (Runs::default(), Runs::default(), Runs::default(), Runs::default());
-    let mut rounds = bench.rounds(120);
+    let mut rounds = bench.rounds(100);
     while rounds.next() {
         drop(lab.copy("skewed").await);
         let platform = Platform::start(lab, &pgbench);

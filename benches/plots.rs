@@ -21,21 +21,16 @@ pub(crate) async fn batches(bench: &mut Bench) {
     bench.skewed().await;
     let lab = &bench.lab;
     let rows = bench.skewed_rows().await;
-    let mut runs = [None, Some(1)].map(|workers| (workers, ROWS.map(|_| Runs::default())));
+    let mut by_size = ROWS.map(|_| Runs::default());
     for _ in 0..bench.sizes.plotted {
-        for (workers, by_size) in &mut runs {
-            for (size, runs) in ROWS.iter().zip(by_size) {
-                drop(lab.copy("skewed").await);
-                let ran = lab.program(COPY, "enforce").workers(*workers).set("EXECUTOR__MAX_ROWS_PER_BATCH", &size.to_string()).run();
-                runs.add(rate(rows, ran.purge()));
-            }
+        for (size, runs) in ROWS.iter().zip(&mut by_size) {
+            drop(lab.copy("skewed").await);
+            let ran = lab.program(COPY, "enforce").set("EXECUTOR__MAX_ROWS_PER_BATCH", &size.to_string()).run();
+            runs.add(rate(rows, ran.purge()));
         }
     }
-    let line = |(workers, by_size): &(Option<u32>, [Runs; 7])| Line {
-        name: if workers.is_none() { "four workers" } else { "one worker" }.to_owned(),
-        points: ROWS.iter().zip(by_size).map(|(size, runs)| (f64::from(*size), runs.median() / 1e3)).collect(),
-    };
-    let lines = runs.iter().map(line).collect();
+    let points = ROWS.iter().zip(&by_size).map(|(size, runs)| (f64::from(*size), runs.median() / 1e3)).collect();
+    let lines = vec![Line { name: "default workers".to_owned(), points }];
     let chart = Chart {
         title: "Rows deleted per second, by the bound of a batch",
         x: "executor.max_rows_per_batch (rows)",

@@ -65,7 +65,7 @@ pub(crate) async fn skewed(bench: &mut Bench) {
     let each = float(holds.rows) / float(holds.accounts);
     let (mut four, mut one, mut single) = (Runs::default(), Runs::default(), Runs::default());
     let (mut longest, mut longest_one) = (Runs::default(), Runs::default());
-    let mut rounds = bench.rounds(150);
+    let mut rounds = bench.rounds(120);
     while rounds.next() {
         let ran = purge(lab, "skewed", &holds, None).await;
         four.add(rate(holds.rows, ran.purge()));
@@ -93,7 +93,7 @@ pub(crate) async fn uniform(bench: &mut Bench, peers: &Result<Peers, String>) {
     let holds = holds(lab, "queues").await;
     let (mut ours, mut single, mut theirs, mut longest) = (Runs::default(), Runs::default(), Runs::default(), Runs::default());
     let mut why = peers.as_ref().err().cloned();
-    let mut rounds = bench.rounds(160);
+    let mut rounds = bench.rounds(140);
     while rounds.next() {
         let ran = purge(lab, "queues", &holds, None).await;
         ours.add(rate(holds.accounts, ran.purge()));
@@ -134,7 +134,7 @@ pub(crate) async fn empty(bench: &mut Bench, peers: &Result<Peers, String>) {
     let holds = holds(lab, "empty").await;
     let (mut ours, mut queue, mut theirs) = (Runs::default(), Runs::default(), Runs::default());
     let mut why = peers.as_ref().err().cloned();
-    let mut rounds = bench.rounds(60);
+    let mut rounds = bench.rounds(50);
     while rounds.next() {
         ours.add(rate(holds.accounts, purge(lab, "empty", &holds, None).await.purge()));
         queue.add(bare_queue(lab, holds.accounts).await);
