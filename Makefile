@@ -34,10 +34,10 @@ deny: prerequisites
 	    echo "installing cargo-deny $(CARGO_DENY), once"; cargo install cargo-deny --locked --version $(CARGO_DENY); }
 	cargo deny --locked check bans licenses sources
 
-bench: prerequisites ## the figures of the README
+bench: prerequisites ## the table and the plots of docs/performance.md, in under 20 minutes
 	cargo bench --locked
 
-bench-quick: prerequisites ## the same workload, small: does it run at all
+bench-quick: prerequisites ## the same, small, in under 2 minutes: does it run at all
 	RETENTIOND_BENCH=quick cargo bench --locked
 
 soak: test-servers ## three replicas under everything at once: 10 minutes, or SOAK=30m; SOAK_SEED repeats the plan
