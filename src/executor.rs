@@ -225,7 +225,7 @@ impl Worker {
         turn
     }
 
-    /// Lets the guard weigh what is due, if anything of the class waits for that. Yields whether it let somebody begin.
+    /// Lets the guard weigh what is due, if anything of the class waits for that. Yields whether another claim may find more.
     async fn weigh(&self, class: &Class) -> Result<bool, DatabaseError> {
         let guard = &self.executor.config.guard;
         let mut tx = self.executor.database.begin(Purpose::Work).await?;
@@ -241,8 +241,8 @@ impl Worker {
         Database::commit(tx).await?;
         crash::point("guard.admitted");
         match admission {
-            Admission::Nothing => Ok(false),
-            Admission::Admitted(_) => Ok(true),
+            // Somebody else may have weighed them while we waited for our turn to.
+            Admission::Nothing | Admission::Admitted(_) => Ok(true),
             Admission::Tripped(reason) => {
                 safeguards::tell_tripped(&reason);
                 Ok(false)

@@ -329,6 +329,24 @@ async fn r31_replicas_cannot_pass_a_limit_together() {
     assert_eq!(world.left("a").await, ALL);
 }
 
+/// Whoever waits while another replica weighs claims what that one let in: `run --once` would end with due jobs left.
+#[tokio::test]
+async fn r33_who_waited_for_another_replicas_weighing_goes_on() {
+    let world = guarded(&["a", "b"], &[]).await;
+    let app = world.app().await.unwrap();
+    app.planner().look(Look::Resync).await.unwrap();
+    let mut other = app.database.begin(Purpose::Bulk).await.unwrap();
+    assert_eq!(safeguards::admit(&mut other, &app.config.guard).await.unwrap(), Admission::Admitted(2));
+    let mut worker = app.executor().worker("waiting".to_owned());
+    let waits = "pg_locks where locktype = 'advisory' and not granted and database = (select oid from pg_database where datname = current_database())";
+    let commit = async {
+        until("the worker waits", async || world.count(waits).await == 1).await;
+        Database::commit(other).await.unwrap();
+    };
+    let (step, ()) = tokio::join!(worker.step(), commit);
+    assert_eq!(step.unwrap(), Step::Worked);
+}
+
 async fn exhaust(app: &App) {
     let mut worker = app.executor().worker("one".to_owned());
     while worker.step().await.unwrap() == Step::Worked {}
