@@ -130,7 +130,9 @@ async fn i1_a_row_that_vanishes_during_a_comparison_is_first_missed_after_it_van
     world.vanish("gone").await;
     let after: DateTime<Utc> = sqlx::query_scalar("select clock_timestamp()").fetch_one(&mut world.connect().await).await.unwrap();
     for roster in rosters(&app.config, &layout.unwrap()) {
-        assert_eq!(roster.compare(&mut tx, app.config.poll.vanish_interval).await.unwrap().newly, 1);
+        let mut walk = roster.open(&mut tx).await.unwrap();
+        let differ = roster.compare(&mut tx, &mut walk, 10).await.unwrap();
+        assert_eq!(roster.look_into(&mut tx, &differ).await.unwrap().newly, 1);
     }
     let missed: Vec<DateTime<Utc>> =
         sqlx::query_scalar("select first_missed_at from retention.absences").fetch_all(&mut *tx).await.unwrap();
