@@ -167,14 +167,10 @@ impl Planner {
         Ok(report)
     }
 
-    /// A transaction that reads one slice; it ends when a table is not the one that was checked at the start. By index alone, whatever the statistics
-    /// say: they may be those of an hour when nobody had terminated.
+    /// A transaction that reads one slice; it ends when a table is not the one that was checked at the start.
     async fn slice(&self, by_index: bool) -> Result<Tx, DatabaseError> {
-        let mut tx = self.database.begin(if by_index { Purpose::Read } else { Purpose::Compare }).await?;
+        let mut tx = self.database.begin(if by_index { Purpose::Slice } else { Purpose::Compare }).await?;
         catalog::unmoved(&mut tx, &self.policy.pinned).await?;
-        if by_index {
-            database::only_by_index(&mut tx).await?;
-        }
         Ok(tx)
     }
 

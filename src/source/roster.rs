@@ -22,7 +22,7 @@ use crate::{
 /// Subjects of a range when it is made; it is cut when it has grown to more than twice as many.
 const SIZE: i64 = 1_000;
 /// Subjects of one range that one step looks at; what lies beyond becomes a range for another step.
-const MOST: i64 = 20_000;
+const MOST: i64 = 10_000;
 /// Ranges from before there were ranges that one step asks for by key.
 const OLD: i64 = 8;
 /// The first half of the advisory lock under which one source's ranges are changed, so that replicas do not undo each other's.
