@@ -176,8 +176,7 @@ impl Planner {
 
     async fn poll(&self, class: &Class, since: DateTime<Utc>, report: &mut Report) -> Result<(), DatabaseError> {
         let mut tx = self.slice(class.source.indexed() && class.source.dated()).await?;
-        let accounts: Vec<String> =
-            sqlx::query_scalar(AssertSqlSafe(nominate(class, Look::Poll))).bind(since).fetch_all(&mut *tx).await?;
+        let accounts: Vec<String> = sqlx::query_scalar(AssertSqlSafe(nominate(class, Look::Poll))).bind(since).fetch_all(&mut *tx).await?;
         drop(tx);
         crash::point("planner.polled");
         if accounts.len() > PAGE as usize {

@@ -260,14 +260,22 @@ impl Point {
         // Asked for each row where an index serves; else part of one plan that reads the table once.
         let each = if self.table.indexed { " offset 0" } else { "" };
         let row = |says: &str| {
-            format!("exists (select 1 from {} s where {} and ({says}){each})", self.table.sql, self.of_subject("s", feature, "p.account_id"))
+            format!(
+                "exists (select 1 from {} s where {} and ({says}){each})",
+                self.table.sql,
+                self.of_subject("s", feature, "p.account_id")
+            )
         };
         if self.table.unique {
             return vec![row(&format!("s.{since} is distinct from p.started_at"))];
         }
         vec![
             row(&format!("s.{since} is null or s.{since} > p.started_at or s.{since} < {PLAUSIBLE_FROM}")),
-            format!("{} and not {}", row(&format!("s.{since} < p.started_at")), row(&format!("s.{since} is not distinct from p.started_at"))),
+            format!(
+                "{} and not {}",
+                row(&format!("s.{since} < p.started_at")),
+                row(&format!("s.{since} is not distinct from p.started_at"))
+            ),
         ]
     }
 

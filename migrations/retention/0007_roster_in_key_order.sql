@@ -28,3 +28,8 @@ create index absences_missed on retention.absences (source, first_missed_at);
 create index absences_waiting on retention.absences (source, first_missed_at) where confirmed_at is null;
 comment on index retention.absences_missed is 'How many the guard counts as lost lately.';
 comment on index retention.absences_waiting is 'What a later comparison confirms.';
+
+-- Whoever asks for open jobs need not say in which state they are for this index to serve.
+drop index if exists retention.jobs_changed;
+create index jobs_changed on retention.jobs (feature, data_class) where blocked_by in ('changed', 'missing');
+comment on index retention.jobs_changed is 'Jobs whose starting point a batch found changed; the planner settles them at its next look.';

@@ -4,12 +4,14 @@
 //! Why that misses nobody. Let `e` be the earliest instant that stands for an account, and let the rule want a change there.
 //!
 //! - Something stands, and its job has another instant. A later one, and there is no mark for `e` or before: found from `e`, which neither answers
-//!   ([`answered`]). An earlier one: nothing stands since then, so it is found from the job. The same instant, another point or rule: from the job.
+//!   ([`answered`]). An earlier one: nothing stands since then, so it is found from the job. The same instant, under a rule
+//!   that was replaced or for a point that does not stand: from the job. (Of two points that stand since one instant, either may give it its name.)
 //! - Something stands, and there is no job. A mark for `e` would have to cover the class without residue; any other for `e` or later is found from `e`,
 //!   a covering one for an earlier instant from the mark, whose instant does not stand.
 //! - Nothing stands. Then there is a job or a mark, and its own point does not stand since its instant: found from it.
 //!
-//! Where the row of a job's or mark's own point is missing, the rule takes what it remembers to stand, and so does this. Nominating too many is
+//! Where the row of a job's or mark's own point is missing, the rule takes what it remembers to stand, and so does this; a mark that so remembers an
+//! instant before the job's is found as a mark. Nominating too many is
 //! harmless, for settling decides; but an account with several points is answered by the job for the earliest of them, and is left alone.
 
 use crate::{jobs, policy::Class, source::Point, sql::literal};
@@ -61,7 +63,7 @@ pub(super) fn everything(class: &Class) -> Vec<Walk> {
     let points = class.source.points();
     let mut walks: Vec<Walk> = points.iter().map(|point| standing(class, point, None, &answered(jobs))).collect();
     walks.extend(points.iter().map(|point| vanished(class, point)));
-    let (open, mark, uncovered) = (jobs.open("j"), jobs.of("d"), jobs.covered("p"));
+    let (open, mark, covered) = (jobs.open("j"), jobs.of("d"), jobs.covered("p"));
     walks.push(Walk {
         // In the order of accounts, as the source's own index most likely is: neighbours there are neighbours here.
         rows: format!(
@@ -78,8 +80,10 @@ pub(super) fn everything(class: &Class) -> Vec<Walk> {
         class,
         &mark,
         format!(
-            "{} union all select p.account_id from page p where (p.residue or not {uncovered})
-             and not exists (select 1 from retention.jobs j where j.account_id = p.account_id and {open} offset 0)",
+            // At most one job is open. A mark may remember, of a row that is missing, an earlier instant than the job's.
+            "{} union all select p.account_id from page p
+             where coalesce((select j.started_at > p.started_at from retention.jobs j where j.account_id = p.account_id and {open}),
+                            p.residue or not {covered})",
             moved(class)
         ),
     ));

@@ -116,8 +116,10 @@ impl Roster {
         }
         let distinct = if table.unique { "" } else { "distinct " };
         // Its parts may have different collations; it is compared byte for byte.
-        let rows =
-            format!("select {distinct}{key} as key, ({subject}) collate \"C\" as subject, {hash} as hash from {} s where {column} is not null{counted}", table.sql);
+        let rows = format!(
+            "select {distinct}{key} as key, ({subject}) collate \"C\" as subject, {hash} as hash from {} s where {column} is not null{counted}",
+            table.sql
+        );
         Self {
             source: source_name(&table.sql, account, feature),
             of_accounts: feature.is_none(),
@@ -181,7 +183,8 @@ impl Roster {
         )))
         .execute(&mut *conn)
         .await?;
-        let until = sqlx::query_scalar(AssertSqlSafe(format!("select max(r.id) from retention.roster r where {ours}"))).fetch_one(conn).await?;
+        let until =
+            sqlx::query_scalar(AssertSqlSafe(format!("select max(r.id) from retention.roster r where {ours}"))).fetch_one(conn).await?;
         Ok(Walk { after: 0, until })
     }
 
@@ -211,8 +214,7 @@ impl Roster {
                 key = self.key
             )
         };
-        let compared: Vec<(i64, bool)> =
-            sqlx::query_as(AssertSqlSafe(statement)).bind(walk.after).bind(walk.until).fetch_all(conn).await?;
+        let compared: Vec<(i64, bool)> = sqlx::query_as(AssertSqlSafe(statement)).bind(walk.after).bind(walk.until).fetch_all(conn).await?;
         walk.after = if self.whole { walk.until } else { compared.last().map_or(walk.until, |(id, _)| *id) };
         Ok(compared.into_iter().filter(|(_, differs)| *differs).map(|(id, _)| id).collect())
     }
@@ -226,7 +228,10 @@ impl Roster {
         self.lock(&mut *conn).await?;
         let (source, (kind, least)) = (literal(&self.source), self.bounds());
         let (read, of_account) = if self.whole {
-            (format!("{} where b.ids[width_bucket(s.key, b.lowers)] = any($1)", self.sorted_in()), "hashtextextended(m.account_id, 0)".to_owned())
+            (
+                format!("{} where b.ids[width_bucket(s.key, b.lowers)] = any($1)", self.sorted_in()),
+                "hashtextextended(m.account_id, 0)".to_owned(),
+            )
         } else {
             let from = format!("select * from ({} and {} >= p.lower::{kind}", self.rows, self.key);
             let first = format!("order by key limit {}", MOST + 1);

@@ -148,7 +148,9 @@ async fn i1_a_row_that_vanishes_during_a_comparison_is_first_missed_after_it_van
 /// The ranges touch each other, leave no gap, and remember exactly who is there.
 async fn in_order(world: &World, table: &str, wanted: i64) {
     let ranges = format!("retention.roster r where r.source like '%\"{table}\"%'");
-    let broken = format!("(select from {ranges} and r.upper is not null and not exists (select from retention.roster n where n.source = r.source and n.lower = r.upper)) x");
+    let broken = format!(
+        "(select from {ranges} and r.upper is not null and not exists (select from retention.roster n where n.source = r.source and n.lower = r.upper)) x"
+    );
     assert_eq!(world.count(&broken).await, 0, "{table}: a gap");
     assert_eq!(world.count(&format!("(select from {ranges} and r.upper is null) x")).await, 1, "{table}: one last range");
     let members = format!("(select unnest(r.subjects) as s from {ranges}) x where s is not null");
@@ -169,7 +171,6 @@ async fn r6_ranges_of_every_key_are_cut_and_joined_and_miss_exactly_who_is_gone(
         ("bigint", ""),
     ] {
         let case = format!("{kind}, {index:?}");
-        eprintln!("{case} {:?}", std::time::SystemTime::now());
         let mut world = World::new().await;
         // Scattered over the whole of the type, so that new ones come in between.
         let id = |n: &str| match kind {
@@ -178,8 +179,11 @@ async fn r6_ranges_of_every_key_are_cut_and_joined_and_miss_exactly_who_is_gone(
             "uuid" => format!("md5(({n})::text)::uuid"),
             _ => format!("md5(({n})::text)"),
         };
-        world.sql(&format!("create table subs (id {kind}, feature text, terminated_at timestamptz, cmq_disabled_at timestamptz); {index}")).await;
-        world.rules = world.rules.replace("\"feature_subscriptions\"\naccount_column = \"account_id\"", "\"subs\"\naccount_column = \"id\"");
+        world
+            .sql(&format!("create table subs (id {kind}, feature text, terminated_at timestamptz, cmq_disabled_at timestamptz); {index}"))
+            .await;
+        world.rules =
+            world.rules.replace("\"feature_subscriptions\"\naccount_column = \"account_id\"", "\"subs\"\naccount_column = \"id\"");
         assert!(world.rules.contains("\"subs\""));
         let add = |from: i32, to: i32| format!("insert into subs select {}, 'mps' from generate_series({from}, {to}) n", id("n"));
         world.sql(&add(1, 12_000)).await;
