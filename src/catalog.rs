@@ -72,6 +72,7 @@ impl KeyType {
 
 /// A configured table as the catalogue knows it.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one table, asked by name")]
 pub struct Table {
     /// Quoted and schema-qualified.
     pub sql: String,

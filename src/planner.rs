@@ -49,6 +49,10 @@ const PAGE: i64 = 2_000;
 /// Rows that one slice of a full comparison reads at most.
 const LONGEST: i64 = 64_000;
 
+fn page() -> usize {
+    usize::try_from(PAGE).unwrap_or(usize::MAX)
+}
+
 /// Which look it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -179,7 +183,7 @@ impl Planner {
         let accounts: Vec<String> = sqlx::query_scalar(AssertSqlSafe(nominate(class, Look::Poll))).bind(since).fetch_all(&mut *tx).await?;
         drop(tx);
         crash::point("planner.polled");
-        if accounts.len() > PAGE as usize {
+        if accounts.len() > page() {
             return self.walk(class, nominate::all_recent(class, &since.to_rfc3339()), report).await;
         }
         if accounts.is_empty() { Ok(()) } else { self.settle_or_isolate(class, accounts, report).await }
@@ -202,7 +206,7 @@ impl Planner {
                 accounts.sort_unstable();
                 accounts.dedup();
                 crash::point("planner.opened");
-                for page in accounts.chunks(PAGE as usize) {
+                for page in accounts.chunks(page()) {
                     self.settle_or_isolate(class, page.to_vec(), report).await?;
                 }
                 if walk.whole || rows < limit {

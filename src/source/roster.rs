@@ -109,10 +109,10 @@ impl Roster {
         let (mut subject, mut hash) = (format!("length({column}::text) || ':' || {column}::text"), hash(table.key, &column));
         let (mut counted, mut present) = (String::new(), same);
         if let Some(feature) = feature {
-            subject += &format!(" || s.{feature}::text");
+            subject = format!("{subject} || s.{feature}::text");
             hash = format!("hashtextextended(s.{feature}::text, {hash})");
             counted = format!(" and s.{feature}::text = any({})", literals(features));
-            present += &format!(" and s.{feature}::text = a.feature collate \"C\"");
+            present = format!("{present} and s.{feature}::text = a.feature collate \"C\"");
         }
         let distinct = if table.unique { "" } else { "distinct " };
         // Its parts may have different collations; it is compared byte for byte.

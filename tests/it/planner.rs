@@ -498,10 +498,10 @@ const EVERYTHING: &str = "
     create temp table scheduled as select null::text as job, null::timestamptz as job_at, null::text as policy union all
         select p, at, policy from unnest(array['account_deleted', 'feature_terminated', 'cmq_disabled', 'gone']) p, at, unnest(array['now', 'old']) policy where n in (2, 3);
     create temp table done as select null::text as mark, null::timestamptz as mark_at, null::text as places, false as residue union all
-        select p, at, places, residue from unnest(array['account_deleted', 'cmq_disabled', 'gone']) p, at, unnest(array['here', 'elsewhere']) places, unnest(array[true, false]) residue
+        select p, at, places, residue from unnest(array['account_deleted', 'cmq_disabled']) p, at, unnest(array['here', 'elsewhere']) places, unnest(array[true, false]) residue
         where n in (2, 3);
     create temp table everything as select 'a' || row_number() over () as id, deleted.n as deleted, r.*, s.*, d.*
-        from (values (-1), (0), (1), (3)) deleted(n), rows r, scheduled s, done d;
+        from (values (-1), (0), (3)) deleted(n), rows r, scheduled s, done d;
     insert into accounts (account_id, region, deleted_at) select id, 'r', (select at from at where n = deleted) from everything where deleted >= 0;
     insert into feature_subscriptions (account_id, feature, terminated_at, cmq_disabled_at) select id, 'mps', ended, cmq from everything where there;
     insert into retention.jobs (account_id, feature, data_class, starting_point, started_at, retain_until, delete_by, ready_at, policy)
@@ -547,7 +547,7 @@ async fn i9_after_a_full_comparison_the_rule_has_nothing_left_to_say_about_anybo
         .fetch_all(&mut conn)
         .await
         .unwrap();
-        assert!(accounts.len() > 10_000);
+        assert!(accounts.len() > 5_000);
         for page in accounts.chunks(1_000) {
             let mut tx = conn.begin().await.unwrap();
             let (open, busy) = jobs::lock_open(&mut tx, &class.jobs, page).await.unwrap();
@@ -573,7 +573,7 @@ async fn i9_after_a_full_comparison_the_rule_has_nothing_left_to_say_about_anybo
         // And what it leaves it does not ask about again, but for values that cannot be and instants that only absence remembers.
         let again = look(&app, Look::Resync).await;
         assert_eq!((again.scheduled, again.rescheduled, again.cancelled), (0, 0, 0));
-        assert!(again.settled < found.settled / 3, "{found:?} {again:?}");
+        assert!(again.settled < found.settled / 2, "{found:?} {again:?}");
     }
 }
 
