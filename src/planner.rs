@@ -46,7 +46,8 @@ pub use tell::look as tell_look;
 const FORECAST_PAUSE: Duration = Duration::from_mins(5);
 /// Accounts settled in one transaction.
 const PAGE: i64 = 2_000;
-/// Rows that one slice of a full comparison reads at most.
+/// Rows that one slice of a full comparison reads at least, where there are so many, and at most.
+const SHORTEST: i64 = 8_000;
 const LONGEST: i64 = 64_000;
 
 fn page() -> usize {
@@ -191,7 +192,7 @@ impl Planner {
 
     async fn walk(&self, class: &Class, walks: Vec<nominate::Walk>, report: &mut Report) -> Result<(), DatabaseError> {
         for walk in walks {
-            let (mut at, mut stride) = (walk.from.clone(), Stride::new(PAGE, LONGEST));
+            let (mut at, mut stride) = (walk.from.clone(), Stride::new(SHORTEST, LONGEST));
             loop {
                 let limit = stride.now;
                 stride.begin();

@@ -11,13 +11,15 @@ const LONG: Duration = Duration::from_millis(120);
 #[derive(Debug)]
 pub(super) struct Stride {
     pub(super) now: i64,
+    least: i64,
     most: i64,
     began: Instant,
 }
 
 impl Stride {
+    /// Never shorter than the first: where very many rows share one instant, a slice reads all of them, however few it takes.
     pub(super) fn new(first: i64, most: i64) -> Self {
-        Self { now: first, most, began: Instant::now() }
+        Self { now: first, least: first, most, began: Instant::now() }
     }
 
     pub(super) fn begin(&mut self) {
@@ -30,7 +32,7 @@ impl Stride {
         if took < SHORT {
             self.now = (self.now * 2).min(self.most);
         } else if took > LONG {
-            self.now = (self.now / 2).max(1);
+            self.now = (self.now / 2).max(self.least);
         }
     }
 }
