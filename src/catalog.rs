@@ -72,6 +72,7 @@ impl KeyType {
 
 /// A configured table as the catalogue knows it.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one table, asked by name")]
 pub struct Table {
     /// Quoted and schema-qualified.
     pub sql: String,
@@ -83,6 +84,8 @@ pub struct Table {
     pub indexed: bool,
     /// Such an index is in the order of the column's own comparison.
     pub ordered: bool,
+    /// A usable index is in the order of a starting point's instants.
+    pub dated: bool,
     /// At most one row for each account (and feature): a plain unique index says so.
     pub unique: bool,
     /// Tables that its rows point at by a foreign key.
@@ -209,7 +212,9 @@ pub async fn inspect(conn: &mut PgConnection, config: &Config) -> Result<(Option
         let columns: Vec<&str> =
             [Some(&point.account_column), point.feature_column.as_ref()].into_iter().flatten().map(Ident::as_str).collect();
         if let Some(key) = key {
-            points.push(relation.table(&point.table, key, relation.is_unique_within(&columns), point.account_column.as_str()));
+            let mut table = relation.table(&point.table, key, relation.is_unique_within(&columns), point.account_column.as_str());
+            table.dated = relation.orders(point.since_column.as_str(), true);
+            points.push(table);
         }
     }
     let mut targets = Vec::new();
@@ -328,16 +333,25 @@ const INDEXES: &str = "
     from pg_index i join pg_class x on x.oid = i.indexrelid join pg_am m on m.oid = x.relam
     where i.indrelid = $1::oid and i.indisvalid and i.indisready and m.amname in ('btree', 'hash')";
 
+impl Index {
+    fn serves(&self, column: &str, not_null_serves: bool) -> bool {
+        self.columns.first().is_some_and(|c| c == column)
+            && match &self.predicate {
+                None => true,
+                Some(p) => not_null_serves && p.ends_with("IS NOT NULL)") && p.contains(column),
+            }
+    }
+}
+
 impl Relation {
     /// A usable index leads with the column; for a nullable instant a partial index on its not-null rows serves too.
     fn leads_index(&self, column: &str, not_null_serves: bool) -> bool {
-        self.indexes.iter().any(|i| {
-            i.columns.first().is_some_and(|c| c == column)
-                && match &i.predicate {
-                    None => true,
-                    Some(p) => not_null_serves && p.ends_with("IS NOT NULL)") && p.contains(column),
-                }
-        })
+        self.indexes.iter().any(|i| i.serves(column, not_null_serves))
+    }
+
+    /// Such an index is in the order of the column's own comparison.
+    fn orders(&self, column: &str, not_null_serves: bool) -> bool {
+        self.indexes.iter().any(|i| i.ordered && i.serves(column, not_null_serves))
     }
 
     fn is_unique_within(&self, columns: &[&str]) -> bool {
@@ -350,7 +364,8 @@ impl Relation {
             oid: self.oid,
             key,
             indexed: self.leads_index(leads, false),
-            ordered: self.indexes.iter().any(|i| i.ordered && i.predicate.is_none() && i.columns.first().is_some_and(|c| c == leads)),
+            ordered: self.orders(leads, false),
+            dated: false,
             unique,
             parents: self.parents.clone(),
             references: self.references.clone(),

@@ -7,12 +7,14 @@
 pub const VARIABLE: &str = "RETENTIOND_CRASH";
 
 /// Every point, in the order of a pass. Each is passed by one call of [`point`] in the code.
-pub const POINTS: [&str; 23] = [
+pub const POINTS: [&str; 25] = [
     "verifier.looked",
     "verifier.noted",
+    "planner.missing",
     "planner.compared",
     "planner.missed",
     "planner.opened",
+    "planner.polled",
     "planner.settling",
     "planner.settled",
     "planner.quarantined",

@@ -21,8 +21,10 @@ pub enum Purpose {
     Read,
     /// Reads that must not cost much: what a scrape or a worker wants to know in passing.
     Glance,
-    /// A long read: full comparisons. Holds no lock that the platform could want.
+    /// A long read of whole tables. Holds no lock that the platform could want.
     Compare,
+    /// A slice of a full comparison, and a poll: index by index, in the order of the index, whatever the statistics say.
+    Slice,
     /// Short writes to our own tables, and batches.
     Write,
     /// What a worker asks the job table between batches. Always by index and in its order: statistics from before a mass termination
@@ -45,10 +47,13 @@ impl Purpose {
         // Milliseconds a statement may take, a lock may be waited for, and the transaction may sit idle: a full comparison waits while its
         // pages are settled. Bulk holds nothing that the platform could want: while one worker admits a mass termination, the others wait.
         let by_index = "; set local enable_seqscan = off; set local enable_bitmapscan = off";
+        let in_order = "; set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_hashjoin = off; \
+                        set local enable_mergejoin = off; set local enable_material = off; set local enable_sort = off";
         let (access, statement, lock, idle, more) = match self {
             Self::Read => ("read only", 30_000, 2_000, 5_000, ""),
             Self::Glance => ("read only", 2_000, 500, 5_000, ""),
             Self::Compare => ("read only", 600_000, 2_000, 120_000, ""),
+            Self::Slice => ("read only", 30_000, 2_000, 5_000, in_order),
             Self::Write => ("read write", WRITE_STATEMENT, WRITE_LOCK, 5_000, ""),
             Self::Work => ("read write", 5_000, 2_000, 5_000, by_index),
             Self::Bulk => ("read write", 120_000, 120_000, 5_000, ""),

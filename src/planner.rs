@@ -3,6 +3,9 @@
 //! Two looks nominate accounts, one function settles them. The cheap look reads what was dated lately; the full comparison reads everything, and
 //! correctness rests on it. Nothing here deletes a record.
 
+mod missing;
+mod nominate;
+mod stride;
 mod tell;
 
 use std::{
@@ -20,7 +23,7 @@ use crate::{
     clock::{self, Clock},
     config::Config,
     crash,
-    database::{self, Database, DatabaseError, Kind, Purpose},
+    database::{self, Database, DatabaseError, Kind, Purpose, Tx},
     jobs::{self, OpenJob, Plan, Unlisted},
     model::rfc3339,
     policy::{Class, Policy},
@@ -30,17 +33,26 @@ use crate::{
         forecast::{self, Forecast, News},
         server::{self, Server},
     },
-    source::roster::{self, Missed},
     sql::literal,
     stores::postgres,
 };
 
+use stride::Stride;
+
+pub use nominate::nominate;
 pub use tell::look as tell_look;
 
 /// Between two looks ahead at what polls have scheduled: it reads every open job.
 const FORECAST_PAUSE: Duration = Duration::from_mins(5);
 /// Accounts settled in one transaction.
 const PAGE: i64 = 2_000;
+/// Rows that one slice of a full comparison reads at least, where there are so many, and at most.
+const SHORTEST: i64 = 8_000;
+const LONGEST: i64 = 64_000;
+
+fn page() -> usize {
+    usize::try_from(PAGE).unwrap_or(usize::MAX)
+}
 
 /// Which look it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -132,35 +144,24 @@ impl Planner {
             self.miss().await?;
             self.cancel_unlisted(&mut report).await?;
         }
-        let mut cursor = self.database.begin(Purpose::Compare).await?;
-        let began: DateTime<Utc> = sqlx::query_scalar("select now()").fetch_one(&mut *cursor).await?;
-        server::refuse_standby(&mut cursor).await?;
-        let since: Option<DateTime<Utc>> = sqlx::query_scalar("select max(watermark) - make_interval(secs => $1) from retention.passes")
-            .bind(self.config.poll.overlap.as_secs_f64())
-            .fetch_one(&mut *cursor)
-            .await?;
-        catalog::unmoved(&mut cursor, &self.policy.pinned).await?;
+        let mut tx = self.database.begin(Purpose::Read).await?;
+        server::refuse_standby(&mut tx).await?;
+        let (began, since): (DateTime<Utc>, Option<DateTime<Utc>>) =
+            sqlx::query_as("select now(), max(watermark) - make_interval(secs => $1) from retention.passes")
+                .bind(self.config.poll.overlap.as_secs_f64())
+                .fetch_one(&mut *tx)
+                .await?;
+        drop(tx);
         for class in &self.policy.classes {
-            // A poll that has nothing to reach back to compares everything.
-            let look = if since.is_some() { look } else { Look::Resync };
-            let declare = sqlx::query(AssertSqlSafe(format!("declare nominated no scroll cursor for {}", nominate(class, look))));
-            let declare = if look == Look::Poll { declare.bind(since) } else { declare };
-            declare.execute(&mut *cursor).await?;
-            crash::point("planner.opened");
-            loop {
-                let page: Vec<String> =
-                    sqlx::query_scalar(AssertSqlSafe(format!("fetch {PAGE} from nominated"))).fetch_all(&mut *cursor).await?;
-                if page.is_empty() {
-                    break;
-                }
-                self.settle_or_isolate(class, page, &mut report).await?;
+            match (look, since) {
+                (Look::Poll, Some(since)) => self.poll(class, since, &mut report).await?,
+                // A poll that has nothing to reach back to compares everything.
+                (Look::Poll, None) | (Look::Resync, _) => self.walk(class, nominate::everything(class), &mut report).await?,
             }
-            sqlx::query("close nominated").execute(&mut *cursor).await?;
             if look == Look::Resync {
                 report.quarantined += self.quarantine(class, began).await?;
             }
         }
-        drop(cursor);
         crash::point("planner.looked");
         self.note(look, began).await?;
         crash::point("planner.noted");
@@ -169,6 +170,52 @@ impl Planner {
         }
         self.look_ahead(look, &report).await;
         Ok(report)
+    }
+
+    /// A transaction that reads one slice; it ends when a table is not the one that was checked at the start.
+    async fn slice(&self, by_index: bool) -> Result<Tx, DatabaseError> {
+        let mut tx = self.database.begin(if by_index { Purpose::Slice } else { Purpose::Compare }).await?;
+        catalog::unmoved(&mut tx, &self.policy.pinned).await?;
+        Ok(tx)
+    }
+
+    async fn poll(&self, class: &Class, since: DateTime<Utc>, report: &mut Report) -> Result<(), DatabaseError> {
+        let mut tx = self.slice(class.source.indexed() && class.source.dated()).await?;
+        let accounts: Vec<String> = sqlx::query_scalar(AssertSqlSafe(nominate(class, Look::Poll))).bind(since).fetch_all(&mut *tx).await?;
+        drop(tx);
+        crash::point("planner.polled");
+        if accounts.len() > page() {
+            return self.walk(class, nominate::all_recent(class, &since.to_rfc3339()), report).await;
+        }
+        if accounts.is_empty() { Ok(()) } else { self.settle_or_isolate(class, accounts, report).await }
+    }
+
+    async fn walk(&self, class: &Class, walks: Vec<nominate::Walk>, report: &mut Report) -> Result<(), DatabaseError> {
+        for walk in walks {
+            let (mut at, mut stride) = (walk.from.clone(), Stride::new(SHORTEST, LONGEST));
+            loop {
+                let limit = stride.now;
+                stride.begin();
+                let mut tx = self.slice(!walk.whole).await?;
+                let [first, second] = at;
+                let (rows, first, second, mut accounts): (i64, Option<String>, Option<String>, Vec<String>) =
+                    sqlx::query_as(AssertSqlSafe(walk.slice(limit))).bind(first).bind(second).fetch_one(&mut *tx).await?;
+                drop(tx);
+                stride.end();
+                at = [first, second];
+                // One order, and each account once: it may have several rows.
+                accounts.sort_unstable();
+                accounts.dedup();
+                crash::point("planner.opened");
+                for page in accounts.chunks(page()) {
+                    self.settle_or_isolate(class, page.to_vec(), report).await?;
+                }
+                if walk.whole || rows < limit {
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn clock_is_right(&self) -> Result<(), DatabaseError> {
@@ -245,43 +292,8 @@ impl Planner {
         Database::commit(tx).await
     }
 
-    /// Notes which rows have vanished from the source, and lets the guard see whether that can be believed.
-    async fn miss(&self) -> Result<(), DatabaseError> {
-        for roster in roster::rosters(&self.config, &self.layout) {
-            let mut tx = self.database.begin(Purpose::Bulk).await?;
-            catalog::unmoved(&mut tx, &self.policy.pinned).await?;
-            let missed = roster.compare(&mut tx, self.config.poll.vanish_interval).await?;
-            let was_open = !safeguards::guard(&mut tx).await?.tripped;
-            let tripped = if roster.of_accounts {
-                safeguards::watch_source(&mut tx, &self.config.guard, &roster.source, missed.before, missed.known).await?
-            } else {
-                None
-            };
-            crash::point("planner.compared");
-            Database::commit(tx).await?;
-            crash::point("planner.missed");
-            let Missed { newly, confirmed, returned, known, .. } = missed;
-            if newly + confirmed + returned > 0 {
-                let source = &roster.source;
-                tracing::warn!(
-                    event = "source.vanished",
-                    source,
-                    newly,
-                    confirmed,
-                    returned,
-                    known,
-                    "rows vanished from the source, or came back"
-                );
-            }
-            if let (true, Some(reason)) = (was_open, tripped) {
-                safeguards::tell_tripped(&reason);
-            }
-        }
-        Ok(())
-    }
-
     /// Settles a page; when the page as a whole cannot be settled, its halves, so that one bad record stops only itself (I6) and costs few
-    /// transactions: the cursor behind the page may not sit idle for long.
+    /// transactions.
     async fn settle_or_isolate(&self, class: &Class, mut page: Vec<String>, report: &mut Report) -> Result<(), DatabaseError> {
         report.settled += page.len() as u64;
         // In one order, so that two planners which settle the same accounts wait for each other and never in a circle.
@@ -437,6 +449,10 @@ impl Planner {
     /// Notes every impossible value, and forgets those that have been mended. Each is logged once.
     async fn quarantine(&self, class: &Class, began: DateTime<Utc>) -> Result<u64, DatabaseError> {
         let mut tx = self.database.begin(Purpose::Bulk).await?;
+        catalog::unmoved(&mut tx, &self.policy.pinned).await?;
+        if class.source.dated() {
+            database::only_by_index(&mut tx).await?;
+        }
         let (feature, name) = (literal(&class.jobs.feature), literal(&class.jobs.name));
         let new: Vec<(String, String, String, bool)> = sqlx::query_as(AssertSqlSafe(format!(
             "insert into retention.quarantine (account_id, feature, data_class, starting_point, problem)
@@ -482,55 +498,4 @@ impl Planner {
         }
         Ok(u64::from(new))
     }
-}
-
-/// The accounts that a look settles, as the text of a query. A poll takes the instant it reaches back to as `$1`.
-#[must_use]
-pub fn nominate(class: &Class, look: Look) -> String {
-    match look {
-        Look::Poll => recent(class),
-        Look::Resync => everything(class),
-    }
-}
-
-/// Accounts for which what stands and what is scheduled or done differ, in either direction.
-fn everything(class: &Class) -> String {
-    let (jobs, policy, covered) = (&class.jobs, literal(&class.jobs.policy), class.jobs.covered("d"));
-    let (open, mark) = (jobs.open("j"), jobs.of("d"));
-    // Two points may stand since the same instant; a job is for one of them.
-    let named: String =
-        class.source.points().iter().map(|p| format!("when {} then {} ", literal(&p.name), p.index)).collect::<Vec<_>>().concat();
-    format!(
-        "with standing as materialized ({}), earliest as (select account_id, min(since) as since from standing group by account_id)
-         select e.account_id from earliest e
-         where not exists (select 1 from retention.jobs j where j.account_id = e.account_id and {open} and j.started_at = e.since and j.policy = {policy})
-           and not exists (select 1 from retention.done_marks d where d.account_id = e.account_id and {mark} and d.started_at = e.since and {covered} and not d.residue)
-         union
-         select j.account_id from retention.jobs j
-         where {open} and not exists (select 1 from standing s where s.account_id = j.account_id and s.since = j.started_at and s.point = case j.starting_point {named} end)
-         union
-         select d.account_id from retention.done_marks d
-         where {mark} and not exists (select 1 from standing s where s.account_id = d.account_id and s.since = d.started_at)",
-        class.source.standing_by_point()
-    )
-}
-
-/// Accounts with a starting point dated since `$1` that no job and no done-mark answers, jobs that a batch found changed, and what the
-/// verifier found.
-fn recent(class: &Class) -> String {
-    let jobs = &class.jobs;
-    format!(
-        "select n.account_id from ({}) n
-         where not exists (select 1 from retention.jobs j where j.account_id = n.account_id and {} and j.started_at = n.since)
-           and not exists (select 1 from retention.done_marks d where d.account_id = n.account_id and {} and d.started_at = n.since)
-         union
-         select j.account_id from retention.jobs j where {} and j.blocked_by in ('changed', 'missing')
-         union
-         select d.account_id from retention.done_marks d where {} and d.residue",
-        class.source.standing_since(),
-        jobs.open("j"),
-        jobs.of("d"),
-        jobs.of("j"),
-        jobs.of("d")
-    )
 }

@@ -154,25 +154,30 @@ impl Source {
         parts.join("\nunion all\n")
     }
 
-    /// `(account_id, point, problem)` of every value that is impossible, as the text of a query.
+    /// Every table this class asks has an index in the order of its instants.
+    #[must_use]
+    pub fn dated(&self) -> bool {
+        self.points.iter().all(Point::dated)
+    }
+
+    /// `(account_id, point, value)` of every value that is impossible, as the text of a query: the two ends of an index.
     #[must_use]
     pub fn implausible(&self) -> String {
-        let parts: Vec<String> = self
-            .points
-            .iter()
-            .map(|p| {
-                let since = &p.since;
-                format!(
-                    "select s.{}::text as account_id, {} as point, min(s.{since})::text as value from {} s where {} and not (s.{since} between {PLAUSIBLE_FROM} and {PLAUSIBLE_UNTIL}){} group by 1",
-                    p.account,
-                    literal(&p.name),
-                    p.table.sql,
-                    p.of_feature("s", &self.feature),
-                    p.of_region("s")
-                )
-            })
-            .collect();
-        parts.join("\nunion all\n")
+        let part = |p: &Point, end: &str| {
+            format!(
+                "select s.{}::text as account_id, {} as point, s.{}::text as value from {} s where {} and s.{} {end}{}",
+                p.account,
+                literal(&p.name),
+                p.since,
+                p.table.sql,
+                p.of_feature("s", &self.feature),
+                p.since,
+                p.of_region("s")
+            )
+        };
+        let ends = [format!("< {PLAUSIBLE_FROM}"), format!("> {PLAUSIBLE_UNTIL}")];
+        let parts: Vec<String> = self.points.iter().flat_map(|p| ends.iter().map(move |end| part(p, end))).collect();
+        format!("select account_id, point, min(value) as value from ({}) v group by account_id, point", parts.join("\nunion all\n"))
     }
 
     /// What each point says about each of the accounts, in one snapshot per point.
@@ -210,6 +215,70 @@ impl Source {
 }
 
 impl Point {
+    /// An index has the order of its instants.
+    #[must_use]
+    pub fn dated(&self) -> bool {
+        self.table.dated
+    }
+
+    /// `(since, key, account_id)` of every row whose instant is set and plausible, beyond the position `$1`, `$2`, as the text of a query in the order
+    /// of `since, key`. What else decides whether it counts is [`Point::counts`].
+    #[must_use]
+    pub fn by_instant(&self, feature: &str) -> String {
+        let (account, since) = (&self.account, &self.since);
+        format!(
+            "select s.{since} as since, s.{account} as key, s.{account}::text as account_id from {} s
+             where s.{since} >= $1::timestamptz and (s.{since} > $1::timestamptz or s.{account} > $2::{}) and s.{since} <= {PLAUSIBLE_UNTIL} and {}",
+            self.table.sql,
+            self.table.key.sql(),
+            self.of_feature("s", feature)
+        )
+    }
+
+    /// Whether the row `p` of [`Point::by_instant`] stands, as a condition: it is this daemon's business, and of several rows for one subject the
+    /// latest, with all others set (R2, R9).
+    #[must_use]
+    pub fn counts(&self, feature: &str) -> String {
+        let region = self.region.as_ref().map_or_else(|| "true".to_owned(), |r| r.contains("p.account_id"));
+        if self.table.unique {
+            return region;
+        }
+        let since = &self.since;
+        format!(
+            "{region} and not exists (select 1 from {} o where o.{} = p.key and {} and (o.{since} is null or o.{since} > p.since or o.{since} < {PLAUSIBLE_FROM}))",
+            self.table.sql,
+            self.account,
+            self.of_feature("o", feature)
+        )
+    }
+
+    /// Whether the rows of the job or done-mark `p`, where there are any, say something else than that this point stands since `p.started_at`, as
+    /// conditions of which one has to hold.
+    #[must_use]
+    pub fn says_otherwise(&self, feature: &str) -> Vec<String> {
+        let since = &self.since;
+        // Asked for each row where an index serves; else part of one plan that reads the table once.
+        let each = if self.table.indexed { " offset 0" } else { "" };
+        let row = |says: &str| {
+            format!(
+                "exists (select 1 from {} s where {} and ({says}){each})",
+                self.table.sql,
+                self.of_subject("s", feature, "p.account_id")
+            )
+        };
+        if self.table.unique {
+            return vec![row(&format!("s.{since} is distinct from p.started_at"))];
+        }
+        vec![
+            row(&format!("s.{since} is null or s.{since} > p.started_at or s.{since} < {PLAUSIBLE_FROM}")),
+            format!(
+                "{} and not {}",
+                row(&format!("s.{since} < p.started_at")),
+                row(&format!("s.{since} is not distinct from p.started_at"))
+            ),
+        ]
+    }
+
     /// The type its table keys accounts by.
     #[must_use]
     pub fn key(&self) -> KeyType {
@@ -337,12 +406,21 @@ impl Point {
         format!("exists ({} and a.account_id = {alias}.account_id)", self.vanished(feature))
     }
 
-    /// `(account_id, since)` of the rows that vanished for good, under the alias `a`, as the text of a query that can be narrowed.
+    /// `(id, account_id, since)` of the rows that vanished for good, under the alias `a`, as the text of a query that can be narrowed.
+    #[must_use]
+    pub fn absent(&self, feature: &str) -> String {
+        self.absence("a.id, a.account_id, a.first_missed_at as since", feature)
+    }
+
     fn vanished(&self, feature: &str) -> String {
+        self.absence("a.account_id, a.first_missed_at as since", feature)
+    }
+
+    fn absence(&self, columns: &str, feature: &str) -> String {
         let of_feature = if self.feature.is_some() { format!(" and a.feature = {}", literal(feature)) } else { String::new() };
         let region = self.region.as_ref().map_or_else(String::new, |r| format!(" and {}", r.contains("a.account_id")));
         format!(
-            "select a.account_id, a.first_missed_at as since from retention.absences a where a.source = {} and a.confirmed_at is not null{of_feature}{region}",
+            "select {columns} from retention.absences a where a.source = {} and a.confirmed_at is not null{of_feature}{region}",
             literal(&self.source)
         )
     }

@@ -96,7 +96,7 @@ async fn state(world: &World) -> Vec<String> {
         "select account_id, data_class, starting_point, started_at, places, residue, look_at is not null from retention.done_marks",
         "select account_id, released from retention.admissions",
         "select tripped_at, known_accounts from retention.guard",
-        "select source, bucket, members, checksum, subjects from retention.roster",
+        "select source, ordering, lower, upper, members, checksum, subjects from retention.roster",
         "select source, account_id, feature, confirmed_at is not null from retention.absences",
         "select account_id, data_class, starting_point, problem from retention.quarantine",
         "select kind from retention.passes",

@@ -1,11 +1,13 @@
 //! The planner: what stands is compared with what is scheduled, whatever the order in which things were written, seen and committed.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use retentiond::{
     app::App,
+    jobs::{self, OpenJob},
     lifecycle::Stop,
     planner::{Look, Report},
+    retention::{Decision, PointState, decide},
 };
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection};
@@ -483,4 +485,124 @@ async fn i6_a_look_that_fails_cancels_nothing() {
         .await
         .unwrap();
     assert_eq!(noted, 1, "a look that failed is not noted as one that succeeded");
+}
+
+/// Every combination of what stands, is scheduled and was done, for one class.
+const EVERYTHING: &str = "
+    alter table feature_subscriptions drop constraint feature_subscriptions_account_id_fkey;
+    create temp table at as select n, date_trunc('day', now()) - n * interval '1 day' as at from generate_series(1, 4) n;
+    create temp table rows as select row_number() over () as r, * from
+        (values (null::timestamptz, null::timestamptz, false), (null, null, true),
+                ((select at from at where n = 2), null, true), (null, (select at from at where n = 2), true), ((select at from at where n = 3), (select at from at where n = 2), true),
+                ('infinity', null, true), ('-infinity', (select at from at where n = 2), true)) v(ended, cmq, there);
+    create temp table scheduled as select null::text as job, null::timestamptz as job_at, null::text as policy union all
+        select p, at, policy from unnest(array['account_deleted', 'feature_terminated', 'cmq_disabled', 'gone']) p, at, unnest(array['now', 'old']) policy where n in (2, 3);
+    create temp table done as select null::text as mark, null::timestamptz as mark_at, null::text as places, false as residue union all
+        select p, at, places, residue from unnest(array['account_deleted', 'cmq_disabled']) p, at, unnest(array['here', 'elsewhere']) places, unnest(array[true, false]) residue
+        where n in (2, 3);
+    create temp table everything as select 'a' || row_number() over () as id, deleted.n as deleted, r.*, s.*, d.*
+        from (values (-1), (0), (3)) deleted(n), rows r, scheduled s, done d;
+    insert into accounts (account_id, region, deleted_at) select id, 'r', (select at from at where n = deleted) from everything where deleted >= 0;
+    insert into feature_subscriptions (account_id, feature, terminated_at, cmq_disabled_at) select id, 'mps', ended, cmq from everything where there;
+    insert into retention.jobs (account_id, feature, data_class, starting_point, started_at, retain_until, delete_by, ready_at, policy)
+        select id, 'mps', 'queue', job, job_at, job_at + interval '7 days', job_at + interval '8 days', job_at + interval '7 days', case policy when 'now' then '{policy}' else 'old' end
+        from everything where job is not null;
+    insert into retention.done_marks (account_id, feature, data_class, starting_point, started_at, places, job_id, residue)
+        select id, 'mps', 'queue', mark, mark_at, case places when 'here' then '{places}' else 'elsewhere' end, 0, residue from everything where mark is not null;
+    insert into retention.absences (source, account_id, feature, first_missed_at, confirmed_at)
+        select '\"public\".\"accounts\" (\"account_id\")', id, null, (select at from at where n = 2), now() from everything where deleted < 0 and r % 2 = 0 union all
+        select '\"public\".\"feature_subscriptions\" (\"account_id\", \"feature\")', id, 'mps', (select at from at where n = 2), now() from everything where not there and deleted % 2 = 0;";
+
+/// Several rows for one account and feature, and an index on its accounts or none.
+const SEVERAL: &str = "
+    alter table feature_subscriptions drop constraint feature_subscriptions_pkey;
+    insert into feature_subscriptions (account_id, feature, terminated_at, cmq_disabled_at)
+        select id, 'mps', (select at from at where n = 1 + r % 4), (select at from at where n = 4 - r % 3) from everything where there and length(id) > 4;";
+
+/// What the walks of a full comparison pass over is what the rule would leave as it is.
+#[tokio::test]
+async fn i9_after_a_full_comparison_the_rule_has_nothing_left_to_say_about_anybody() {
+    for more in [
+        String::new(),
+        format!("{SEVERAL} create index on feature_subscriptions (account_id)"),
+        format!("{SEVERAL} drop index feature_subscriptions_terminated_at_idx"),
+    ] {
+        let world = World::new().await;
+        let app = world.app().await.unwrap();
+        let class = &app.policy.classes[1];
+        assert_eq!(class.jobs.name, "queue");
+        world.sql(&format!("{}{more}", EVERYTHING.replace("{policy}", &class.jobs.policy).replace("{places}", &class.jobs.places))).await;
+        // The catalogue is asked anew, for the indexes have changed.
+        let app = world.app().await.unwrap();
+        let class = &app.policy.classes[1];
+        let found = look(&app, Look::Resync).await;
+        assert!(found.scheduled > 0 && found.rescheduled > 0 && found.cancelled > 0, "{found:?}");
+        // Which of two instants is remembered of a row that is gone may depend on what the first look made of it.
+        look(&app, Look::Resync).await;
+        let mut conn = world.connect().await;
+        let accounts: Vec<String> = sqlx::query_scalar(
+            "select account_id from retention.jobs union select account_id from retention.done_marks union select account_id from accounts
+             union select account_id from feature_subscriptions union select account_id from retention.absences",
+        )
+        .fetch_all(&mut conn)
+        .await
+        .unwrap();
+        assert!(accounts.len() > 5_000);
+        for page in accounts.chunks(1_000) {
+            let mut tx = conn.begin().await.unwrap();
+            let (open, busy) = jobs::lock_open(&mut tx, &class.jobs, page).await.unwrap();
+            assert!(busy.is_empty());
+            let done = jobs::done(&mut tx, &class.jobs, page).await.unwrap();
+            let seen = class.source.observe(&mut tx, page).await.unwrap();
+            for account in page {
+                let missing = class.source.points().iter().map(|p| (p.index, PointState::Missing));
+                let mut states: BTreeMap<usize, PointState> = missing.collect();
+                states.extend(seen.iter().filter(|o| o.account_id == *account).map(|o| (o.point, o.state.clone())));
+                let states: Vec<_> = states.into_iter().collect();
+                let job = open.iter().find(|j| j.account_id == *account);
+                let decision = decide(class.as_rule(&app.policy.points), &states, job.map(OpenJob::as_open).as_ref(), done.get(account));
+                // Two that stand since one instant: the job may go on under the name of the other.
+                let renamed = matches!((&decision, job), (Decision::Reschedule(to), Some(job)) if to.since == job.started_at && job.policy == class.jobs.policy);
+                assert!(
+                    decision == Decision::Keep || renamed,
+                    "{account}: {decision:?} {states:?} {job:?} {:?} with {more}",
+                    done.get(account)
+                );
+            }
+        }
+        // And what it leaves it does not ask about again, but for values that cannot be and instants that only absence remembers.
+        let again = look(&app, Look::Resync).await;
+        assert_eq!((again.scheduled, again.rescheduled, again.cancelled), (0, 0, 0));
+        assert!(again.settled < found.settled / 2, "{found:?} {again:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_account_with_several_starting_points_is_left_alone_once_its_earliest_is_scheduled() {
+    let world = World::new().await;
+    world.account("a", "now() - interval '1 day'", "now() - interval '3 days'", "now() - interval '2 days'").await;
+    assert_eq!(resync(&world).await, report(2, 2, 0, 0));
+    assert_eq!(resync(&world).await, report(0, 0, 0, 0));
+    // The earliest is withdrawn: the job says so.
+    world.sql("update feature_subscriptions set terminated_at = null").await;
+    assert_eq!(resync(&world).await, report(2, 0, 2, 0));
+    assert_eq!(world.job("a", "configuration").await.starting_point, "account_deleted");
+    assert_eq!(world.job("a", "queue").await.starting_point, "cmq_disabled");
+    assert_eq!(resync(&world).await, report(0, 0, 0, 0));
+}
+
+/// More at one instant than any slice holds, found by a poll and by a full comparison.
+#[tokio::test]
+async fn thousands_that_end_at_one_instant_are_all_scheduled() {
+    for kind in [Look::Poll, Look::Resync] {
+        let world = World::new().await;
+        let app = world.app().await.unwrap();
+        world.account("before", "null", "null", "null").await;
+        look(&app, Look::Resync).await;
+        world
+            .sql("insert into accounts (account_id, region, deleted_at) select 'a' || n, 'r', now() from generate_series(1, 9000) n")
+            .await;
+        assert_eq!(look(&app, kind).await, report(18_000, 18_000, 0, 0), "{kind:?}");
+        assert_eq!(look(&app, Look::Resync).await, report(0, 0, 0, 0));
+    }
 }

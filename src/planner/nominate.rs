@@ -1,0 +1,207 @@
+//! Which accounts a look settles. A poll asks one question for each class; a full comparison walks, in slices and without a long snapshot, along
+//! everything that stands, everything that is scheduled and everything that is done.
+//!
+//! Why that misses nobody. Let `e` be the earliest instant that stands for an account, and let the rule want a change there.
+//!
+//! - Something stands, and its job has another instant. A later one, and there is no mark for `e` or before: found from `e`, which neither answers
+//!   ([`answered`]). An earlier one: nothing stands since then, so it is found from the job. The same instant, under a rule
+//!   that was replaced or for a point that does not stand: from the job. (Of two points that stand since one instant, either may give it its name.)
+//! - Something stands, and there is no job. A mark for `e` would have to cover the class without residue; any other for `e` or later is found from `e`,
+//!   a covering one for an earlier instant from the mark, whose instant does not stand.
+//! - Nothing stands. Then there is a job or a mark, and its own point does not stand since its instant: found from it.
+//!
+//! Where the row of a job's or mark's own point is missing, the rule takes what it remembers to stand, and so does this; a mark that so remembers an
+//! instant before the job's is found as a mark. Nominating too many is
+//! harmless, for settling decides; but an account with several points is answered by the job for the earliest of them, and is left alone.
+
+use crate::{jobs, policy::Class, source::Point, sql::literal};
+
+use super::{Look, PAGE};
+
+/// One walk of a look.
+#[derive(Debug, Clone)]
+pub(super) struct Walk {
+    /// The rows it goes along, beyond the position `$1`, `$2`, and their order.
+    rows: String,
+    order: &'static str,
+    /// The position of a row, as two expressions.
+    at: [&'static str; 2],
+    /// The accounts of the page `p` that are to be settled.
+    nominated: String,
+    /// Where it begins.
+    pub(super) from: [Option<String>; 2],
+    /// No index serves it: it is one slice.
+    pub(super) whole: bool,
+}
+
+impl Walk {
+    /// A slice: how many rows it had, the position of its last, and the accounts it nominates.
+    pub(super) fn slice(&self, limit: i64) -> String {
+        let Self { rows, order, at: [first, second], nominated, whole, .. } = self;
+        let limit = if *whole { "all".to_owned() } else { limit.to_string() };
+        let last = order.replace(", ", " desc, ");
+        format!(
+            "with page as materialized ({rows} order by {order} limit {limit})
+             select (select count(*) from page), l.first, l.second, array({nominated})
+             from (values (1)) one left join (select ({first})::text as first, ({second})::text as second from page order by {last} desc limit 1) l on true"
+        )
+    }
+}
+
+/// The statements of a look, as text, for whoever wants to see their plans. A poll takes the instant it reaches back to as `$1`.
+#[must_use]
+pub fn nominate(class: &Class, look: Look) -> String {
+    match look {
+        Look::Poll => recent(class),
+        Look::Resync => everything(class).iter().map(|walk| walk.slice(PAGE)).collect::<Vec<_>>().join(";\n"),
+    }
+}
+
+/// The walks of a full comparison.
+pub(super) fn everything(class: &Class) -> Vec<Walk> {
+    let (jobs, policy) = (&class.jobs, literal(&class.jobs.policy));
+    let points = class.source.points();
+    let mut walks: Vec<Walk> = points.iter().map(|point| standing(class, point, None, &answered(jobs))).collect();
+    walks.extend(points.iter().map(|point| vanished(class, point)));
+    let (open, mark, covered) = (jobs.open("j"), jobs.of("d"), jobs.covered("p"));
+    walks.push(Walk {
+        // In the order of accounts, as the source's own index most likely is: neighbours there are neighbours here.
+        rows: format!(
+            "select j.account_id, j.starting_point, j.started_at, j.policy from retention.jobs j
+             where {open} and j.account_id >= $1 and j.account_id is distinct from $2"
+        ),
+        order: "account_id",
+        at: ["account_id", "account_id"],
+        nominated: format!("{} union all select p.account_id from page p where p.policy <> {policy}", moved(class)),
+        from: [Some(String::new()), None],
+        whole: !class.source.indexed(),
+    });
+    walks.push(marks(
+        class,
+        &mark,
+        format!(
+            // At most one job is open. A mark may remember, of a row that is missing, an earlier instant than the job's.
+            "{} union all select p.account_id from page p
+             where coalesce((select j.started_at > p.started_at from retention.jobs j where j.account_id = p.account_id and {open}),
+                            p.residue or not {covered})",
+            moved(class)
+        ),
+    ));
+    walks
+}
+
+/// The walks of a poll that found more than one page.
+pub(super) fn all_recent(class: &Class, since: &str) -> Vec<Walk> {
+    let (jobs, all) = (&class.jobs, "select p.account_id from page p");
+    let points = class.source.points();
+    let mut walks: Vec<Walk> = points.iter().map(|point| standing(class, point, Some(since), &known(jobs))).collect();
+    walks.push(Walk {
+        rows: format!("select j.id, j.account_id from retention.jobs j where {} and j.id > $1::int8", changed(jobs)),
+        order: "id",
+        at: ["id", "null"],
+        nominated: all.to_owned(),
+        from: [Some("0".to_owned()), None],
+        whole: false,
+    });
+    walks.push(marks(class, &format!("{} and d.residue", jobs.of("d")), all.to_owned()));
+    walks
+}
+
+/// Accounts with a starting point dated since `$1` that no job and no done-mark answers, jobs that a batch found changed, and what the
+/// verifier found. No more than tell whether there is more than one page.
+fn recent(class: &Class) -> String {
+    let jobs = &class.jobs;
+    format!(
+        "select p.account_id from ({}) p where {}
+         union
+         select j.account_id from retention.jobs j where {}
+         union
+         select d.account_id from retention.done_marks d where {} and d.residue
+         limit {}",
+        class.source.standing_since(),
+        known(jobs),
+        changed(jobs),
+        jobs.of("d"),
+        PAGE + 1
+    )
+}
+
+/// A batch found that the starting point of the job `j` is not what it was.
+fn changed(jobs: &jobs::Class) -> String {
+    format!("{} and j.blocked_by in ('changed', 'missing')", jobs.open("j"))
+}
+
+// `offset 0` keeps a question a question, asked by index for each row. As a join it would be made part of a plan that rests on statistics, and those of the
+// job table may be from before a mass termination, or from never.
+
+/// Exactly this instant is scheduled or done for `p`, as the negation of a condition. What was dated lately is new even where an older instant was
+/// answered before: that one may have been withdrawn.
+fn known(jobs: &jobs::Class) -> String {
+    format!(
+        "not exists (select 1 from retention.jobs j where j.account_id = p.account_id and {} and j.started_at = p.since offset 0)
+         and not exists (select 1 from retention.done_marks d where d.account_id = p.account_id and {} and d.started_at = p.since offset 0)",
+        jobs.open("j"),
+        jobs.of("d")
+    )
+}
+
+/// This instant or an earlier one is scheduled or done for `p`, as the negation of a condition. If the earlier one does not stand any more, the walk
+/// along jobs or marks says so.
+fn answered(jobs: &jobs::Class) -> String {
+    format!(
+        "not exists (select 1 from retention.jobs j where j.account_id = p.account_id and {} and j.started_at <= p.since offset 0)
+         and not exists (select 1 from retention.done_marks d where d.account_id = p.account_id and {} and d.started_at <= p.since and {} and not d.residue offset 0)",
+        jobs.open("j"),
+        jobs.of("d"),
+        jobs.covered("d")
+    )
+}
+
+/// Along the instants of a starting point, in their order.
+fn standing(class: &Class, point: &Point, since: Option<&str>, unanswered: &str) -> Walk {
+    let whole = !(point.dated() && class.source.indexed());
+    Walk {
+        rows: point.by_instant(&class.jobs.feature),
+        order: "since, key",
+        at: ["since", "key"],
+        nominated: format!("select p.account_id from page p where {unanswered} and {}", point.counts(&class.jobs.feature)),
+        from: [Some(since.unwrap_or("1999-12-31 23:59:59.999999+00").to_owned()), None],
+        whole,
+    }
+}
+
+/// Along the rows that vanished for good.
+fn vanished(class: &Class, point: &Point) -> Walk {
+    Walk {
+        rows: format!("{} and a.id > $1::int8", point.absent(&class.jobs.feature)),
+        order: "id",
+        at: ["id", "null"],
+        nominated: format!("select p.account_id from page p where {}", answered(&class.jobs)),
+        from: [Some("0".to_owned()), None],
+        whole: false,
+    }
+}
+
+/// Along done-marks, in the order of their key. The first position is one that the empty id has not passed.
+fn marks(class: &Class, which: &str, nominated: String) -> Walk {
+    Walk {
+        rows: format!("select d.* from retention.done_marks d where {which} and d.account_id >= $1 and d.account_id is distinct from $2"),
+        order: "account_id",
+        at: ["account_id", "account_id"],
+        nominated,
+        from: [Some(String::new()), None],
+        whole: !class.source.indexed(),
+    }
+}
+
+/// The accounts of the page of jobs or marks `p` whose own starting point says something else.
+fn moved(class: &Class) -> String {
+    let points = class.source.points();
+    let names: Vec<String> = points.iter().map(|point| literal(&point.name)).collect();
+    let mut parts = vec![format!("select p.account_id from page p where p.starting_point not in ({})", names.join(", "))];
+    for (point, name) in points.iter().zip(&names) {
+        let says = point.says_otherwise(&class.jobs.feature);
+        parts.extend(says.iter().map(|says| format!("select p.account_id from page p where p.starting_point = {name} and {says}")));
+    }
+    parts.join("\n union all ")
+}
