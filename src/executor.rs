@@ -236,12 +236,15 @@ impl Worker {
             return Ok(false);
         }
         let mut tx = self.executor.database.begin(Purpose::Bulk).await?;
+        // What they let in was all there was a moment ago; to weigh it again would only keep the next one waiting.
+        if safeguards::others_weigh(&mut tx).await? {
+            return Ok(true);
+        }
         let admission = safeguards::admit(&mut tx, guard).await?;
         crash::point("guard.weighed");
         Database::commit(tx).await?;
         crash::point("guard.admitted");
         match admission {
-            // Somebody else may have weighed them while we waited for our turn to.
             Admission::Nothing | Admission::Admitted(_) => Ok(true),
             Admission::Tripped(reason) => {
                 safeguards::tell_tripped(&reason);
@@ -314,8 +317,10 @@ impl Worker {
         crash::point("executor.licensed");
         let licensed: Vec<&Claimed> = group.iter().filter(|j| verdicts.get(&j.id) == Some(&Verdict::Stands)).collect();
         let mut budget = self.pace.rows();
-        let sizes = batch.sizes(&mut tx, class, &licensed, budget + 1).await?;
-        let (fitting, crowded) = fit(licensed, &sizes, budget);
+        // Counted no further than tells whether it is large for its share of the batch: counting is cheaper than deleting, and not free.
+        let large = (budget / i64::try_from(licensed.len()).unwrap_or(1).max(1) * 4 + 1).min(budget + 1);
+        let sizes = batch.sizes(&mut tx, class, &licensed, large).await?;
+        let (fitting, crowded) = fit(licensed, &sizes, large, budget);
         let mut purged: BTreeMap<i64, Purged<'_>> = BTreeMap::new();
         let mut longest = Duration::ZERO;
         for (at, target) in class.targets.iter().enumerate() {
@@ -449,9 +454,13 @@ enum Outcome {
     Contended,
 }
 
-/// Of the jobs, in their order, those that fit into `budget` records as a whole; the first alone where it is larger than that. And the ids of the rest.
-fn fit<'a>(jobs: Vec<&'a Claimed>, sizes: &BTreeMap<i64, Vec<i64>>, budget: i64) -> (Vec<&'a Claimed>, BTreeSet<i64>) {
-    let size = |job: &Claimed| sizes.get(&job.id).map_or(0, |by_target| by_target.iter().sum::<i64>());
+/// Of the jobs, in their order, those that fit into `budget` records as a whole; the first alone where a target of it was counted up to `large`, so that
+/// nobody knows how many there are. And the ids of the rest.
+fn fit<'a>(jobs: Vec<&'a Claimed>, sizes: &BTreeMap<i64, Vec<i64>>, large: i64, budget: i64) -> (Vec<&'a Claimed>, BTreeSet<i64>) {
+    let size = |job: &Claimed| {
+        let by_target = sizes.get(&job.id).map_or(&[][..], Vec::as_slice);
+        if by_target.contains(&large) { i64::MAX } else { by_target.iter().sum() }
+    };
     if jobs.first().is_some_and(|job| size(job) > budget) {
         let (first, rest) = jobs.split_at(1);
         return (first.to_vec(), rest.iter().map(|job| job.id).collect());

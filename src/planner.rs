@@ -91,6 +91,14 @@ pub struct Report {
 }
 
 impl Report {
+    fn add(&mut self, other: &Self) {
+        self.settled += other.settled;
+        self.scheduled += other.scheduled;
+        self.rescheduled += other.rescheduled;
+        self.cancelled += other.cancelled;
+        self.quarantined += other.quarantined;
+    }
+
     fn changed(&self) -> bool {
         self.scheduled + self.rescheduled + self.cancelled + self.quarantined > 0
     }
@@ -187,7 +195,7 @@ impl Planner {
         if accounts.len() > page() {
             return self.walk(class, nominate::all_recent(class, &since.to_rfc3339()), report).await;
         }
-        if accounts.is_empty() { Ok(()) } else { self.settle_or_isolate(class, accounts, report).await }
+        self.settle_all(class, &accounts, report).await
     }
 
     async fn walk(&self, class: &Class, walks: Vec<nominate::Walk>, report: &mut Report) -> Result<(), DatabaseError> {
@@ -207,9 +215,7 @@ impl Planner {
                 accounts.sort_unstable();
                 accounts.dedup();
                 crash::point("planner.opened");
-                for page in accounts.chunks(page()) {
-                    self.settle_or_isolate(class, page.to_vec(), report).await?;
-                }
+                self.settle_all(class, &accounts, report).await?;
                 if walk.whole || rows < limit {
                     break;
                 }
@@ -292,9 +298,25 @@ impl Planner {
         Database::commit(tx).await
     }
 
+    /// Settles accounts, two pages at a time: while the server works on one, the other is decided.
+    async fn settle_all(&self, class: &Class, accounts: &[String], report: &mut Report) -> Result<(), DatabaseError> {
+        for pair in accounts.chunks(2 * page()) {
+            let (one, two) = pair.split_at(pair.len().div_ceil(2));
+            let mut beside = Report::default();
+            let settled =
+                tokio::join!(self.settle_or_isolate(class, one.to_vec(), report), self.settle_or_isolate(class, two.to_vec(), &mut beside));
+            report.add(&beside);
+            settled.0.and(settled.1)?;
+        }
+        Ok(())
+    }
+
     /// Settles a page; when the page as a whole cannot be settled, its halves, so that one bad record stops only itself (I6) and costs few
     /// transactions.
     async fn settle_or_isolate(&self, class: &Class, mut page: Vec<String>, report: &mut Report) -> Result<(), DatabaseError> {
+        if page.is_empty() {
+            return Ok(());
+        }
         report.settled += page.len() as u64;
         // In one order, so that two planners which settle the same accounts wait for each other and never in a circle.
         page.sort_unstable();

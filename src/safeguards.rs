@@ -180,6 +180,18 @@ pub async fn admit(conn: &mut PgConnection, limits: &config::Guard) -> Result<Ad
     Ok(if accounts == 0 { Admission::Nothing } else { Admission::Admitted(accounts) })
 }
 
+/// Whether somebody else is weighing what is due; waits until that is over.
+///
+/// # Errors
+/// Those of the database.
+pub async fn others_weigh(conn: &mut PgConnection) -> Result<bool, DatabaseError> {
+    let alone: bool = sqlx::query_scalar("select pg_try_advisory_xact_lock($1)").bind(GUARD_LOCK).fetch_one(&mut *conn).await?;
+    if !alone {
+        take(conn, GUARD_LOCK).await?;
+    }
+    Ok(!alone)
+}
+
 /// Stops the start of purges until somebody with a reason releases it. Waits for the batches under way (R15).
 ///
 /// # Errors
