@@ -23,7 +23,7 @@ use crate::{
     clock::{self, Clock},
     config::Config,
     crash,
-    database::{Database, DatabaseError, Kind, Purpose},
+    database::{Database, DatabaseError, Kind, Purpose, Tx},
     jobs::{self, Claimed, Next, PATIENT_LOOKS, Progress},
     metrics,
     policy::{Class, Policy},
@@ -316,27 +316,25 @@ impl Worker {
         let verdicts = batch.license(&mut tx, group).await?;
         crash::point("executor.licensed");
         let licensed: Vec<&Claimed> = group.iter().filter(|j| verdicts.get(&j.id) == Some(&Verdict::Stands)).collect();
-        let mut budget = self.pace.rows();
-        // Counted no further than tells whether it is large for its share of the batch: counting is cheaper than deleting, and not free.
-        let large = (budget / i64::try_from(licensed.len()).unwrap_or(1).max(1) * 4 + 1).min(budget + 1);
-        let sizes = batch.sizes(&mut tx, class, &licensed, large).await?;
-        let (fitting, crowded) = fit(licensed, &sizes, large, budget);
+        let rows = self.pace.rows();
+        let (fitting, crowded) = self.fit(&mut tx, class, batch, &licensed, rows).await?;
+        let whole = fitting.len() > 1;
+        let (mut budget, mut deleted) = (rows, 0);
         let mut purged: BTreeMap<i64, Purged<'_>> = BTreeMap::new();
         let mut longest = Duration::ZERO;
-        for (at, target) in class.targets.iter().enumerate() {
-            if fitting.is_empty() || budget == 0 {
+        for target in &class.targets {
+            if fitting.is_empty() || (budget == 0 && !whole) {
                 break;
             }
-            let size = |job: &Claimed| sizes.get(&job.id).and_then(|by_target| by_target.get(at)).copied().unwrap_or(0);
-            let jobs: Vec<_> = fitting.iter().map(|job| (*job, size(job))).collect();
             let asked = Instant::now();
-            let deleted = match batch.delete(&mut tx, target, &jobs, budget).await {
+            let gone = match batch.delete(&mut tx, target, &fitting, budget).await {
                 Err(error) if error.kind() == Kind::Locked && group.len() > 1 => return Ok(Outcome::Contended),
-                deleted => deleted?,
+                gone => gone?,
             };
             longest = longest.max(asked.elapsed());
-            for (job, found, records) in deleted {
+            for (job, found, records) in gone {
                 budget = (budget - found).max(0);
+                deleted += records;
                 let purged = purged.entry(job).or_default();
                 purged.found += found;
                 purged.records.insert(&target.name, records);
@@ -344,14 +342,18 @@ impl Worker {
             crash::point("executor.deleted");
         }
         batch.unchanged(&mut tx, &self.executor.policy.pinned).await?;
-        let left = batch.left(&mut tx, class, &fitting).await?;
+        // A slice that came back full says enough: there may be more, and the next batch looks.
+        let full = !whole && deleted == rows;
+        let left = batch.left(&mut tx, class, if full { &[] } else { &fitting }).await?;
         crash::point("executor.looked");
         let mut progress = Vec::new();
         for job in group {
             // A job without a verdict is no longer ours: somebody took it back or gave it another plan.
             let Some(verdict) = verdicts.get(&job.id) else { continue };
-            let purged = purged.remove(&job.id).unwrap_or_default();
+            let mut purged = purged.remove(&job.id).unwrap_or_default();
             let left = left.get(&job.id);
+            // Nobody held them, or the DELETE would have said so; and yet they did not go.
+            purged.found += i64::from(whole && left.is_some_and(|left| left.iter().any(|target| batch.free(target))));
             let next = match verdict {
                 Verdict::Stands if crowded.contains(&job.id) => Next::Crowded,
                 Verdict::Stands => self.judge(job, &purged, left, budget == 0),
@@ -372,6 +374,9 @@ impl Worker {
 
         let finished = record.iter().filter(|p| !matches!(p.next, Next::Continue | Next::Crowded)).count();
         self.pace.committed(finished, finished < record.len(), longest, took);
+        if whole {
+            self.pace.purged(fitting.len(), deleted);
+        }
         for target in class.targets.iter().filter(|t| progress.iter().any(|(.., p)| p.records.get(t.name.as_str()).is_some_and(|n| *n > 0)))
         {
             metrics::batch_took(&target.name, took);
@@ -388,6 +393,29 @@ impl Worker {
             }
         }
         Ok(Outcome::Committed)
+    }
+
+    /// Which of the licensed jobs this batch takes, and the ids of those it leaves for another.
+    async fn fit<'a>(
+        &mut self,
+        tx: &mut Tx,
+        class: &Class,
+        batch: &Batch,
+        jobs: &[&'a Claimed],
+        budget: i64,
+    ) -> Result<(Vec<&'a Claimed>, BTreeSet<i64>), DatabaseError> {
+        if jobs.first().is_some_and(|job| job.records_deleted.0.values().any(|records| *records > 0)) {
+            // It was too large for one batch.
+            return Ok(first(jobs, 1));
+        }
+        if let Some(n) = self.pace.trusts() {
+            return Ok(first(jobs, n));
+        }
+        // Counted no further than tells whether it is large for its share of the batch: counting is cheaper than deleting, and not free.
+        let large = (budget / i64::try_from(jobs.len()).unwrap_or(1).max(1) * 4 + 1).min(budget + 1);
+        let sizes = batch.sizes(tx, class, jobs, large).await?;
+        self.pace.sized(sizes.values().flatten().all(|records| *records < large));
+        Ok(fit(jobs, &sizes, large, budget))
     }
 
     /// What becomes of a job whose batch ran.
@@ -456,22 +484,27 @@ enum Outcome {
 
 /// Of the jobs, in their order, those that fit into `budget` records as a whole; the first alone where a target of it was counted up to `large`, so that
 /// nobody knows how many there are. And the ids of the rest.
-fn fit<'a>(jobs: Vec<&'a Claimed>, sizes: &BTreeMap<i64, Vec<i64>>, large: i64, budget: i64) -> (Vec<&'a Claimed>, BTreeSet<i64>) {
+fn fit<'a>(jobs: &[&'a Claimed], sizes: &BTreeMap<i64, Vec<i64>>, large: i64, budget: i64) -> (Vec<&'a Claimed>, BTreeSet<i64>) {
     let size = |job: &Claimed| {
         let by_target = sizes.get(&job.id).map_or(&[][..], Vec::as_slice);
         if by_target.contains(&large) { i64::MAX } else { by_target.iter().sum() }
     };
     if jobs.first().is_some_and(|job| size(job) > budget) {
-        let (first, rest) = jobs.split_at(1);
-        return (first.to_vec(), rest.iter().map(|job| job.id).collect());
+        return first(jobs, 1);
     }
     let mut left = budget;
-    let (fitting, crowded): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| {
+    let (fitting, crowded): (Vec<_>, Vec<_>) = jobs.iter().partition(|job| {
         let fits = size(job) <= left;
         left -= if fits { size(job) } else { 0 };
         fits
     });
     (fitting, crowded.iter().map(|job| job.id).collect())
+}
+
+/// The first `n` jobs, and the ids of the rest.
+fn first<'a>(jobs: &[&'a Claimed], n: usize) -> (Vec<&'a Claimed>, BTreeSet<i64>) {
+    let (some, rest) = jobs.split_at(n.min(jobs.len()));
+    (some.to_vec(), rest.iter().map(|job| job.id).collect())
 }
 
 fn pause(reason: &str) -> Duration {

@@ -20,8 +20,9 @@ use crate::{
 /// What is called an instant where a lock is waited for that the platform may hold: a batch that met one is undone, and with it every lock that the platform
 /// could want, long before the server looks for a deadlock (R14).
 const INSTANT: Duration = Duration::from_millis(10);
-/// A DELETE that has no other bound than the size of its jobs may take so long: half of the server's `deadlock_timeout` as it is shipped, for the same reason.
-const WHOLE: Duration = Duration::from_millis(500);
+/// A DELETE that has no other bound than what its jobs are believed to have may take so long: a quarter of the server's `deadlock_timeout` as it is shipped,
+/// for the same reason.
+const WHOLE: Duration = Duration::from_millis(250);
 
 /// What the database says about a claimed job at this instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,8 +152,8 @@ impl Batch {
         postgres::sizes(conn, &class.targets, &named(jobs), limit).await
     }
 
-    /// Deletes the records of these jobs in one target: those of several jobs whole, those of a single one up to `budget`. With each job comes how many
-    /// records it has there. Yields `(job, found, deleted)`.
+    /// Deletes the records of these jobs in one target: those of several jobs whole, those of a single one up to `budget`. Yields `(job, found, deleted)`;
+    /// of whole accounts what was found is what was deleted.
     ///
     /// # Errors
     /// Those of the database. [`database::Kind::Locked`] for several jobs says that somebody holds a record of one of them: nothing was waited for longer
@@ -161,27 +162,18 @@ impl Batch {
         &self,
         conn: &mut PgConnection,
         target: &Target,
-        jobs: &[(&Claimed, i64)],
+        jobs: &[&Claimed],
         budget: i64,
     ) -> Result<Vec<(i64, i64, i64)>, DatabaseError> {
-        let (ids, fences): (Vec<i64>, Vec<i64>) = jobs.iter().map(|(j, _)| (j.id, j.fence)).unzip();
+        let (ids, fences): (Vec<i64>, Vec<i64>) = jobs.iter().map(|j| (j.id, j.fence)).unzip();
         let text = |statement: &String| AssertSqlSafe(statement.clone());
         match self.delete.get(&target.name) {
             None => Ok(Vec::new()),
             Some(Delete::Free { whole, .. }) if jobs.len() > 1 => {
-                if jobs.iter().all(|(_, records)| *records == 0) {
-                    return Ok(Vec::new());
-                }
                 database::hurry(&mut *conn, INSTANT, WHOLE).await?;
                 let gone: Vec<(i64, i64)> = sqlx::query_as(text(whole)).bind(ids).bind(fences).fetch_all(&mut *conn).await?;
                 database::calm(conn).await?;
-                let gone: BTreeMap<i64, i64> = gone.into_iter().collect();
-                // Nobody held them, or the DELETE would have said so.
-                Ok(jobs
-                    .iter()
-                    .map(|(job, n)| (job.id, *n, gone.get(&job.id).copied().unwrap_or(0)))
-                    .filter(|(_, n, m)| n + m > 0)
-                    .collect())
+                Ok(gone.into_iter().map(|(id, records)| (id, records, records)).collect())
             }
             Some(Delete::Free { slice, .. }) => Ok(sqlx::query_as(text(slice)).bind(ids).bind(fences).bind(budget).fetch_all(conn).await?),
             Some(Delete::Referenced { lock, delete }) => {
@@ -198,6 +190,12 @@ impl Batch {
                     .await?)
             }
         }
+    }
+
+    /// Whether nothing points at the target: what a DELETE of whole accounts leaves there, nobody held.
+    #[must_use]
+    pub fn free(&self, target: &str) -> bool {
+        matches!(self.delete.get(target), Some(Delete::Free { .. }))
     }
 
     /// The text of the DELETE of one target, to be read and tested.

@@ -19,6 +19,8 @@ const WHOLE: Duration = Duration::from_millis(250);
 const MIN_ROWS: i64 = 50;
 /// The same for jobs.
 const MIN_JOBS: i64 = 20;
+/// Batches whose jobs were all small, before the next ones are believed to be.
+const ALIKE: u32 = 4;
 /// The first pause under pressure; each level doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// No pause is longer.
@@ -50,6 +52,10 @@ pub(super) struct Pace {
     company: bool,
     /// How long the last batch took.
     took: Duration,
+    /// Batches in a row whose jobs were all small.
+    alike: u32,
+    /// Records of a job in them, on average.
+    per_job: i64,
     /// A job of the last group is past half of its allowance.
     pressing: bool,
 }
@@ -65,6 +71,8 @@ impl Pace {
             level: 0,
             company: false,
             took: Duration::ZERO,
+            alike: 0,
+            per_job: 0,
             pressing: false,
         }
     }
@@ -100,6 +108,26 @@ impl Pace {
         if self.pressing { self.level.min(PRESSING_LEVEL) } else { self.level }
     }
 
+    /// How many jobs may be purged whole without being counted before, for those of the last batches were all alike. Whoever is mistaken is stopped by
+    /// the time that such a DELETE may take. Where there is nothing, counting is cheaper than deleting.
+    pub(super) fn trusts(&self) -> Option<usize> {
+        (self.alike >= ALIKE && self.per_job > 0).then(|| usize::try_from(self.rows() / self.per_job).unwrap_or(1).max(2))
+    }
+
+    /// The jobs of a batch were counted, and all of them were small, or not.
+    pub(super) fn sized(&mut self, small: bool) {
+        self.alike = if small { self.alike + 1 } else { 0 };
+    }
+
+    /// So many jobs had so many records.
+    pub(super) fn purged(&mut self, jobs: usize, records: i64) {
+        let jobs = i64::try_from(jobs).unwrap_or(i64::MAX).max(1);
+        self.per_job = (records + jobs - 1) / jobs;
+        if records > 2 * self.rows() {
+            self.alike = 0;
+        }
+    }
+
     /// A batch was committed: `finished` of its jobs need no further batch, and `spent` says that the limit of records cut it off.
     pub(super) fn committed(&mut self, finished: usize, spent: bool, longest: Duration, whole: Duration) {
         self.timeouts = 0;
@@ -124,6 +152,7 @@ impl Pace {
     /// Halved, and more with each further time in a row: the smallest batch is tried before the lease of the group has run out.
     pub(super) fn timed_out(&mut self) -> bool {
         self.timeouts = (self.timeouts + 1).min(4);
+        self.alike = 0;
         let smaller = self.rows > 1;
         self.rows = (self.rows() >> self.timeouts).max(1);
         self.jobs = (self.jobs / 2).max(1);
@@ -146,6 +175,35 @@ mod tests {
 
     fn at(level: u32) -> Pressed {
         Pressed { level, company: false }
+    }
+
+    #[test]
+    fn jobs_are_taken_whole_uncounted_only_while_they_are_all_alike() {
+        let mut pace = Pace::new(5_000);
+        after(&mut pace, 50, FAST);
+        for _ in 0..ALIKE {
+            assert_eq!(pace.trusts(), None);
+            pace.sized(true);
+        }
+        assert_eq!(pace.trusts(), None, "of nothing nothing follows");
+        pace.purged(100, 991);
+        assert_eq!(pace.trusts(), Some(500), "ten each, rounded up");
+        pace.purged(100, 10_000);
+        assert_eq!(pace.trusts(), Some(50));
+        pace.purged(50, 10_001);
+        assert_eq!(pace.trusts(), None, "more than twice what was meant to be");
+        for _ in 0..ALIKE {
+            pace.sized(true);
+        }
+        assert!(pace.trusts().is_some());
+        pace.timed_out();
+        assert_eq!(pace.trusts(), None);
+        for _ in 1..ALIKE {
+            pace.sized(true);
+        }
+        pace.sized(false);
+        pace.sized(true);
+        assert_eq!(pace.trusts(), None, "in a row");
     }
 
     #[test]

@@ -387,7 +387,7 @@ async fn i8_a_stale_worker_cannot_delete_record_or_complete_a_reclaimed_job() {
     batch.enter(&mut tx, &app.policy.pinned).await.unwrap();
     assert!(batch.license(&mut tx, &stale).await.unwrap().is_empty());
     for target in &class.targets {
-        assert!(batch.delete(&mut tx, target, &stale.iter().map(|job| (job, 9)).collect::<Vec<_>>(), 100).await.unwrap().is_empty());
+        assert!(batch.delete(&mut tx, target, &stale.iter().collect::<Vec<_>>(), 100).await.unwrap().is_empty());
     }
     assert_eq!(jobs::record(&mut tx, &class.jobs, &[completed(&stale[0])]).await.unwrap().rows, 0);
     Database::commit(tx).await.unwrap();
@@ -415,7 +415,7 @@ async fn i8_a_lease_that_lapsed_licenses_nothing_even_before_anybody_took_it_bac
     let mut tx = app.database.begin(Purpose::Write).await.unwrap();
     batch.enter(&mut tx, &app.policy.pinned).await.unwrap();
     assert!(batch.license(&mut tx, &claimed).await.unwrap().is_empty());
-    assert!(batch.delete(&mut tx, &class.targets[0], &[(&claimed[0], 9)], 100).await.unwrap().is_empty());
+    assert!(batch.delete(&mut tx, &class.targets[0], &[&claimed[0]], 100).await.unwrap().is_empty());
     Database::commit(tx).await.unwrap();
     exhaust(&mut worker).await;
     assert_eq!(world.left("a").await, left(0, 0, 0, 2));

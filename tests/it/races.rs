@@ -76,7 +76,7 @@ impl Race {
     async fn delete(&self, tx: &mut Tx, claimed: &[Claimed]) -> i64 {
         let mut records = 0;
         for target in &self.class.targets {
-            let gone = self.batch.delete(tx, target, &claimed.iter().map(|job| (job, 9)).collect::<Vec<_>>(), 1_000).await.unwrap();
+            let gone = self.batch.delete(tx, target, &claimed.iter().collect::<Vec<_>>(), 1_000).await.unwrap();
             records += gone.iter().map(|(_, _, deleted)| deleted).sum::<i64>();
         }
         records
@@ -203,7 +203,7 @@ async fn r15_what_stops_during_a_batch_returns_only_after_it_and_nothing_is_dele
             // One record of each target, so that others remain.
             let mut gone = 0;
             for target in &race.class.targets {
-                gone += race.batch.delete(&mut tx, target, &[(&claimed[0], 9)], 1).await.unwrap()[0].2;
+                gone += race.batch.delete(&mut tx, target, &[&claimed[0]], 1).await.unwrap()[0].2;
             }
             assert_eq!(gone, 2);
             Database::commit(tx).await.unwrap();
@@ -370,7 +370,7 @@ async fn i7_a_reactivation_during_a_batch_waits_for_it_and_stops_the_next() {
     let reactivating = run(&mut platform, "update feature_subscriptions set terminated_at = null where account_id = 'a'");
     let batch = async {
         waits_for_a_row(&race.world).await;
-        assert_eq!(race.batch.delete(&mut tx, &race.class.targets[0], &[(&claimed[0], 9)], 1).await.unwrap(), [(claimed[0].id, 1, 1)]);
+        assert_eq!(race.batch.delete(&mut tx, &race.class.targets[0], &[&claimed[0]], 1).await.unwrap(), [(claimed[0].id, 1, 1)]);
         Database::commit(tx).await.unwrap();
     };
     tokio::join!(reactivating, batch);
