@@ -160,11 +160,17 @@ pub async fn only_by_index(conn: &mut PgConnection) -> Result<(), DatabaseError>
 }
 
 /// Within a transaction of [`Purpose::Write`]: no lock is waited for longer than `lock` and no statement takes longer than `statement`, until [`calm`].
+/// Both are meant for a `deadlock_timeout` of a second, and get shorter with it.
 ///
 /// # Errors
 /// Those of the database.
 pub async fn hurry(conn: &mut PgConnection, lock: Duration, statement: Duration) -> Result<(), DatabaseError> {
-    limits(conn, lock.as_millis(), statement.as_millis()).await
+    let shorter = "select set_config('lock_timeout', greatest(1, least(1000, s.setting::int8) * $1 / 1000)::text, true),
+                          set_config('statement_timeout', greatest(1, least(1000, s.setting::int8) * $2 / 1000)::text, true)
+                   from pg_settings s where s.name = 'deadlock_timeout'";
+    let millis = |limit: Duration| i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
+    sqlx::query(shorter).bind(millis(lock)).bind(millis(statement)).execute(conn).await?;
+    Ok(())
 }
 
 /// Ends [`hurry`].
@@ -172,13 +178,9 @@ pub async fn hurry(conn: &mut PgConnection, lock: Duration, statement: Duration)
 /// # Errors
 /// Those of the database.
 pub async fn calm(conn: &mut PgConnection) -> Result<(), DatabaseError> {
-    limits(conn, WRITE_LOCK, WRITE_STATEMENT).await
-}
-
-async fn limits(conn: &mut PgConnection, lock: u128, statement: u128) -> Result<(), DatabaseError> {
     sqlx::query("select set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true)")
-        .bind(lock.to_string())
-        .bind(statement.to_string())
+        .bind(WRITE_LOCK.to_string())
+        .bind(WRITE_STATEMENT.to_string())
         .execute(conn)
         .await?;
     Ok(())

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -54,6 +54,8 @@ pub struct Executor {
     pressure: Pressure,
     /// While others are at work, whoever holds it may run a batch.
     turn: Arc<Mutex<()>>,
+    /// What was due at the start of this process has been weighed.
+    weighed: Arc<OnceCell<bool>>,
     /// Jobs completed by this process.
     completed: Arc<AtomicU64>,
 }
@@ -64,7 +66,17 @@ impl Executor {
     pub fn new(database: Database, config: Arc<Config>, policy: Arc<Policy>, clock: Arc<Clock>) -> Self {
         let batches = policy.classes.iter().map(|class| Batch::new(class, &policy)).collect();
         let pressure = Pressure::new(database.clone(), config.pressure.clone());
-        Self { database, config, policy, batches: Arc::new(batches), clock, pressure, turn: Arc::default(), completed: Arc::default() }
+        Self {
+            database,
+            config,
+            policy,
+            batches: Arc::new(batches),
+            clock,
+            pressure,
+            turn: Arc::default(),
+            weighed: Arc::default(),
+            completed: Arc::default(),
+        }
     }
 
     /// A worker with a name of its own.
@@ -161,15 +173,20 @@ impl Worker {
         let executor = self.executor.clone();
         let _turn = self.yield_to_the_platform(&executor).await;
         self.worked = false;
+        // Limits may have been lowered since the accounts were let in that count now.
+        executor.weighed.get_or_try_init(|| self.weigh_all()).await?;
         let classes = executor.policy.classes.len();
         for offset in 0..classes {
             let index = (self.turn + offset) % classes;
             let (Some(class), Some(batch)) = (executor.policy.classes.get(index), executor.batches.get(index)) else {
                 continue;
             };
-            let mut claimed = self.claim(class).await?;
-            if claimed.is_empty() && self.weigh(class).await? {
-                claimed = self.claim(class).await?;
+            let asked = self.pace.jobs();
+            let mut claimed = self.claim(class, asked).await?;
+            // Somebody may have been passed over who was not weighed yet, also at the head of a long queue.
+            let short = i64::try_from(claimed.len()).unwrap_or(i64::MAX) < asked;
+            if short && self.weigh(class).await? && claimed.is_empty() {
+                claimed = self.claim(class, asked).await?;
             }
             if !claimed.is_empty() {
                 self.turn = index + 1;
@@ -182,14 +199,14 @@ impl Worker {
         Ok(Step::Idle)
     }
 
-    async fn claim(&self, class: &Class) -> Result<Vec<Claimed>, DatabaseError> {
+    async fn claim(&self, class: &Class, at_most: i64) -> Result<Vec<Claimed>, DatabaseError> {
         let config = &self.executor.config;
         let mut tx = self.executor.database.begin(Purpose::Work).await?;
         // Asked as late as can be: connections may have been scarce.
         if self.stop.is_cancelled() {
             return Ok(Vec::new());
         }
-        let claimed = jobs::claim(&mut tx, &class.jobs, &self.name, config.executor.lease, config.guard.window, self.pace.jobs()).await?;
+        let claimed = jobs::claim(&mut tx, &class.jobs, &self.name, config.executor.lease, config.guard.window, at_most).await?;
         if !claimed.is_empty() {
             crash::point("executor.claiming");
         }
@@ -205,15 +222,18 @@ impl Worker {
         Ok(claimed)
     }
 
-    /// Asks how hard the database is pressed, and pauses after a batch accordingly. Nothing is claimed meanwhile, and a stop ends it. In company it waits
-    /// for its turn first, and rests within it.
+    /// Asks how hard the database is pressed, and pauses after a batch accordingly. Nothing is claimed meanwhile, and a stop ends it. In company it then
+    /// waits for its turn, and rests within it.
     async fn yield_to_the_platform<'a>(&mut self, executor: &'a Executor) -> Option<MutexGuard<'a, ()>> {
-        let mut pressed = executor.pressure.pressed().await;
-        let turn = if pressed.company { Some(executor.turn.lock().await) } else { None };
-        if turn.is_some() {
-            pressed = executor.pressure.pressed().await;
-        }
-        let pause = self.pace.press(pressed);
+        let pause = self.pace.press(executor.pressure.pressed().await);
+        self.pause(pause).await;
+        let rest = self.pace.rest()?;
+        let turn = executor.turn.lock().await;
+        self.pause(rest).await;
+        Some(turn)
+    }
+
+    async fn pause(&self, pause: Duration) {
         if self.worked && !pause.is_zero() {
             let began = Instant::now();
             tokio::select! {
@@ -222,7 +242,6 @@ impl Worker {
             }
             self.executor.pressure.paused(began.elapsed());
         }
-        turn
     }
 
     /// Lets the guard weigh what is due, if anything of the class waits for that. Yields whether another claim may find more.
@@ -232,9 +251,11 @@ impl Worker {
         let waits =
             !safeguards::stopped(&mut tx, &class.jobs.accepted).await? && jobs::unweighed(&mut tx, &class.jobs, guard.window).await?;
         drop(tx);
-        if !waits {
-            return Ok(false);
-        }
+        if waits { self.weigh_all().await } else { Ok(false) }
+    }
+
+    async fn weigh_all(&self) -> Result<bool, DatabaseError> {
+        let guard = &self.executor.config.guard;
         let mut tx = self.executor.database.begin(Purpose::Bulk).await?;
         // What they let in was all there was a moment ago; to weigh it again would only keep the next one waiting.
         if safeguards::others_weigh(&mut tx).await? {
@@ -321,14 +342,16 @@ impl Worker {
         let whole = fitting.len() > 1;
         let (mut budget, mut deleted) = (rows, 0);
         let mut purged: BTreeMap<i64, Purged<'_>> = BTreeMap::new();
-        let mut longest = Duration::ZERO;
+        let (mut longest, mut cut, deleting) = (Duration::ZERO, false, Instant::now());
         for target in &class.targets {
-            if fitting.is_empty() || (budget == 0 && !whole) {
+            // Whole accounts have a time instead of a budget: so long everybody may wait for what the batch has locked.
+            cut = if whole { deleting.elapsed() > batch::WHOLE } else { budget == 0 };
+            if fitting.is_empty() || cut {
                 break;
             }
             let asked = Instant::now();
             let gone = match batch.delete(&mut tx, target, &fitting, budget).await {
-                Err(error) if error.kind() == Kind::Locked && group.len() > 1 => return Ok(Outcome::Contended),
+                Err(error) if error.kind() == Kind::Locked && whole => return Ok(Outcome::Contended),
                 gone => gone?,
             };
             longest = longest.max(asked.elapsed());
@@ -353,7 +376,7 @@ impl Worker {
             let mut purged = purged.remove(&job.id).unwrap_or_default();
             let left = left.get(&job.id);
             // Nobody held them, or the DELETE would have said so; and yet they did not go.
-            purged.found += i64::from(whole && left.is_some_and(|left| left.iter().any(|target| batch.free(target))));
+            purged.found += i64::from(whole && !cut && left.is_some_and(|left| left.iter().any(|target| batch.free(target))));
             let next = match verdict {
                 Verdict::Stands if crowded.contains(&job.id) => Next::Crowded,
                 Verdict::Stands => self.judge(job, &purged, left, budget == 0),
@@ -373,7 +396,9 @@ impl Worker {
         let took = began.elapsed();
 
         let finished = record.iter().filter(|p| !matches!(p.next, Next::Continue | Next::Crowded)).count();
-        self.pace.committed(finished, finished < record.len(), longest, took);
+        // Beside a single one that is done by now the others had no room by chance.
+        let spent = finished < record.len() && (whole || finished == 0);
+        self.pace.committed(finished, spent, longest, took);
         if whole {
             self.pace.purged(fitting.len(), deleted);
         }
@@ -413,8 +438,12 @@ impl Worker {
         }
         // Counted no further than tells whether it is large for its share of the batch: counting is cheaper than deleting, and not free.
         let large = (budget / i64::try_from(jobs.len()).unwrap_or(1).max(1) * 4 + 1).min(budget + 1);
-        let sizes = batch.sizes(tx, class, jobs, large).await?;
+        let mut sizes = batch.sizes(tx, class, jobs, large).await?;
         self.pace.sized(sizes.values().flatten().all(|records| *records < large));
+        if let Some(job) = jobs.first().filter(|job| sizes.get(&job.id).is_some_and(|by_target| by_target.contains(&large))) {
+            // Who leads is counted to the end: it may fit after all, and others with it.
+            sizes.extend(batch.sizes(tx, class, &[*job], budget + 1).await?);
+        }
         Ok(fit(jobs, &sizes, large, budget))
     }
 
@@ -482,12 +511,13 @@ enum Outcome {
     Contended,
 }
 
-/// Of the jobs, in their order, those that fit into `budget` records as a whole; the first alone where a target of it was counted up to `large`, so that
-/// nobody knows how many there are. And the ids of the rest.
+/// Of the jobs, in their order, those that fit into `budget` records as a whole; the first alone where it has more. Of the others nobody knows how many there
+/// are where a target was counted up to `large`. And the ids of the rest.
 fn fit<'a>(jobs: &[&'a Claimed], sizes: &BTreeMap<i64, Vec<i64>>, large: i64, budget: i64) -> (Vec<&'a Claimed>, BTreeSet<i64>) {
     let size = |job: &Claimed| {
         let by_target = sizes.get(&job.id).map_or(&[][..], Vec::as_slice);
-        if by_target.contains(&large) { i64::MAX } else { by_target.iter().sum() }
+        let unknown = jobs.first().is_none_or(|first| first.id != job.id) && by_target.contains(&large);
+        if unknown { i64::MAX } else { by_target.iter().sum() }
     };
     if jobs.first().is_some_and(|job| size(job) > budget) {
         return first(jobs, 1);
@@ -534,7 +564,11 @@ fn account(class: &Class, job: &Claimed, next: Next, purged: &Purged<'_>, left: 
     }
     let outcomes = if next == Next::Complete { outcomes(class, job, &counts) } else { BTreeMap::new() };
     let stuck = matches!(next, Next::Wait(LOCKED | UNDELETABLE, _)) && left.is_some();
-    let looks = if stuck { job.looks.saturating_add(1) } else { 0 };
+    let looks = match next {
+        Next::Crowded => job.looks,
+        _ if stuck => job.looks.saturating_add(1),
+        Next::Complete | Next::Continue | Next::Wait(..) | Next::Retry(_) => 0,
+    };
     let residue = left.filter(|_| looks >= PATIENT_LOOKS);
     Progress {
         id: job.id,

@@ -377,7 +377,7 @@ pub async fn stepping_aside(conn: &mut PgConnection, classes: &[Class]) -> Resul
     let way = |class: &Class| {
         format!(
             "exists (select 1 from retention.jobs j where {} and j.ready_at < now() + interval '1 minute'
-                     and j.retain_until <= now() and (j.blocked_by = 'locked' or j.lease_until > now()))",
+                     and j.retain_until <= now() and (j.blocked_by = 'locked' or j.lease_until is not null))",
             class.queue("j")
         )
     };

@@ -298,10 +298,11 @@ impl Planner {
         Database::commit(tx).await
     }
 
-    /// Settles accounts, two pages at a time: while the server works on one, the other is decided.
+    /// Settles accounts, two pages at a time: while the server works on one, the other is decided. What fits into one page becomes known at one instant, so
+    /// that the guard weighs it as a whole.
     async fn settle_all(&self, class: &Class, accounts: &[String], report: &mut Report) -> Result<(), DatabaseError> {
         for pair in accounts.chunks(2 * page()) {
-            let (one, two) = pair.split_at(pair.len().div_ceil(2));
+            let (one, two) = pair.split_at(page().min(pair.len()));
             let mut beside = Report::default();
             let settled =
                 tokio::join!(self.settle_or_isolate(class, one.to_vec(), report), self.settle_or_isolate(class, two.to_vec(), &mut beside));

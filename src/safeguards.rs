@@ -24,6 +24,8 @@ use crate::{
 pub const STOP_LOCK: i64 = 0x7265_7465_6e74_0001;
 /// The window is watched in steps of this part of it.
 const STEPS: u32 = 24;
+/// What is called a moment of the window is this part of it: a minute of a day.
+const MOMENTS: u32 = 1_440;
 /// Held while the guard weighs what is due, so that replicas cannot pass a limit together (R31).
 const GUARD_LOCK: i64 = 0x7265_7465_6e74_0002;
 
@@ -58,7 +60,7 @@ pub fn admitted_at(alias: &str, length: Duration) -> String {
 }
 
 /// Counts the accounts in `begun (account_id)` from now on, as the text of an UPDATE: whatever begins later than it was weighed still counts for a whole
-/// window. To a step of the window, so that a mass of purges which begin soon after they were weighed costs nothing. Waits for nobody: whoever else has
+/// window. To a moment of the window, so that purges which begin at once after they were weighed cost nothing. Waits for nobody: whoever else has
 /// the row counts the account too.
 #[must_use]
 pub fn count_from_now(begun: &str, length: Duration) -> String {
@@ -66,7 +68,7 @@ pub fn count_from_now(begun: &str, length: Duration) -> String {
         "update retention.admissions set admitted_at = now() where account_id = any(array(
              select a.account_id from retention.admissions a
              where a.account_id = any(array({begun})) and not a.released and a.admitted_at <= now() - {} for no key update skip locked))",
-        window(length / STEPS)
+        window(length / MOMENTS)
     )
 }
 
@@ -152,8 +154,9 @@ pub async fn admit(conn: &mut PgConnection, limits: &config::Guard) -> Result<Ad
     if stopped {
         return Ok(Admission::Nothing);
     }
-    let window = window(limits.window);
-    sqlx::query(sqlx::AssertSqlSafe(format!("delete from retention.admissions where admitted_at <= now() - {window}")))
+    // An account counts for a moment longer than it lets jobs begin: so much later than it was weighed may one of them have begun.
+    let counts = window(limits.window + limits.window / MOMENTS);
+    sqlx::query(sqlx::AssertSqlSafe(format!("delete from retention.admissions where admitted_at <= now() - {counts}")))
         .execute(&mut *conn)
         .await?;
     // What is weighed is what was let in, whatever is committed beside this.
@@ -169,10 +172,15 @@ pub async fn admit(conn: &mut PgConnection, limits: &config::Guard) -> Result<Ad
     .execute(&mut *conn)
     .await?
     .rows_affected();
-    let within: i64 = sqlx::query_scalar("select count(*) from retention.admissions where not released").fetch_one(&mut *conn).await?;
-    if accounts > 0
-        && let Some(reason) = exceeded(limits, within.unsigned_abs(), known.map(i64::unsigned_abs))
-    {
+    let (within, begins): (i64, bool) = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select (select count(*) from retention.admissions where not released),
+                exists (select 1 from retention.jobs j where j.admitted_at is null and j.retain_until <= now() and not {} and not {})",
+        held("j"),
+        paused("j")
+    )))
+    .fetch_one(&mut *conn)
+    .await?;
+    if begins && let Some(reason) = exceeded(limits, within.unsigned_abs(), known.map(i64::unsigned_abs)) {
         sqlx::query("rollback to savepoint weighing").execute(&mut *conn).await?;
         trip(&mut *conn, &reason).await?;
         return Ok(Admission::Tripped(reason));
@@ -297,7 +305,7 @@ pub async fn watch_source(
 }
 
 fn window(length: Duration) -> String {
-    format!("interval {}", literal(&format!("{} seconds", length.as_secs())))
+    format!("interval {}", literal(&format!("{} milliseconds", length.as_millis())))
 }
 
 #[cfg(test)]

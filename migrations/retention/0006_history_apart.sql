@@ -1,5 +1,8 @@
 -- Open jobs and history apart: claims read a table that holds what is left to do and nothing else, however much was done before.
 
+-- No replica of an earlier version may end a job while they are moved.
+lock table retention.jobs in access exclusive mode;
+
 create table retention.history (
     id              bigint      primary key,
     account_id      text        not null,
@@ -74,15 +77,23 @@ drop index if exists retention.jobs_open, retention.jobs_ready, retention.jobs_u
                      retention.jobs_changed, retention.jobs_account;
 create unique index jobs_open on retention.jobs (account_id, feature, data_class);
 create index jobs_ready on retention.jobs ((feature || '/' || data_class), ready_at);
+create index jobs_due on retention.jobs (retain_until);
 create index jobs_deadline on retention.jobs (delete_by);
 create index jobs_changed on retention.jobs (feature, data_class) where blocked_by in ('changed', 'missing');
 comment on index retention.jobs_open is 'At most one open job for each account, feature and data class.';
 comment on index retention.jobs_ready is 'Claims, first come first served. By an expression, so that no other question takes it for the way to one job: a table that was empty when it was last analysed looks as if it were.';
+comment on index retention.jobs_due is 'What the guard weighs, and what it sees coming.';
 comment on index retention.jobs_deadline is 'Overdue jobs and the earliest unmet deadline.';
 comment on index retention.jobs_changed is 'Jobs whose starting point a batch found changed; the planner settles them at its next look.';
 
+drop index retention.admissions_window;
+alter table retention.admissions set (fillfactor = 70);
 comment on column retention.admissions.admitted_at is 'When. Within the window every job of the account may begin, unless a person let it through.';
 comment on column retention.admissions.released is 'Let through by a person: does not count in the window, and admits no job but those that waited then.';
+
+-- Until the next analysis the planner would believe in the table of before.
+analyze retention.jobs;
+analyze retention.history;
 
 create view retention.every_job as
     select id, account_id, feature, data_class, case when lease_until > now() then 'running' else 'scheduled' end as state, starting_point, started_at,

@@ -202,7 +202,7 @@ impl Cli {
                 }
                 GuardVerb::Release { act } => {
                     let mut tx = self.own_tables(&config, Purpose::Bulk).await?;
-                    let released = control::release_guard(&mut tx, &act.reason, &act.by()).await?;
+                    let released = control::release_guard(&mut tx, config.guard.window, &act.reason, &act.by()).await?;
                     Database::commit(tx).await?;
                     let Some(jobs) = released else {
                         return Err(Failure::Other(anyhow::anyhow!("the guard has not tripped")));

@@ -18,11 +18,11 @@ use crate::{
 };
 
 /// What is called an instant where a lock is waited for that the platform may hold: a batch that met one is undone, and with it every lock that the platform
-/// could want, long before the server looks for a deadlock (R14).
+/// could want, long before the server looks for a deadlock (R14). Shorter where `deadlock_timeout` is less than the second that it is as shipped.
 const INSTANT: Duration = Duration::from_millis(10);
 /// A DELETE that has no other bound than what its jobs are believed to have may take so long: a quarter of the server's `deadlock_timeout` as it is shipped,
 /// for the same reason.
-const WHOLE: Duration = Duration::from_millis(250);
+pub(super) const WHOLE: Duration = Duration::from_millis(250);
 
 /// What the database says about a claimed job at this instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -236,8 +236,9 @@ fn claimed(class: &Class, lock: &str) -> String {
 fn license(class: &Class) -> String {
     let feature = &class.rule.feature;
     // Waited for, not skipped: a claim that crossed ours may have locked these rows for an instant, and what is skipped here stays leased to
-    // nobody until the lease lapses. Nothing that the platform could want is locked yet (R14).
-    let claimed = claimed(class, " for no key update of j");
+    // nobody until the lease lapses. Nothing that the platform could want is locked yet (R14): the sort has every job before the first source row is read,
+    // where the table expression alone would yield them one by one.
+    let claimed = format!("{}, ours as materialized (select * from claimed order by id)", claimed(class, " for no key update of j"));
     let stop = format!(
         "case when not {} then 'policy' when {} then 'guarded' when {} then 'paused' when {} then 'held' end",
         in_force(&class.jobs.accepted),
@@ -248,10 +249,10 @@ fn license(class: &Class) -> String {
     let points = class.source.points();
     let by_point = points.iter().map(|point| {
         let (lateral, word) = point.verdict(feature);
-        format!("select c.id, coalesce({stop}, {word}) from claimed c, {lateral} where c.starting_point = {}", literal(&point.name))
+        format!("select c.id, coalesce({stop}, {word}) from ours c, {lateral} where c.starting_point = {}", literal(&point.name))
     });
     let names: Vec<String> = points.iter().map(|p| p.name.clone()).collect();
-    let unknown = format!("select c.id, coalesce({stop}, 'changed') from claimed c where c.starting_point <> all({})", literals(&names));
+    let unknown = format!("select c.id, coalesce({stop}, 'changed') from ours c where c.starting_point <> all({})", literals(&names));
     format!("with {claimed} {}", by_point.chain([unknown]).collect::<Vec<_>>().join("\nunion all\n"))
 }
 

@@ -79,12 +79,16 @@ impl Pace {
 
     /// What was measured before the next group, and whether a deadline is near in the last one. Yields how long to pause.
     pub(super) fn press(&mut self, Pressed { level, company }: Pressed) -> Duration {
-        (self.level, self.company) = (level, company);
+        (self.level, self.company) = (level, company && !self.pressing);
         let doublings = level.saturating_sub(1).min(16);
         let pause = if level == 0 { Duration::ZERO } else { FIRST_PAUSE.saturating_mul(1 << doublings) };
-        // In company every other moment belongs to the others.
-        let rest = if company && !self.pressing { self.took } else { Duration::ZERO };
-        pause.max(rest).min(if self.pressing { PRESSING_PAUSE } else { LONGEST_PAUSE })
+        pause.min(if self.pressing { PRESSING_PAUSE } else { LONGEST_PAUSE })
+    }
+
+    /// In company every other moment belongs to the others: how long the worker whose turn it is rests after its last batch. `None`: there is nobody to
+    /// take turns with, or no time for that, for a deadline is near.
+    pub(super) fn rest(&self) -> Option<Duration> {
+        self.company.then_some(self.took.min(LONGEST_PAUSE))
     }
 
     /// Whether a job of the group is past half of its allowance.
@@ -136,10 +140,15 @@ impl Pace {
             // A batch that a timeout made smaller stays so.
             self.rows = (self.rows * 3 / 4).max(MIN_ROWS.min(self.rows));
             self.jobs = (self.jobs * 3 / 4).max(MIN_JOBS.min(self.jobs));
-        } else if self.level == 0 && !self.company {
-            self.rows = (self.rows + (self.max_rows / 16).max(1)).min(self.max_rows);
-            // By half: claiming many more than fit would only wear out the job table.
-            self.jobs = (self.jobs + self.jobs / 2 + 1).min(MAX_JOBS);
+        } else if self.level == 0 {
+            // In company no further than what it allows: what grows untried would be tried at once when the others have gone.
+            if !self.company || self.rows < COMPANY_ROWS {
+                self.rows = (self.rows + (self.max_rows / 16).max(1)).min(self.max_rows);
+            }
+            if !self.company || self.jobs < COMPANY_JOBS {
+                // By half: claiming many more than fit would only wear out the job table.
+                self.jobs = (self.jobs + self.jobs / 2 + 1).min(MAX_JOBS);
+            }
         }
         if spent {
             // Accounts are large: whoever is claimed beyond what fits only waits.
@@ -210,12 +219,27 @@ mod tests {
     fn i14_in_company_batches_are_small_and_the_others_have_every_other_moment() {
         let mut pace = Pace::new(5_000);
         after(&mut pace, 50, FAST);
-        assert_eq!(pace.press(Pressed { level: 0, company: true }), FAST);
-        assert_eq!((pace.rows(), pace.jobs()), (250, 50));
+        pace.press(Pressed { level: 0, company: true });
+        assert_eq!((pace.rows(), pace.jobs(), pace.rest()), (250, 50, Some(FAST)));
         pace.claimed(true);
-        assert_eq!(pace.press(Pressed { level: 0, company: true }), Duration::ZERO, "past half of its allowance there is no rest");
+        pace.press(Pressed { level: 0, company: true });
+        assert_eq!((pace.rows(), pace.jobs(), pace.rest()), (5_000, 500, None), "past half of its allowance nobody takes turns");
+        pace.claimed(false);
         pace.press(at(0));
-        assert_eq!((pace.rows(), pace.jobs()), (5_000, 500), "alone again, at once");
+        assert_eq!((pace.rows(), pace.jobs(), pace.rest()), (5_000, 500, None), "alone again, at once");
+    }
+
+    #[test]
+    fn i13_what_a_bad_moment_made_smaller_grows_again_in_company_too() {
+        let mut pace = Pace::new(5_000);
+        pace.press(Pressed { level: 0, company: true });
+        while pace.timed_out() {}
+        pace.committed(0, true, FAST, FAST);
+        assert_eq!((pace.rows(), pace.jobs()), (1, 1));
+        after(&mut pace, 50, FAST);
+        assert_eq!((pace.rows(), pace.jobs()), (250, 50));
+        pace.press(at(0));
+        assert_eq!((pace.rows(), pace.jobs()), (313, 73), "and no further: what is beyond has not been tried");
     }
 
     fn after(pace: &mut Pace, batches: usize, took: Duration) -> (i64, i64) {

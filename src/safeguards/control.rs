@@ -2,11 +2,13 @@
 //!
 //! Whatever stops deletion takes the stop lock exclusively: once it has returned, no matching record of the main database is deleted any more (R15).
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 
-use super::{STOP_LOCK, held, paused, take};
+use super::{STOP_LOCK, held, paused, take, window};
 use crate::{database::DatabaseError, model};
 
 /// A hold in force (R42).
@@ -132,11 +134,11 @@ pub async fn resume(conn: &mut PgConnection, scope: &Scope, reason: &str, by: &s
     .rows_affected())
 }
 
-/// Releases the guard: what waits at this moment may begin, and no more. Returns how many jobs that is; `None` when the guard had not tripped.
+/// Releases the guard: what waits at this moment may begin, and no more. Accounts that count within the window of this length already go on to. Returns how many jobs that is; `None` when the guard had not tripped.
 ///
 /// # Errors
 /// Those of the database.
-pub async fn release_guard(conn: &mut PgConnection, reason: &str, by: &str) -> Result<Option<u64>, DatabaseError> {
+pub async fn release_guard(conn: &mut PgConnection, length: Duration, reason: &str, by: &str) -> Result<Option<u64>, DatabaseError> {
     take(conn, STOP_LOCK).await?;
     // A row that is missing means stopped; this is how somebody mends that.
     sqlx::query("insert into retention.guard (tripped_at, reason) values (now(), 'the guard''s state was missing') on conflict do nothing")
@@ -160,10 +162,12 @@ pub async fn release_guard(conn: &mut PgConnection, reason: &str, by: &str) -> R
              where j.admitted_at is null and j.retain_until <= now() and not {} and not {} returning j.account_id),
          let_through as (
              insert into retention.admissions (account_id, admitted_at, released) select distinct account_id, now(), true from waiting
-             on conflict (account_id) do update set admitted_at = excluded.admitted_at, released = true)
+             on conflict (account_id) do update set admitted_at = excluded.admitted_at, released = true
+             where admissions.released or admissions.admitted_at <= now() - {})
          select count(*) from waiting",
         held("j"),
-        paused("j")
+        paused("j"),
+        window(length)
     )))
     .fetch_one(conn)
     .await?;

@@ -162,6 +162,7 @@ async fn i5_a_claim_leaves_what_may_not_be_purged_to_others() {
         ("update retention.jobs set policy = 'another'", 0),
         ("update retention.jobs set feature = 'live' where data_class = 'configuration'", 0),
         ("insert into retention.policies (hash, terms, accepted_by, reason) values ('another', '{}', 'test', 'test')", 0),
+        ("update retention.guard set tripped_at = now(), reason = 'r'", 0),
         ("insert into retention.holds (account_id, reason, placed_by) values ('a', 'r', 'b')", 0),
         ("insert into retention.holds (account_id, reason, placed_by) values ('b', 'r', 'b')", 1),
         ("insert into retention.pauses (reason, paused_by) values ('r', 'b')", 0),

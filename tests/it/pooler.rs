@@ -185,7 +185,7 @@ async fn r15_what_stops_behind_a_pooler_returns_only_after_the_batch_and_nothing
         match stop {
             Stop::Hold => drop(control::release_hold(&mut tx, 1, "over", "test").await.unwrap().unwrap()),
             Stop::Pause => assert_eq!(control::resume(&mut tx, &Scope::default(), "over", "test").await.unwrap(), 1),
-            Stop::Trip => drop(control::release_guard(&mut tx, "over", "test").await.unwrap().unwrap()),
+            Stop::Trip => drop(control::release_guard(&mut tx, Duration::from_hours(24), "over", "test").await.unwrap().unwrap()),
         }
         Database::commit(tx).await.unwrap();
         until("the rest goes", async || world.left("a").await == GONE).await;

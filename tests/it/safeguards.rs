@@ -329,6 +329,66 @@ async fn r31_replicas_cannot_pass_a_limit_together() {
     assert_eq!(world.left("a").await, ALL);
 }
 
+/// A release is for what waited; accounts that were let in within the limit go on counting.
+#[tokio::test]
+async fn r31_a_release_leaves_accounts_counted_that_were_within_the_limit() {
+    let world = guarded(&["a", "b"], &[("MAX_ACCOUNTS", "2")]).await;
+    let app = world.app().await.unwrap();
+    app.planner().look(Look::Resync).await.unwrap();
+    let weigh = async || {
+        let mut tx = app.database.begin(Purpose::Bulk).await.unwrap();
+        let admission = safeguards::admit(&mut tx, &app.config.guard).await.unwrap();
+        Database::commit(tx).await.unwrap();
+        admission
+    };
+    assert_eq!(weigh().await, Admission::Admitted(2), "and nobody has claimed them yet");
+    world.account("c", "null", OLD, "null").await;
+    app.planner().look(Look::Resync).await.unwrap();
+    assert!(matches!(weigh().await, Admission::Tripped(_)));
+    did(&world, &["guard", "release", "--reason", "planned"]);
+    assert_eq!(world.count("retention.admissions where released").await, 1, "c alone");
+    assert_eq!(weigh().await, Admission::Nothing, "all of them may begin");
+    exhaust(&app).await;
+    assert_eq!((world.left("a").await, world.left("c").await), (GONE, GONE));
+    world.account("d", "null", OLD, "null").await;
+    app.planner().look(Look::Resync).await.unwrap();
+    assert!(matches!(weigh().await, Admission::Tripped(_)), "a and b still count");
+}
+
+/// Accounts that were let in under a higher limit have to pass the one of today before they begin.
+#[tokio::test]
+async fn i12_a_limit_that_was_lowered_holds_for_what_has_not_begun() {
+    let mut world = guarded(&["a", "b"], &[("MAX_ACCOUNTS", "2")]).await;
+    let app = world.app().await.unwrap();
+    app.planner().look(Look::Resync).await.unwrap();
+    let mut tx = app.database.begin(Purpose::Bulk).await.unwrap();
+    assert_eq!(safeguards::admit(&mut tx, &app.config.guard).await.unwrap(), Admission::Admitted(2));
+    Database::commit(tx).await.unwrap();
+    world.set("GUARD__MAX_ACCOUNTS", "0");
+    assert_eq!(once(&world), Some(13));
+    assert_eq!((world.left("a").await, world.left("b").await), (ALL, ALL));
+}
+
+/// Whoever falls due with an earlier date than a long queue is weighed at the next claim, not when the queue is empty.
+#[tokio::test]
+async fn i13_who_comes_to_the_head_of_the_queue_unweighed_is_purged_before_the_rest() {
+    let world = guarded(&[], &[("MAX_ACCOUNTS", "unlimited"), ("MAX_SHARE", "100%")]).await;
+    for i in 0..120 {
+        world.account(&format!("queued-{i}"), "null", OLD, "null").await;
+    }
+    let app = world.app().await.unwrap();
+    app.planner().look(Look::Resync).await.unwrap();
+    let mut worker = app.executor().worker("one".to_owned());
+    assert_eq!(worker.step().await.unwrap(), Step::Worked);
+    world.account("head", "null", &format!("{OLD} - interval '1 day'"), "null").await;
+    app.planner().look(Look::Resync).await.unwrap();
+    for _ in 0..4 {
+        worker.step().await.unwrap();
+    }
+    assert_eq!(world.left("head").await, GONE);
+    assert!(world.count("retention.jobs where account_id like 'queued-%'").await > 0, "the queue is not empty yet");
+}
+
 /// Whoever waits while another replica weighs claims what that one let in: `run --once` would end with due jobs left.
 #[tokio::test]
 async fn r33_who_waited_for_another_replicas_weighing_goes_on() {

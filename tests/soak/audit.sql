@@ -29,7 +29,7 @@ create table soak.history (
 );
 create index on soak.history (account_id);
 
-create table soak.endings (job_id bigint not null, before text not null, after text not null, at timestamptz not null default clock_timestamp());
+create table soak.endings (job_id bigint not null, after text not null, at timestamptz not null default clock_timestamp());
 
 -- Holds, pauses and guard trips, from when the act had returned until its end was begun.
 create table soak.stops (
@@ -108,10 +108,8 @@ create trigger remember after insert or update or delete on feature_subscription
 
 create function soak.ending() returns trigger language plpgsql as $$
 begin
-    insert into soak.endings (job_id, before, after) values (new.id, old.state, new.state);
+    insert into soak.endings (job_id, after) values (new.id, new.state);
     return null;
 end
 $$;
-create trigger ending after update on retention.jobs for each row
-    when (old.state is distinct from new.state and (new.state in ('completed', 'cancelled') or old.state in ('completed', 'cancelled')))
-    execute function soak.ending();
+create trigger ending after insert or update on retention.history for each row execute function soak.ending();

@@ -31,9 +31,9 @@ const QUESTIONS: [(&str, &str); 15] = [
             select format('%s: %s records of %s are gone, the jobs count %s', account_id, coalesce(g.n, 0), place, coalesce(c.n, 0))
             from gone g full join counted c using (account_id, place) where coalesce(g.n, 0) <> coalesce(c.n, 0)"),
     ("I8", "select format('record %s of %s was deleted %s times', r.record, g.place, count(*)) from soak.gone g, unnest(g.ids) r(record) group by g.place, r.record having count(*) > 1"),
-    ("I8", "select format('job %s ended %s times: %s', job_id, count(*), string_agg(before || ' to ' || after, ', '))
-            from soak.endings group by job_id having count(*) > 1 or bool_or(before in ('completed', 'cancelled'))"),
-    ("I8", "select format('job %s is %s with %s, its lease until %s', id, state, worker, lease_until) from retention.jobs where state = 'running'"),
+    ("I8", "select format('job %s ended %s times: %s', job_id, count(*), string_agg(after, ', ')) from soak.endings group by job_id having count(*) > 1"),
+    ("I8", "select format('job %s is open and over', id) from retention.jobs join retention.history using (id)"),
+    ("I8", "select format('job %s is with %s, its lease until %s', id, worker, lease_until) from retention.jobs where lease_until is not null"),
     ("I1", "select format('job %s was completed before its time', id) from retention.every_job where completed_at < retain_until"),
     ("I4", "select format('%s: %s media objects', account_id, count(m.media_id))
             from (select distinct account_id from soak.history where account_id like 'acc-%') h left join media_objects m using (account_id)

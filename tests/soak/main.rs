@@ -142,7 +142,7 @@ async fn release_everything(world: &World) {
     for (account, data_class) in pauses {
         control::resume(&mut tx, &Scope { account, feature: None, data_class }, "over", "soak").await.unwrap();
     }
-    control::release_guard(&mut tx, "over", "soak").await.unwrap();
+    control::release_guard(&mut tx, Duration::from_hours(24), "over", "soak").await.unwrap();
     Database::commit(tx).await.unwrap();
     database.close().await;
 }
