@@ -234,8 +234,9 @@ mod tests {
         let mut pace = Pace::new(5_000);
         pace.press(Pressed { level: 0, company: true });
         while pace.timed_out() {}
-        pace.committed(0, true, FAST, FAST);
         assert_eq!((pace.rows(), pace.jobs()), (1, 1));
+        pace.committed(0, true, FAST, FAST);
+        assert_eq!(pace.jobs(), 1);
         after(&mut pace, 50, FAST);
         assert_eq!((pace.rows(), pace.jobs()), (250, 50));
         pace.press(at(0));
