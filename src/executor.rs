@@ -4,6 +4,7 @@
 //! so that a stop, a hold or a neighbour waits for one batch at most.
 
 pub mod batch;
+mod fit;
 mod pace;
 mod tell;
 
@@ -290,6 +291,7 @@ impl Worker {
             }
             match self.batch(class, batch, &group).await {
                 Ok(Outcome::Committed) => {}
+                Ok(Outcome::Mistaken) => groups.push(group),
                 Ok(Outcome::Contended) => {
                     let half = group.split_off(group.len() / 2);
                     groups.push(half);
@@ -363,6 +365,11 @@ impl Worker {
                 purged.records.insert(&target.name, records);
             }
             crash::point("executor.deleted");
+            if deleted > self.pace.most() {
+                // Only accounts that were not counted can be so many at once.
+                self.pace.sized(false);
+                return Ok(Outcome::Mistaken);
+            }
         }
         batch.unchanged(&mut tx, &self.executor.policy.pinned).await?;
         // A slice that came back full says enough: there may be more, and the next batch looks.
@@ -429,12 +436,15 @@ impl Worker {
         jobs: &[&'a Claimed],
         budget: i64,
     ) -> Result<(Vec<&'a Claimed>, BTreeSet<i64>), DatabaseError> {
-        if jobs.first().is_some_and(|job| job.records_deleted.0.values().any(|records| *records > 0)) {
-            // It was too large for one batch.
-            return Ok(first(jobs, 1));
+        // It was too large for one batch.
+        let large = |job: &Claimed| job.records_deleted.0.values().any(|records| *records > 0);
+        if jobs.first().is_some_and(|job| large(job)) {
+            return Ok(fit::first(jobs, 1));
         }
         if let Some(n) = self.pace.trusts() {
-            return Ok(first(jobs, n));
+            let (large, mut alike): (Vec<_>, Vec<_>) = jobs.iter().partition(|job| large(job));
+            let rest = alike.split_off(n.min(alike.len()));
+            return Ok((alike, large.iter().chain(&rest).map(|job| job.id).collect()));
         }
         // Counted no further than tells whether it is large for its share of the batch: counting is cheaper than deleting, and not free.
         let large = (budget / i64::try_from(jobs.len()).unwrap_or(1).max(1) * 4 + 1).min(budget + 1);
@@ -444,7 +454,7 @@ impl Worker {
             // Who leads is counted to the end: it may fit after all, and others with it.
             sizes.extend(batch.sizes(tx, class, &[*job], budget + 1).await?);
         }
-        Ok(fit(jobs, &sizes, large, budget))
+        Ok(fit::fit(jobs, &sizes, large, budget))
     }
 
     /// What becomes of a job whose batch ran.
@@ -507,34 +517,10 @@ impl Worker {
 enum Outcome {
     /// It stands, whatever it did.
     Committed,
+    /// It was larger than a batch may be, for its jobs were believed to be like those before: it was undone, and they will be counted.
+    Mistaken,
     /// Somebody holds a record of one of its jobs: it was undone, and smaller ones will find out whose.
     Contended,
-}
-
-/// Of the jobs, in their order, those that fit into `budget` records as a whole; the first alone where it has more. Of the others nobody knows how many there
-/// are where a target was counted up to `large`. And the ids of the rest.
-fn fit<'a>(jobs: &[&'a Claimed], sizes: &BTreeMap<i64, Vec<i64>>, large: i64, budget: i64) -> (Vec<&'a Claimed>, BTreeSet<i64>) {
-    let size = |job: &Claimed| {
-        let by_target = sizes.get(&job.id).map_or(&[][..], Vec::as_slice);
-        let unknown = jobs.first().is_none_or(|first| first.id != job.id) && by_target.contains(&large);
-        if unknown { i64::MAX } else { by_target.iter().sum() }
-    };
-    if jobs.first().is_some_and(|job| size(job) > budget) {
-        return first(jobs, 1);
-    }
-    let mut left = budget;
-    let (fitting, crowded): (Vec<_>, Vec<_>) = jobs.iter().partition(|job| {
-        let fits = size(job) <= left;
-        left -= if fits { size(job) } else { 0 };
-        fits
-    });
-    (fitting, crowded.iter().map(|job| job.id).collect())
-}
-
-/// The first `n` jobs, and the ids of the rest.
-fn first<'a>(jobs: &[&'a Claimed], n: usize) -> (Vec<&'a Claimed>, BTreeSet<i64>) {
-    let (some, rest) = jobs.split_at(n.min(jobs.len()));
-    (some.to_vec(), rest.iter().map(|job| job.id).collect())
 }
 
 fn pause(reason: &str) -> Duration {

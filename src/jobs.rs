@@ -320,6 +320,8 @@ pub struct Claimed {
     pub continued: bool,
     /// Whoever had it before gave no sign of life.
     pub lapsed: bool,
+    /// Its place in the queue.
+    pub ready_at: DateTime<Utc>,
     /// It is past half of its allowance, and must not be slowed down much.
     pub pressing: bool,
 }
@@ -339,7 +341,7 @@ pub async fn claim(
     window: Duration,
     at_most: i64,
 ) -> Result<Vec<Claimed>, DatabaseError> {
-    Ok(sqlx::query_as(AssertSqlSafe(format!(
+    let mut claimed: Vec<Claimed> = sqlx::query_as(AssertSqlSafe(format!(
         "with next as materialized (
              select j.id, j.continues, j.account_id, j.lease_until is not null as lapsed, j.admitted_at is null as begins, {} as admitted_at from retention.jobs j
              where {} and j.ready_at <= now() and j.retain_until <= now() and (j.lease_until is null or j.lease_until <= now())
@@ -351,7 +353,7 @@ pub async fn claim(
              attempts = j.attempts + case when next.continues then 0 else 1 end, blocked_by = null, admitted_at = coalesce(j.admitted_at, now())
          from next where j.id = next.id and next.admitted_at is not null
          returning j.id, j.account_id, j.fence, j.starting_point, j.retain_until, j.delete_by, j.seen, j.attempts, j.looks, j.records_deleted,
-                   next.continues as continued, next.lapsed, now() - j.retain_until > (j.delete_by - j.retain_until) / 2 as pressing",
+                   next.continues as continued, next.lapsed, j.ready_at, now() - j.retain_until > (j.delete_by - j.retain_until) / 2 as pressing",
         admitted_at("j", window),
         class.queue("j"),
         literal(&class.policy),
@@ -365,7 +367,10 @@ pub async fn claim(
     .bind(lease.as_secs_f64())
     .bind(at_most)
     .fetch_all(conn)
-    .await?)
+    .await?;
+    // What an UPDATE returns is in the order of its plan.
+    claimed.sort_by_key(|job| (job.ready_at, job.id));
+    Ok(claimed)
 }
 
 /// Whether a due job waits for somebody who holds its records or its source row, or is in a worker's hands.

@@ -373,7 +373,7 @@ async fn i12_a_limit_that_was_lowered_holds_for_what_has_not_begun() {
 #[tokio::test]
 async fn i13_who_comes_to_the_head_of_the_queue_unweighed_is_purged_before_the_rest() {
     let world = guarded(&[], &[("MAX_ACCOUNTS", "unlimited"), ("MAX_SHARE", "100%")]).await;
-    for i in 0..120 {
+    for i in 0..300 {
         world.account(&format!("queued-{i}"), "null", OLD, "null").await;
     }
     let app = world.app().await.unwrap();
