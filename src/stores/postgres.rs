@@ -195,13 +195,14 @@ impl Target {
                      gone as (delete from {table} t using licensed l{parents} where {condition} returning l.id)
                      select id, count(*) from gone group by id"
                 ),
-                // A single job: a scan by ctid reads each block once, in order. Partitions share ctids, hence the pairs.
+                // A single job: a scan by ctid reads each block once, in order. Partitions share ctids, hence the pairs. `is true` keeps the other predicates
+                // from being taken for a way to the records: by its account all of them would be read again for every slice.
                 slice: format!(
                     "with {with},
                      victim as materialized ({locked}),
                      gone as (
                          delete from {table} t where t.ctid = any(array(select at from victim)) and ((t.tableoid, t.ctid) in (select place, at from victim)) is true
-                         and {only} returning 1)
+                         and ({only}) is true returning 1)
                      select id, (select count(*) from victim) as found, (select count(*) from gone) as records from licensed"
                 ),
             };
