@@ -33,6 +33,7 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
         "(t.\"account_id\" = (select account_id from licensed) and t.\"account_id\" = (select account_id from licensed) collate \"C\") is true",
         "what is deleted was found by the same predicate and is locked (R17; races.rs reads the text)",
     ),
+    ("t.\"account_id\" = (select account_id from licensed) collate \"C\"", "the same"),
     ("s.\"account_id\" = c.account_id", "beside its byte-for-byte twin (R7)"),
     ("s.\"account_id\" = c.account_id collate \"C\"", "beside its twin (R7)"),
 ];
