@@ -152,7 +152,8 @@ impl Database {
 /// Those of the database.
 pub async fn only_by_index(conn: &mut PgConnection) -> Result<(), DatabaseError> {
     sqlx::query(
-        "select set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)",
+        "select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true), set_config('enable_hashjoin', 'off', true),
+                set_config('enable_mergejoin', 'off', true)",
     )
     .execute(conn)
     .await?;

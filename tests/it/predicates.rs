@@ -328,6 +328,8 @@ async fn a_slice_reads_the_records_it_chose_and_no_others() {
             .find(|line| line.contains("Scan on template_configurations t") || line.contains("Scan using template"))
             .unwrap();
         assert!(scan.contains("Tid Scan on template_configurations"), "{mode}: {}", lines.join("\n"));
+        // A bitmap would hold every record of the account before the first is chosen.
+        assert!(!lines.iter().any(|line| line.contains("Bitmap")), "{mode}: {}", lines.join("\n"));
         sqlx::raw_sql("deallocate slice").execute(&mut *tx).await.unwrap();
         tx.rollback().await.unwrap();
     }
