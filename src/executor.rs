@@ -447,7 +447,7 @@ impl Worker {
             return Ok((alike, large.iter().chain(&rest).map(|job| job.id).collect()));
         }
         // Counted no further than tells whether it is large for its share of the batch: counting is cheaper than deleting, and not free.
-        let large = (budget / i64::try_from(jobs.len()).unwrap_or(1).max(1) * 4 + 1).min(budget + 1);
+        let large = (budget / i64::try_from(jobs.len()).unwrap_or(1).max(1) * 2 + 1).min(budget + 1);
         let mut sizes = batch.sizes(tx, class, jobs, large).await?;
         self.pace.sized(sizes.values().flatten().all(|records| *records < large));
         if let Some(job) = jobs.first().filter(|job| sizes.get(&job.id).is_some_and(|by_target| by_target.contains(&large))) {
