@@ -157,7 +157,7 @@ impl Batch {
     ///
     /// # Errors
     /// Those of the database. [`database::Kind::Locked`] for several jobs says that somebody holds a record of one of them: nothing was waited for longer
-    /// than [`INSTANT`], and job by job nothing will be.
+    /// than an instant, and job by job nothing will be.
     pub async fn delete(
         &self,
         conn: &mut PgConnection,

@@ -219,7 +219,7 @@ impl Roster {
         Ok(compared.into_iter().filter(|(_, differs)| *differs).map(|(id, _)| id).collect())
     }
 
-    /// Looks into ranges that differ: notes who is missed and remembers who is there, up to the first [`MOST`] of each. Under a lock, so that of two
+    /// Looks into ranges that differ: notes who is missed and remembers who is there, up to the first ten thousand of each. Under a lock, so that of two
     /// replicas the later remembers what it saw later.
     ///
     /// # Errors

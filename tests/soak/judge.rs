@@ -9,7 +9,7 @@ use crate::{platform::CHECKSUMS, world::World};
 const JUDGE: &str = include_str!("judge.sql");
 
 /// Each with the invariant that every row of its answer violates. Only what the daemon deleted is asked about, except media.
-const QUESTIONS: [(&str, &str); 15] = [
+const QUESTIONS: [(&str, &str); 16] = [
     ("I1", "select format('%s: %s records of %s were deleted at %s, due at %s', account_id, n, place, statement_at, due)
             from soak.judged where by <> 'platform' and class <> 'media' and statement_at < due"),
     ("I3", "select format('%s: %s records of a bystander in %s were deleted', account_id, n, place) from soak.judged where account_id like 'by-%'"),

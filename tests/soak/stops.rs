@@ -111,7 +111,7 @@ async fn release(database: &Database, kind: Kind, scope: &Scope, reason: &str) -
             }
         }
         Kind::PauseOfAccount | Kind::PauseOfClass | Kind::PauseOfAll => drop(control::resume(&mut tx, scope, "over", "soak").await?),
-        Kind::Trip => drop(control::release_guard(&mut tx, Duration::from_hours(24), "over", "soak").await?),
+        Kind::Trip => drop(control::release_guard(&mut tx, std::time::Duration::from_hours(24), "over", "soak").await?),
     }
     Database::commit(tx).await
 }
