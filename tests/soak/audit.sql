@@ -63,7 +63,7 @@ begin
         'guarded', not exists (select 1 from retention.guard g where g.tripped_at is null),
         'job', (select jsonb_build_object('id', j.id, 'started_at', j.started_at, 'retain_until', j.retain_until, 'delete_by', j.delete_by,
                                           'leased', j.lease_until > now())
-                from retention.every_job j where j.account_id = o.account_id and j.feature = 'mps' and j.data_class = tg_argv[0] and j.state = 'running')
+                from retention.jobs j where j.account_id = o.account_id and j.feature = 'mps' and j.data_class = tg_argv[0] and j.lease_until is not null)
     )), '{}')::text into said
     from (select distinct account_id from old_rows) o
     left join public.accounts a on a.account_id = o.account_id
