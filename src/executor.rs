@@ -4,12 +4,11 @@
 //! so that a stop, a hold or a neighbour waits for one batch at most.
 
 pub mod batch;
-mod fit;
 mod pace;
 mod tell;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -25,7 +24,7 @@ use crate::{
     config::Config,
     crash,
     database::{Database, DatabaseError, Kind, Purpose, Tx},
-    jobs::{self, Claimed, Next, PATIENT_LOOKS, Progress},
+    jobs::{self, Claimed, Lane, Next, PATIENT_LOOKS, Progress},
     metrics,
     policy::{Class, Policy},
     pressure::Pressure,
@@ -84,7 +83,7 @@ impl Executor {
     #[must_use]
     pub fn worker(&self, name: String) -> Worker {
         let pace = Pace::new(self.config.executor.max_rows_per_batch);
-        Worker { executor: self.clone(), name, stop: CancellationToken::new(), turn: 0, pace, worked: false }
+        Worker { executor: self.clone(), name, stop: CancellationToken::new(), turn: 0, lane: Lane::Fresh, pace, worked: false }
     }
 
     /// Jobs completed by this process.
@@ -153,6 +152,8 @@ pub struct Worker {
     stop: CancellationToken,
     /// The class that is asked first; moves on so that no class starves another.
     turn: usize,
+    /// Whom the next claim prefers: large accounts and all others take turns.
+    lane: Lane,
     /// How much at once: follows how long batches take, how large accounts are, and how hard the database is pressed.
     pace: Pace,
     /// The last step did something.
@@ -185,12 +186,13 @@ impl Worker {
             let asked = self.pace.jobs();
             let mut claimed = self.claim(class, asked).await?;
             // Somebody may have been passed over who was not weighed yet, also at the head of a long queue.
-            let short = i64::try_from(claimed.len()).unwrap_or(i64::MAX) < asked;
+            let short = i64::try_from(claimed.len()).unwrap_or(i64::MAX) < asked && !claimed.iter().any(|job| job.begun);
             if short && self.weigh(class).await? && claimed.is_empty() {
                 claimed = self.claim(class, asked).await?;
             }
             if !claimed.is_empty() {
                 self.turn = index + 1;
+                self.lane = self.lane.other();
                 self.worked = true;
                 self.pace.claimed(claimed.iter().any(|job| job.pressing));
                 self.purge(class, batch, claimed).await?;
@@ -207,7 +209,7 @@ impl Worker {
         if self.stop.is_cancelled() {
             return Ok(Vec::new());
         }
-        let claimed = jobs::claim(&mut tx, &class.jobs, &self.name, config.executor.lease, config.guard.window, at_most).await?;
+        let claimed = jobs::claim(&mut tx, &class.jobs, self.lane, &self.name, config.executor.lease, config.guard.window, at_most).await?;
         if !claimed.is_empty() {
             crash::point("executor.claiming");
         }
@@ -277,8 +279,8 @@ impl Worker {
 
     /// Purges a group; when the group as a whole fails, its halves, so that one bad job stops only itself.
     async fn purge(&mut self, class: &Class, batch: &Batch, group: Vec<Claimed>) -> Result<(), DatabaseError> {
-        let mut groups = vec![group];
-        while let Some(mut group) = groups.pop() {
+        let mut groups = vec![(group, false)];
+        while let Some((mut group, contended)) = groups.pop() {
             let unnameable: Vec<Claimed> = group.extract_if(.., |job| class.cannot_hold(&job.account_id).is_some()).collect();
             for job in unnameable {
                 let what = class.cannot_hold(&job.account_id).map_or_else(String::new, |(target, key)| {
@@ -289,20 +291,20 @@ impl Worker {
             if group.is_empty() {
                 continue;
             }
-            match self.batch(class, batch, &group).await {
+            match self.batch(class, batch, &group, contended).await {
                 Ok(Outcome::Committed) => {}
-                Ok(Outcome::Mistaken) => groups.push(group),
+                Ok(Outcome::Mistaken) => groups.push((group, false)),
+                Ok(Outcome::Contended) if group.len() == 1 => groups.push((group, true)),
                 Ok(Outcome::Contended) => {
                     let half = group.split_off(group.len() / 2);
-                    groups.push(half);
-                    groups.push(group);
+                    groups.extend([(half, false), (group, false)]);
                 }
                 Err(error) if error.kind() == Kind::Unreachable => return Err(error),
                 // A table lock, or somebody who is about to stop deletion: no fault of these jobs.
                 Err(error) if error.kind() == Kind::Locked => {
                     self.pace.locked_out();
-                    groups.push(group);
-                    for group in groups.drain(..) {
+                    groups.push((group, contended));
+                    for (group, _) in groups.drain(..) {
                         self.step_aside(class, group).await?;
                     }
                 }
@@ -311,10 +313,9 @@ impl Worker {
                     let smaller = error.kind() == Kind::Timeout && self.pace.timed_out();
                     if group.len() > 1 {
                         let half = group.split_off(group.len() / 2);
-                        groups.push(half);
-                        groups.push(group);
+                        groups.extend([(half, false), (group, false)]);
                     } else if smaller {
-                        groups.push(group);
+                        groups.push((group, contended));
                     } else if let Some(job) = group.pop() {
                         self.fail(class, job, error.to_string()).await?;
                     }
@@ -324,8 +325,8 @@ impl Worker {
         Ok(())
     }
 
-    /// One transaction: lock, ask again, delete, look, record.
-    async fn batch(&mut self, class: &Class, batch: &Batch, group: &[Claimed]) -> Result<Outcome, DatabaseError> {
+    /// One transaction: lock, ask again, delete, look, record. Whoever holds records of a `contended` job is passed by.
+    async fn batch(&mut self, class: &Class, batch: &Batch, group: &[Claimed], contended: bool) -> Result<Outcome, DatabaseError> {
         let began = Instant::now();
         let before = clock::reading();
         let mut tx = self.executor.database.begin(Purpose::Write).await?;
@@ -340,8 +341,9 @@ impl Worker {
         crash::point("executor.licensed");
         let licensed: Vec<&Claimed> = group.iter().filter(|j| verdicts.get(&j.id) == Some(&Verdict::Stands)).collect();
         let rows = self.pace.rows();
-        let (fitting, crowded) = self.fit(&mut tx, class, batch, &licensed, rows).await?;
-        let whole = fitting.len() > 1;
+        let fit = if contended { None } else { self.fit(&mut tx, class, batch, &licensed, rows).await? };
+        let whole = fit.is_some();
+        let (fitting, crowded) = licensed.split_at(fit.unwrap_or(1).min(licensed.len()));
         let (mut budget, mut deleted) = (rows, 0);
         let mut purged: BTreeMap<i64, Purged<'_>> = BTreeMap::new();
         let (mut longest, mut cut, deleting) = (Duration::ZERO, false, Instant::now());
@@ -352,7 +354,7 @@ impl Worker {
                 break;
             }
             let asked = Instant::now();
-            let gone = match batch.delete(&mut tx, target, &fitting, budget).await {
+            let gone = match batch.delete(&mut tx, target, fitting, (!whole).then_some(budget)).await {
                 Err(error) if error.kind() == Kind::Locked && whole => return Ok(Outcome::Contended),
                 gone => gone?,
             };
@@ -367,14 +369,14 @@ impl Worker {
             crash::point("executor.deleted");
             if deleted > self.pace.most() {
                 // Only accounts that were not counted can be so many at once.
-                self.pace.sized(false);
+                self.pace.mistaken();
                 return Ok(Outcome::Mistaken);
             }
         }
         batch.unchanged(&mut tx, &self.executor.policy.pinned).await?;
         // A slice that came back full says enough: there may be more, and the next batch looks.
         let full = !whole && deleted == rows;
-        let left = batch.left(&mut tx, class, if full { &[] } else { &fitting }).await?;
+        let left = batch.left(&mut tx, class, if full { &[] } else { fitting }).await?;
         crash::point("executor.looked");
         let mut progress = Vec::new();
         for job in group {
@@ -385,7 +387,7 @@ impl Worker {
             // Nobody held them, or the DELETE would have said so; and yet they did not go.
             purged.found += i64::from(whole && !cut && left.is_some_and(|left| left.iter().any(|target| batch.free(target))));
             let next = match verdict {
-                Verdict::Stands if crowded.contains(&job.id) => Next::Crowded,
+                Verdict::Stands if crowded.iter().any(|c| c.id == job.id) => Next::Crowded,
                 Verdict::Stands => self.judge(job, &purged, left, budget == 0),
                 Verdict::Blocked(reason) => Next::Wait(reason, pause(reason)),
             };
@@ -402,10 +404,8 @@ impl Worker {
         crash::point("executor.committed");
         let took = began.elapsed();
 
-        let finished = record.iter().filter(|p| !matches!(p.next, Next::Continue | Next::Crowded)).count();
-        // Beside a single one that is done by now the others had no room by chance.
-        let spent = finished < record.len() && (whole || finished == 0);
-        self.pace.committed(finished, spent, longest, took);
+        // Of accounts that came whole; how large a single one is says nothing about the others.
+        self.pace.committed((whole && !crowded.is_empty()).then_some(fitting.len()), longest, took);
         if whole {
             self.pace.purged(fitting.len(), deleted);
         }
@@ -427,34 +427,28 @@ impl Worker {
         Ok(Outcome::Committed)
     }
 
-    /// Which of the licensed jobs this batch takes, and the ids of those it leaves for another.
-    async fn fit<'a>(
+    /// How many of the licensed jobs, from the first, this batch takes whole; `None` when the first has more records than that.
+    async fn fit(
         &mut self,
         tx: &mut Tx,
         class: &Class,
         batch: &Batch,
-        jobs: &[&'a Claimed],
+        jobs: &[&Claimed],
         budget: i64,
-    ) -> Result<(Vec<&'a Claimed>, BTreeSet<i64>), DatabaseError> {
-        // It was too large for one batch.
-        let large = |job: &Claimed| job.records_deleted.0.values().any(|records| *records > 0);
-        if jobs.first().is_some_and(|job| large(job)) {
-            return Ok(fit::first(jobs, 1));
+    ) -> Result<Option<usize>, DatabaseError> {
+        if jobs.first().is_some_and(|job| job.begun) {
+            return Ok(None);
         }
         if let Some(n) = self.pace.trusts() {
-            let (large, mut alike): (Vec<_>, Vec<_>) = jobs.iter().partition(|job| large(job));
-            let rest = alike.split_off(n.min(alike.len()));
-            return Ok((alike, large.iter().chain(&rest).map(|job| job.id).collect()));
+            return Ok(Some(n));
         }
-        // Counted no further than tells whether it is large for its share of the batch: counting is cheaper than deleting, and not free.
-        let large = (budget / i64::try_from(jobs.len()).unwrap_or(1).max(1) * 2 + 1).min(budget + 1);
-        let mut sizes = batch.sizes(tx, class, jobs, large).await?;
-        self.pace.sized(sizes.values().flatten().all(|records| *records < large));
-        if let Some(job) = jobs.first().filter(|job| sizes.get(&job.id).is_some_and(|by_target| by_target.contains(&large))) {
-            // Who leads is counted to the end: it may fit after all, and others with it.
-            sizes.extend(batch.sizes(tx, class, &[*job], budget + 1).await?);
-        }
-        Ok(fit::fit(jobs, &sizes, large, budget))
+        let sizes = batch.measure(tx, class, jobs, budget).await?;
+        self.pace.sized(&sizes);
+        let fits = sizes.iter().scan(budget, |spare, size| {
+            *spare -= size;
+            (*spare >= 0).then_some(())
+        });
+        Ok(Some(fits.count()).filter(|n| *n > 0 || jobs.is_empty()))
     }
 
     /// What becomes of a job whose batch ran.

@@ -318,6 +318,8 @@ pub struct Claimed {
     pub records_deleted: Json<Counts>,
     /// This claim goes on with an attempt that has begun.
     pub continued: bool,
+    /// A batch has run: it was claimed in the lane of those.
+    pub begun: bool,
     /// Whoever had it before gave no sign of life.
     pub lapsed: bool,
     /// Its place in the queue.
@@ -326,8 +328,36 @@ pub struct Claimed {
     pub pressing: bool,
 }
 
-/// Claims due jobs of one class, first come first served, those among them whose lease has lapsed. Held, paused and unadmitted ones stay where they
-/// are; while the guard stands in the way, all do.
+/// Which of the due jobs a claim prefers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// As many as may be of those that no batch has begun with.
+    Fresh,
+    /// One that a batch has begun with: its account has more records than a batch takes.
+    Begun,
+}
+
+impl Lane {
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Fresh => Self::Begun,
+            Self::Begun => Self::Fresh,
+        }
+    }
+
+    /// The jobs in it under the alias `j`, as a condition, and how many one claim takes.
+    fn of(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Fresh => ("j.purge_began_at is null", "$3"),
+            Self::Begun => ("j.purge_began_at is not null", "1"),
+        }
+    }
+}
+
+/// Claims due jobs of one class, first come first served in the lane, and in the other lane where it has none; those among them whose lease has lapsed.
+/// Held, paused and unadmitted ones stay where they are; while the guard stands in the way, all do.
 ///
 /// Changes no column that an index knows: on a page with room a claim costs no index entry.
 ///
@@ -336,31 +366,41 @@ pub struct Claimed {
 pub async fn claim(
     conn: &mut PgConnection,
     class: &Class,
+    lane: Lane,
     worker: &str,
     lease: Duration,
     window: Duration,
     at_most: i64,
 ) -> Result<Vec<Claimed>, DatabaseError> {
+    let due = |lane: Lane, unless: &str| {
+        let (of, at_most) = lane.of();
+        format!(
+            "select j.id, j.continues, j.account_id, j.lease_until is not null as lapsed, j.admitted_at is null as begins, {} as admitted_at from retention.jobs j
+             where {} and {of} and j.ready_at <= now() and j.retain_until <= now() and (j.lease_until is null or j.lease_until <= now())
+               and j.policy = {} and {} and not {} and not {} and not {}{unless}
+             order by j.ready_at limit {at_most} for no key update skip locked",
+            admitted_at("j", window),
+            class.queue("j"),
+            literal(&class.policy),
+            in_force(&class.accepted),
+            guarded(),
+            held("j"),
+            paused("j")
+        )
+    };
     let mut claimed: Vec<Claimed> = sqlx::query_as(AssertSqlSafe(format!(
-        "with next as materialized (
-             select j.id, j.continues, j.account_id, j.lease_until is not null as lapsed, j.admitted_at is null as begins, {} as admitted_at from retention.jobs j
-             where {} and j.ready_at <= now() and j.retain_until <= now() and (j.lease_until is null or j.lease_until <= now())
-               and j.policy = {} and {} and not {} and not {} and not {}
-             order by j.ready_at limit $3 for no key update skip locked),
+        "with preferred as materialized ({}),
+         others as materialized ({}),
+         next as materialized (select * from preferred union all select * from others),
          counted as ({})
          update retention.jobs j
          set fence = j.fence + 1, worker = $1, lease_until = now() + make_interval(secs => $2), continues = false,
              attempts = j.attempts + case when next.continues then 0 else 1 end, blocked_by = null, admitted_at = coalesce(j.admitted_at, now())
          from next where j.id = next.id and next.admitted_at is not null
          returning j.id, j.account_id, j.fence, j.starting_point, j.retain_until, j.delete_by, j.seen, j.attempts, j.looks, j.records_deleted,
-                   next.continues as continued, next.lapsed, j.ready_at, now() - j.retain_until > (j.delete_by - j.retain_until) / 2 as pressing",
-        admitted_at("j", window),
-        class.queue("j"),
-        literal(&class.policy),
-        in_force(&class.accepted),
-        guarded(),
-        held("j"),
-        paused("j"),
+                   next.continues as continued, j.purge_began_at is not null as begun, next.lapsed, j.ready_at, now() - j.retain_until > (j.delete_by - j.retain_until) / 2 as pressing",
+        due(lane, ""),
+        due(lane.other(), " and not exists (select from preferred where admitted_at is not null)"),
         count_from_now("select account_id from next where begins and admitted_at is not null", window)
     )))
     .bind(worker)

@@ -135,41 +135,33 @@ impl Batch {
         Ok(rows.into_iter().map(|(id, word)| (id, verdict(&word))).collect())
     }
 
-    /// How many records the jobs have in each target, up to `limit`.
+    /// How many records the first of the jobs have, up to the one that more than `budget` are reached with.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn sizes(
-        &self,
-        conn: &mut PgConnection,
-        class: &Class,
-        jobs: &[&Claimed],
-        limit: i64,
-    ) -> Result<BTreeMap<i64, Vec<i64>>, DatabaseError> {
-        if jobs.is_empty() {
-            return Ok(BTreeMap::new());
-        }
-        postgres::sizes(conn, &class.targets, &named(jobs), limit).await
+    pub async fn measure(&self, conn: &mut PgConnection, class: &Class, jobs: &[&Claimed], budget: i64) -> Result<Vec<i64>, DatabaseError> {
+        let accounts: Vec<&str> = jobs.iter().map(|job| job.account_id.as_str()).collect();
+        postgres::measure(conn, &class.targets, &accounts, budget).await
     }
 
-    /// Deletes the records of these jobs in one target: those of several jobs whole, those of a single one up to `budget`. Yields `(job, found, deleted)`;
+    /// Deletes the records of these jobs in one target: all of them, or those of a single job up to `budget`. Yields `(job, found, deleted)`;
     /// of whole accounts what was found is what was deleted.
     ///
     /// # Errors
-    /// Those of the database. [`database::Kind::Locked`] for several jobs says that somebody holds a record of one of them: nothing was waited for longer
+    /// Those of the database. [`database::Kind::Locked`] without a budget says that somebody holds a record of one of them: nothing was waited for longer
     /// than an instant, and job by job nothing will be.
     pub async fn delete(
         &self,
         conn: &mut PgConnection,
         target: &Target,
         jobs: &[&Claimed],
-        budget: i64,
+        budget: Option<i64>,
     ) -> Result<Vec<(i64, i64, i64)>, DatabaseError> {
         let (ids, fences): (Vec<i64>, Vec<i64>) = jobs.iter().map(|j| (j.id, j.fence)).unzip();
         let text = |statement: &String| AssertSqlSafe(statement.clone());
         match self.delete.get(&target.name) {
             None => Ok(Vec::new()),
-            Some(Delete::Free { whole, .. }) if jobs.len() > 1 => {
+            Some(Delete::Free { whole, .. }) if budget.is_none() => {
                 database::hurry(&mut *conn, INSTANT, WHOLE).await?;
                 let gone: Vec<(i64, i64)> = sqlx::query_as(text(whole)).bind(ids).bind(fences).fetch_all(&mut *conn).await?;
                 database::calm(conn).await?;

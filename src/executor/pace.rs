@@ -123,9 +123,15 @@ impl Pace {
         (self.alike >= ALIKE && self.per_job > 0).then(|| usize::try_from(self.rows() / self.per_job).unwrap_or(1).max(2))
     }
 
-    /// The jobs of a batch were counted, and all of them were small, or not.
-    pub(super) fn sized(&mut self, small: bool) {
-        self.alike = if small { self.alike + 1 } else { 0 };
+    /// The first jobs of a group were counted until the batch was full: whether none had more than twice its share.
+    pub(super) fn sized(&mut self, sizes: &[i64]) {
+        let share = self.rows() / i64::try_from(sizes.len()).unwrap_or(i64::MAX).max(1);
+        self.alike = if sizes.iter().all(|records| *records <= 2 * share) { self.alike + 1 } else { 0 };
+    }
+
+    /// They were not alike after all.
+    pub(super) fn mistaken(&mut self) {
+        self.alike = 0;
     }
 
     /// So many jobs had so many records.
@@ -137,8 +143,8 @@ impl Pace {
         }
     }
 
-    /// A batch was committed: `finished` of its jobs need no further batch, and `spent` says that the limit of records cut it off.
-    pub(super) fn committed(&mut self, finished: usize, spent: bool, longest: Duration, whole: Duration) {
+    /// A batch was committed. So many jobs filled it, where more had been claimed than fit.
+    pub(super) fn committed(&mut self, filled_by: Option<usize>, longest: Duration, whole: Duration) {
         self.timeouts = 0;
         self.took = whole;
         if felt(longest, whole) > TARGET {
@@ -155,9 +161,10 @@ impl Pace {
                 self.jobs = (self.jobs + self.jobs / 2 + 1).min(MAX_JOBS);
             }
         }
-        if spent {
-            // Accounts are large: whoever is claimed beyond what fits only waits.
-            self.jobs = self.jobs.min(i64::try_from(finished).unwrap_or(1).max(1));
+        if let Some(jobs) = filled_by {
+            // Whoever is claimed beyond what fits only waits.
+            let jobs = i64::try_from(jobs).unwrap_or(i64::MAX);
+            self.jobs = self.jobs.min(jobs.saturating_add(jobs / 4 + 1));
         }
     }
 
@@ -197,7 +204,7 @@ mod tests {
         after(&mut pace, 50, FAST);
         for _ in 0..ALIKE {
             assert_eq!(pace.trusts(), None);
-            pace.sized(true);
+            pace.sized(&[]);
         }
         assert_eq!(pace.trusts(), None, "of nothing nothing follows");
         pace.purged(100, 991);
@@ -207,16 +214,16 @@ mod tests {
         pace.purged(50, 10_001);
         assert_eq!(pace.trusts(), None, "more than twice what was meant to be");
         for _ in 0..ALIKE {
-            pace.sized(true);
+            pace.sized(&[]);
         }
         assert!(pace.trusts().is_some());
         pace.timed_out();
         assert_eq!(pace.trusts(), None);
         for _ in 1..ALIKE {
-            pace.sized(true);
+            pace.sized(&[]);
         }
-        pace.sized(false);
-        pace.sized(true);
+        pace.sized(&[10_000]);
+        pace.sized(&[]);
         assert_eq!(pace.trusts(), None, "in a row");
     }
 
@@ -240,8 +247,8 @@ mod tests {
         pace.press(Pressed { level: 0, company: true });
         while pace.timed_out() {}
         assert_eq!((pace.rows(), pace.jobs()), (1, 1));
-        pace.committed(0, true, FAST, FAST);
-        assert_eq!(pace.jobs(), 1);
+        pace.committed(None, FAST, FAST);
+        assert_eq!(pace.jobs(), 2);
         after(&mut pace, 50, FAST);
         assert_eq!((pace.rows(), pace.jobs()), (250, 50));
         pace.press(at(0));
@@ -250,7 +257,7 @@ mod tests {
 
     fn after(pace: &mut Pace, batches: usize, took: Duration) -> (i64, i64) {
         for _ in 0..batches {
-            pace.committed(1, false, took, took);
+            pace.committed(None, took, took);
         }
         (pace.rows(), pace.jobs())
     }
@@ -299,11 +306,13 @@ mod tests {
     }
 
     #[test]
-    fn i13_a_huge_account_is_claimed_with_as_many_others_as_fit() {
+    fn i13_about_as_many_jobs_are_claimed_as_fit() {
         let mut pace = Pace::new(5_000);
-        pace.committed(0, true, FAST, FAST);
-        assert_eq!(pace.jobs(), 1);
-        pace.committed(1, false, FAST, FAST);
+        pace.committed(Some(8), FAST, FAST);
+        assert_eq!(pace.jobs(), 11, "a quarter more, and one");
+        pace.committed(None, FAST, FAST);
+        assert_eq!(pace.jobs(), 17, "all of them fitted");
+        pace.committed(Some(1), FAST, FAST);
         assert_eq!(pace.jobs(), 2);
     }
 

@@ -170,11 +170,6 @@ impl Target {
         }
     }
 
-    /// How many records the account `id` has here, `limit` at most, as an expression: an index alone answers where the table has been vacuumed.
-    fn size(&self, id: &str, limit: &str) -> String {
-        format!("(select count(*) from (select 1 from {} limit {limit}) s)", self.rows(id))
-    }
-
     /// The statements that delete records of the jobs in `licensed (id, account_id)`; `with` is the text that defines it, parameters `$1` and `$2` included.
     ///
     /// The account predicate stands in each DELETE itself, beside any ctid (R17).
@@ -294,25 +289,25 @@ pub async fn left(conn: &mut PgConnection, targets: &[Target], jobs: &[(i64, &st
     Ok(rows.into_iter().map(|row| (row.id, row.targets.into_iter().flatten().collect())).collect())
 }
 
-/// How many records each job has in each target, in the order of the targets, `limit` at most.
+/// How many records the first of the accounts have, in their order, up to the one that more than `budget` are reached with: none is counted beyond that.
 ///
 /// # Errors
 /// Those of the database.
-pub async fn sizes(
-    conn: &mut PgConnection,
-    targets: &[Target],
-    jobs: &[(i64, &str)],
-    limit: i64,
-) -> Result<BTreeMap<i64, Vec<i64>>, DatabaseError> {
-    let sizes: Vec<String> = targets.iter().map(|t| t.size("b.account_id", "$3")).collect();
-    let query = format!("select b.id, array[{}]::int8[] from unnest($1::int8[], $2::text[]) as b(id, account_id)", sizes.join(", "));
-    let rows: Vec<(i64, Vec<i64>)> = sqlx::query_as(AssertSqlSafe(query))
-        .bind(jobs.iter().map(|(id, _)| *id).collect::<Vec<_>>())
-        .bind(jobs.iter().map(|(_, account)| *account).collect::<Vec<_>>())
-        .bind(limit)
-        .fetch_all(conn)
-        .await?;
-    Ok(rows.into_iter().collect())
+pub async fn measure(conn: &mut PgConnection, targets: &[Target], accounts: &[&str], budget: i64) -> Result<Vec<i64>, DatabaseError> {
+    // An index alone answers where the table has been vacuumed.
+    let size = |target: &Target| {
+        format!("(select count(*) from (select 1 from {} limit greatest(f.spare, 0) + 1) s)", target.rows("($1::text[])[f.n + 1]"))
+    };
+    let query = format!(
+        "with recursive fits(n, size, spare) as (
+             select 0, 0::int8, $2::int8
+             union all
+             select n + 1, size, spare - size
+             from (select f.n, f.spare, {} as size from fits f where f.spare >= 0 and f.n < cardinality($1::text[])) f)
+         select size from fits where n > 0 order by n",
+        targets.iter().map(size).collect::<Vec<_>>().join(" + ")
+    );
+    Ok(sqlx::query_scalar(AssertSqlSafe(query)).bind(accounts).bind(budget).fetch_all(conn).await?)
 }
 
 /// Records of each account in one target, by account; accounts without any are absent.

@@ -54,7 +54,9 @@ async fn looked(world: &World) -> (App, Worker, Class, Batch) {
 async fn claim(app: &App, class: &Class, worker: &str) -> Vec<Claimed> {
     let mut tx = app.database.begin(Purpose::Write).await.unwrap();
     retentiond::safeguards::admit(&mut tx, &app.config.guard).await.unwrap();
-    let claimed = jobs::claim(&mut tx, &class.jobs, worker, app.config.executor.lease, Duration::from_hours(24), 100).await.unwrap();
+    let claimed = jobs::claim(&mut tx, &class.jobs, jobs::Lane::Fresh, worker, app.config.executor.lease, Duration::from_hours(24), 100)
+        .await
+        .unwrap();
     Database::commit(tx).await.unwrap();
     claimed
 }

@@ -32,8 +32,11 @@ impl Fenced {
         let class = app.policy.classes[0].clone();
         let mut tx = app.database.begin(Purpose::Write).await.unwrap();
         safeguards::admit(&mut tx, &app.config.guard).await.unwrap();
-        let claimed =
-            jobs::claim(&mut tx, &class.jobs, "w", Duration::from_mins(10), Duration::from_hours(24), 10).await.unwrap().pop().unwrap();
+        let claimed = jobs::claim(&mut tx, &class.jobs, jobs::Lane::Fresh, "w", Duration::from_mins(10), Duration::from_hours(24), 10)
+            .await
+            .unwrap()
+            .pop()
+            .unwrap();
         let (mut open, _) = jobs::lock_open(&mut tx, &class.jobs, &["a".to_owned()]).await.unwrap();
         Database::commit(tx).await.unwrap();
         let open = open.pop().unwrap();
@@ -125,7 +128,9 @@ async fn i8_every_change_of_hands_takes_a_new_fence() {
     let claim = async || {
         let mut tx = fenced.app.database.begin(Purpose::Write).await.unwrap();
         let taken =
-            jobs::claim(&mut tx, &fenced.class.jobs, "another", Duration::from_mins(10), Duration::from_hours(24), 10).await.unwrap();
+            jobs::claim(&mut tx, &fenced.class.jobs, jobs::Lane::Fresh, "another", Duration::from_mins(10), Duration::from_hours(24), 10)
+                .await
+                .unwrap();
         Database::commit(tx).await.unwrap();
         taken
     };
@@ -170,7 +175,10 @@ async fn i5_a_claim_leaves_what_may_not_be_purged_to_others() {
     ] {
         let mut tx = fenced.app.database.begin(Purpose::Write).await.unwrap();
         sqlx::raw_sql(AssertSqlSafe(change.to_owned())).execute(&mut *tx).await.unwrap();
-        let claimed = jobs::claim(&mut tx, &fenced.class.jobs, "w", Duration::from_mins(1), Duration::from_hours(24), 10).await.unwrap();
+        let claimed =
+            jobs::claim(&mut tx, &fenced.class.jobs, jobs::Lane::Fresh, "w", Duration::from_mins(1), Duration::from_hours(24), 10)
+                .await
+                .unwrap();
         assert_eq!(claimed.len(), claims, "{change}");
         tx.rollback().await.unwrap();
     }

@@ -201,7 +201,8 @@ async fn i13_a_job_is_pressing_past_half_of_its_allowance() {
     let class = app.policy.classes.iter().find(|c| c.jobs.name == "queue").unwrap();
     let mut tx = app.database.begin(Purpose::Write).await.unwrap();
     retentiond::safeguards::admit(&mut tx, &app.config.guard).await.unwrap();
-    let claimed = jobs::claim(&mut tx, &class.jobs, "one", app.config.executor.lease, Duration::from_hours(24), 10).await.unwrap();
+    let claimed =
+        jobs::claim(&mut tx, &class.jobs, jobs::Lane::Fresh, "one", app.config.executor.lease, Duration::from_hours(24), 10).await.unwrap();
     let mut seen: Vec<_> = claimed.iter().map(|j| (j.account_id.as_str(), j.pressing)).collect();
     seen.sort_unstable();
     assert_eq!(seen, [("calm", false), ("pressing", true)]);

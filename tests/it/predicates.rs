@@ -61,7 +61,8 @@ impl Told {
         let class = app.policy.classes[0].clone();
         let mut tx = app.database.begin(Purpose::Write).await.unwrap();
         safeguards::admit(&mut tx, &app.config.guard).await.unwrap();
-        let claimed = jobs::claim(&mut tx, &class.jobs, "w", Duration::from_mins(10), Duration::from_hours(24), 10).await.unwrap();
+        let claimed =
+            jobs::claim(&mut tx, &class.jobs, jobs::Lane::Fresh, "w", Duration::from_mins(10), Duration::from_hours(24), 10).await.unwrap();
         retentiond::database::Database::commit(tx).await.unwrap();
         assert_eq!(claimed.len(), 1);
         let cases = cases.iter().map(|(change, budget, want)| ((*change).to_owned(), *budget, *want)).collect();

@@ -108,12 +108,13 @@ async fn i1_a_job_is_claimed_at_its_microsecond_and_not_one_before() {
     .execute(&mut *tx)
     .await
     .unwrap();
-    let mut claimed: Vec<String> = jobs::claim(&mut tx, class, "w", Duration::from_secs(30), Duration::from_hours(24), 10)
-        .await
-        .unwrap()
-        .into_iter()
-        .map(|job| job.account_id)
-        .collect();
+    let mut claimed: Vec<String> =
+        jobs::claim(&mut tx, class, jobs::Lane::Fresh, "w", Duration::from_secs(30), Duration::from_hours(24), 10)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|job| job.account_id)
+            .collect();
     claimed.sort();
     assert_eq!(claimed, ["at", "before"]);
 

@@ -52,7 +52,9 @@ impl Race {
         let mut tx = self.begin().await;
         safeguards::admit(&mut tx, &self.app.config.guard).await.unwrap();
         let claimed =
-            jobs::claim(&mut tx, &self.class.jobs, "racer", Duration::from_secs(30), Duration::from_hours(24), 100).await.unwrap();
+            jobs::claim(&mut tx, &self.class.jobs, jobs::Lane::Fresh, "racer", Duration::from_secs(30), Duration::from_hours(24), 100)
+                .await
+                .unwrap();
         Database::commit(tx).await.unwrap();
         assert_eq!(claimed.len(), 1);
         claimed
@@ -424,7 +426,10 @@ async fn i8_a_job_in_a_batch_is_left_alone_by_everybody_else() {
     let mut other = race.begin().await;
     let (free, busy) = jobs::lock_open(&mut other, &race.class.jobs, &["a".to_owned()]).await.unwrap();
     assert_eq!((free.len(), busy), (0, vec!["a".to_owned()]));
-    let taken = jobs::claim(&mut other, &race.class.jobs, "other", Duration::from_secs(30), Duration::from_hours(24), 10).await.unwrap();
+    let taken =
+        jobs::claim(&mut other, &race.class.jobs, jobs::Lane::Fresh, "other", Duration::from_secs(30), Duration::from_hours(24), 10)
+            .await
+            .unwrap();
     assert!(taken.is_empty());
     drop(other);
     Database::commit(tx).await.unwrap();
