@@ -160,17 +160,20 @@ pub async fn only_by_index(conn: &mut PgConnection) -> Result<(), DatabaseError>
     Ok(())
 }
 
-/// Within a transaction of [`Purpose::Write`]: no lock is waited for longer than `lock` and no statement takes longer than `statement`, until [`calm`].
+/// Within a transaction of [`Purpose::Write`]: no lock is waited for longer than `lock` and no statement takes longer than `statement`, if that is
+/// given, until [`calm`].
 /// Both are meant for a `deadlock_timeout` of a second, and get shorter with it.
 ///
 /// # Errors
 /// Those of the database.
-pub async fn hurry(conn: &mut PgConnection, lock: Duration, statement: Duration) -> Result<(), DatabaseError> {
-    let shorter = "select set_config('lock_timeout', greatest(1, least(1000, s.setting::int8) * $1 / 1000)::text, true),
-                          set_config('statement_timeout', greatest(1, least(1000, s.setting::int8) * $2 / 1000)::text, true)
-                   from pg_settings s where s.name = 'deadlock_timeout'";
+pub async fn hurry(conn: &mut PgConnection, lock: Duration, statement: Option<Duration>) -> Result<(), DatabaseError> {
+    let shorter = format!(
+        "select set_config('lock_timeout', greatest(1, least(1000, s.setting::int8) * $1 / 1000)::text, true),
+                          set_config('statement_timeout', coalesce(least(1000, s.setting::int8) * $2 / 1000 + 1, {WRITE_STATEMENT})::text, true)
+                   from pg_settings s where s.name = 'deadlock_timeout'"
+    );
     let millis = |limit: Duration| i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
-    sqlx::query(shorter).bind(millis(lock)).bind(millis(statement)).execute(conn).await?;
+    sqlx::query(sqlx::AssertSqlSafe(shorter)).bind(millis(lock)).bind(statement.map(millis)).execute(conn).await?;
     Ok(())
 }
 

@@ -4,13 +4,14 @@
 //! so that a stop, a hold or a neighbour waits for one batch at most.
 
 pub mod batch;
+mod cursor;
 mod pace;
 mod tell;
 
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -29,9 +30,11 @@ use crate::{
     policy::{Class, Policy},
     pressure::Pressure,
     safeguards::{self, Admission},
+    stores::postgres::Target,
 };
 
-use batch::{Batch, Verdict};
+use batch::{Batch, Extent, Gone, Verdict};
+use cursor::Cursor;
 use pace::Pace;
 
 /// Its records or its source row are held by somebody else.
@@ -42,6 +45,8 @@ const UNDELETABLE: &str = "undeletable";
 const LOCKED_PAUSE: Duration = Duration::from_secs(1);
 /// How long a job waits for the planner to settle what changed under it.
 const CHANGED_PAUSE: Duration = Duration::from_secs(5);
+/// Large accounts whose purge is remembered to have arrived somewhere.
+const CURSORS: usize = 1_000;
 
 /// What all workers share.
 #[derive(Debug, Clone)]
@@ -56,6 +61,8 @@ pub struct Executor {
     turn: Arc<Mutex<()>>,
     /// What was due at the start of this process has been weighed.
     weighed: Arc<OnceCell<bool>>,
+    /// How far large accounts have been purged, by job and target. To lose it costs a look at where that was.
+    cursors: Arc<std::sync::Mutex<BTreeMap<(i64, String), Cursor>>>,
     /// Jobs completed by this process.
     completed: Arc<AtomicU64>,
 }
@@ -75,6 +82,7 @@ impl Executor {
             pressure,
             turn: Arc::default(),
             weighed: Arc::default(),
+            cursors: Arc::default(),
             completed: Arc::default(),
         }
     }
@@ -128,6 +136,21 @@ impl Executor {
         self.policy.classes.iter().map(|c| c.jobs.clone()).collect()
     }
 
+    /// Where the purge of a large account goes on, once.
+    fn leave(&self, job: i64, target: &str) -> Option<Cursor> {
+        self.cursors.lock().unwrap_or_else(PoisonError::into_inner).remove(&(job, target.to_owned()))
+    }
+
+    /// Where it has arrived, for the next batch.
+    fn arrive(&self, at: Option<((i64, String), Cursor)>) {
+        let mut cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those whose jobs ended elsewhere are left over.
+        if cursors.len() >= CURSORS {
+            cursors.clear();
+        }
+        cursors.extend(at);
+    }
+
     fn backoff(&self, attempts: i32) -> Duration {
         let doublings = u32::try_from(attempts.clamp(1, 20) - 1).unwrap_or(0);
         Duration::from_secs(1).saturating_mul(1 << doublings).min(self.config.executor.max_backoff)
@@ -176,22 +199,23 @@ impl Worker {
         let _turn = self.yield_to_the_platform(&executor).await;
         self.worked = false;
         // Limits may have been lowered since the accounts were let in that count now.
-        executor.weighed.get_or_try_init(|| self.weigh_all()).await?;
+        executor.weighed.get_or_try_init(|| self.weigh_all(true)).await?;
         let classes = executor.policy.classes.len();
-        for offset in 0..classes {
-            let index = (self.turn + offset) % classes;
+        for _ in 0..classes {
+            let index = self.turn % classes;
+            // Also when it fails: the others have their turn.
+            self.turn = index + 1;
             let (Some(class), Some(batch)) = (executor.policy.classes.get(index), executor.batches.get(index)) else {
                 continue;
             };
             let asked = self.pace.jobs();
             let mut claimed = self.claim(class, asked).await?;
-            // Somebody may have been passed over who was not weighed yet, also at the head of a long queue.
-            let short = i64::try_from(claimed.len()).unwrap_or(i64::MAX) < asked && !claimed.iter().any(|job| job.begun);
-            if short && self.weigh(class).await? && claimed.is_empty() {
+            // Somebody may wait to be weighed, also at the head of a long queue.
+            let passed_over = claimed.first().is_none_or(|job| job.passed_over);
+            if passed_over && self.weigh(class).await? && claimed.is_empty() {
                 claimed = self.claim(class, asked).await?;
             }
             if !claimed.is_empty() {
-                self.turn = index + 1;
                 self.lane = self.lane.other();
                 self.worked = true;
                 self.pace.claimed(claimed.iter().any(|job| job.pressing));
@@ -254,14 +278,15 @@ impl Worker {
         let waits =
             !safeguards::stopped(&mut tx, &class.jobs.accepted).await? && jobs::unweighed(&mut tx, &class.jobs, guard.window).await?;
         drop(tx);
-        if waits { self.weigh_all().await } else { Ok(false) }
+        if waits { self.weigh_all(false).await } else { Ok(false) }
     }
 
-    async fn weigh_all(&self) -> Result<bool, DatabaseError> {
+    /// Weighs what is due, `itself` or, if somebody else is at it, by waiting for them.
+    async fn weigh_all(&self, itself: bool) -> Result<bool, DatabaseError> {
         let guard = &self.executor.config.guard;
         let mut tx = self.executor.database.begin(Purpose::Bulk).await?;
         // What they let in was all there was a moment ago; to weigh it again would only keep the next one waiting.
-        if safeguards::others_weigh(&mut tx).await? {
+        if !itself && safeguards::others_weigh(&mut tx).await? {
             return Ok(true);
         }
         let admission = safeguards::admit(&mut tx, guard).await?;
@@ -278,8 +303,10 @@ impl Worker {
     }
 
     /// Purges a group; when the group as a whole fails, its halves, so that one bad job stops only itself.
-    async fn purge(&mut self, class: &Class, batch: &Batch, group: Vec<Claimed>) -> Result<(), DatabaseError> {
-        let mut groups = vec![(group, false)];
+    async fn purge(&mut self, class: &Class, batch: &Batch, mut group: Vec<Claimed>) -> Result<(), DatabaseError> {
+        // Whose worker gave no sign of life may have been the reason, and goes alone, after the others.
+        let mut groups: Vec<(Vec<Claimed>, bool)> = group.extract_if(.., |job| job.lapsed).map(|job| (vec![job], false)).collect();
+        groups.push((group, false));
         while let Some((mut group, contended)) = groups.pop() {
             let unnameable: Vec<Claimed> = group.extract_if(.., |job| class.cannot_hold(&job.account_id).is_some()).collect();
             for job in unnameable {
@@ -299,7 +326,13 @@ impl Worker {
                     let half = group.split_off(group.len() / 2);
                     groups.extend([(half, false), (group, false)]);
                 }
-                Err(error) if error.kind() == Kind::Unreachable => return Err(error),
+                Err(error) if error.kind() == Kind::Unreachable => {
+                    // The lease of this group tells that it was under way; the rest need not wait for that.
+                    for (group, _) in groups {
+                        self.give_back(class, group, Next::Crowded, None).await?;
+                    }
+                    return Err(error);
+                }
                 // A table lock, or somebody who is about to stop deletion: no fault of these jobs.
                 Err(error) if error.kind() == Kind::Locked => {
                     self.pace.locked_out();
@@ -308,6 +341,8 @@ impl Worker {
                         self.step_aside(class, group).await?;
                     }
                 }
+                // What takes longer than all accounts may take that are purged whole has more time as a slice.
+                Err(error) if error.kind() == Kind::Timeout && group.len() == 1 && !contended => groups.push((group, true)),
                 Err(error) => {
                     // Fewer records per batch are another try.
                     let smaller = error.kind() == Kind::Timeout && self.pace.timed_out();
@@ -346,25 +381,29 @@ impl Worker {
         let (fitting, crowded) = licensed.split_at(fit.unwrap_or(1).min(licensed.len()));
         let (mut budget, mut deleted) = (rows, 0);
         let mut purged: BTreeMap<i64, Purged<'_>> = BTreeMap::new();
-        let (mut longest, mut cut, deleting) = (Duration::ZERO, false, Instant::now());
+        let (mut longest, mut cut, mut arrived, deleting) = (Duration::ZERO, false, None, Instant::now());
         for target in &class.targets {
-            // Whole accounts have a time instead of a budget: so long everybody may wait for what the batch has locked.
-            cut = if whole { deleting.elapsed() > batch::WHOLE } else { budget == 0 };
+            // Whole accounts have a time instead of a budget: so long everybody may wait for what the batch has deleted.
+            cut = if whole { deleted > 0 && deleting.elapsed() > batch::WHOLE } else { budget == 0 };
             if fitting.is_empty() || cut {
                 break;
             }
             let asked = Instant::now();
-            let gone = match batch.delete(&mut tx, target, fitting, (!whole).then_some(budget)).await {
-                Err(error) if error.kind() == Kind::Locked && whole => return Ok(Outcome::Contended),
-                gone => gone?,
+            let part = match self.delete(&mut tx, batch, target, fitting, if contended { None } else { Some(whole) }, budget).await {
+                Err(error) if error.kind() == Kind::Locked && !contended && batch.free(&target.name) => return Ok(Outcome::Contended),
+                part => part?,
             };
             longest = longest.max(asked.elapsed());
-            for (job, found, records) in gone {
-                budget = (budget - found).max(0);
-                deleted += records;
-                let purged = purged.entry(job).or_default();
-                purged.found += found;
-                purged.records.insert(&target.name, records);
+            for gone in part.gone {
+                budget = (budget - gone.found).max(0);
+                deleted += gone.records;
+                let purged = purged.entry(gone.id).or_default();
+                purged.found += gone.found;
+                purged.records.insert(&target.name, gone.records);
+            }
+            if let Some(cursor) = part.cursor {
+                budget = 0;
+                arrived = fitting.first().zip(cursor).map(|(job, cursor)| ((job.id, target.name.clone()), cursor));
             }
             crash::point("executor.deleted");
             if deleted > self.pace.most() {
@@ -375,7 +414,7 @@ impl Worker {
         }
         batch.unchanged(&mut tx, &self.executor.policy.pinned).await?;
         // A slice that came back full says enough: there may be more, and the next batch looks.
-        let full = !whole && deleted == rows;
+        let full = !whole && budget == 0 && deleted > 0;
         let left = batch.left(&mut tx, class, if full { &[] } else { fitting }).await?;
         crash::point("executor.looked");
         let mut progress = Vec::new();
@@ -388,8 +427,8 @@ impl Worker {
             purged.found += i64::from(whole && !cut && left.is_some_and(|left| left.iter().any(|target| batch.free(target))));
             let next = match verdict {
                 Verdict::Stands if crowded.iter().any(|c| c.id == job.id) => Next::Crowded,
-                Verdict::Stands => self.judge(job, &purged, left, budget == 0),
-                Verdict::Blocked(reason) => Next::Wait(reason, pause(reason)),
+                Verdict::Stands => self.judge(job, &purged, left, cut || budget == 0),
+                Verdict::Blocked(reason) => Next::Wait(reason, pause(reason, job.attempts)),
             };
             progress.push((job, account(class, job, next, &purged, left), purged));
         }
@@ -402,6 +441,7 @@ impl Worker {
         crash::point("executor.recorded");
         Database::commit(tx).await?;
         crash::point("executor.committed");
+        self.executor.arrive(arrived);
         let took = began.elapsed();
 
         // Of accounts that came whole; how large a single one is says nothing about the others.
@@ -425,6 +465,35 @@ impl Worker {
             }
         }
         Ok(Outcome::Committed)
+    }
+
+    /// Deletes in one target: accounts `whole`, or of a single one what the budget allows; from where the last batch arrived, if one did. `None`: somebody
+    /// holds records of it, and is passed by.
+    async fn delete(
+        &self,
+        tx: &mut Tx,
+        batch: &Batch,
+        target: &Target,
+        jobs: &[&Claimed],
+        whole: Option<bool>,
+        budget: i64,
+    ) -> Result<Part, DatabaseError> {
+        if whole == Some(true) && batch.free(&target.name) {
+            return Ok(Part { gone: batch.delete(tx, target, jobs, Extent::Whole).await?, cursor: None });
+        }
+        let cursor = jobs.first().and_then(|job| self.executor.leave(job.id, &target.name));
+        if let (Some(cursor), Some(_)) = (cursor, whole) {
+            let (from, to) = cursor.stretch(budget);
+            let gone = batch.delete(tx, target, jobs, Extent::Stretch(from, to)).await?;
+            let records = gone.iter().map(|gone| gone.records).sum();
+            if records > 0 {
+                return Ok(Part { gone, cursor: Some(cursor.after((from, to), records)) });
+            }
+        }
+        let gone = batch.delete(tx, target, jobs, Extent::Slice(budget)).await?;
+        let full = gone.first().filter(|gone| gone.found == budget);
+        let cursor = full.and_then(|gone| Cursor::after_slice(gone.found, (gone.first_block?, gone.last_block?)));
+        Ok(Part { gone, cursor: cursor.map(Some) })
     }
 
     /// How many of the licensed jobs, from the first, this batch takes whole; `None` when the first has more records than that.
@@ -506,6 +575,13 @@ impl Worker {
     }
 }
 
+/// What a batch did in one target.
+struct Part {
+    gone: Vec<Gone>,
+    /// There is more, and where: by index when not even that is known.
+    cursor: Option<Option<Cursor>>,
+}
+
 /// What became of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
@@ -517,10 +593,11 @@ enum Outcome {
     Contended,
 }
 
-fn pause(reason: &str) -> Duration {
+fn pause(reason: &str, attempts: i32) -> Duration {
     match reason {
         LOCKED => LOCKED_PAUSE,
-        "changed" | "missing" => CHANGED_PAUSE,
+        // Longer each time, to a minute: a vanished row is missed for an hour before it counts.
+        "changed" | "missing" => CHANGED_PAUSE * 12.min(1 << attempts.clamp(1, 5) >> 1),
         // A hold, a pause or the guard is asked at every claim; the job is ready the moment it is lifted.
         _ => Duration::ZERO,
     }
@@ -556,7 +633,7 @@ fn account(class: &Class, job: &Claimed, next: Next, purged: &Purged<'_>, left: 
         next,
         records_deleted: counts,
         outcomes,
-        began: next == Next::Complete || !purged.records.is_empty(),
+        began: next == Next::Complete || purged.records.values().any(|records| *records > 0),
         looks,
         error: residue.map(|targets| format!("records remain that could not be deleted: {}", targets.join(", "))),
     }

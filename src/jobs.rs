@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, FromRow, PgConnection, types::Json};
 use crate::{
     database::DatabaseError,
     retention::{Done, Open},
-    safeguards::{admitted_at, agreement::in_force, count_from_now, guarded, held, paused},
+    safeguards::{admitted_at, agreement::in_force, count_from_now, guarded, held, paused, paused_as_a_whole},
     sql::literal,
 };
 
@@ -320,6 +320,8 @@ pub struct Claimed {
     pub continued: bool,
     /// A batch has run: it was claimed in the lane of those.
     pub begun: bool,
+    /// Beside it somebody was passed over whom the guard has not weighed yet.
+    pub passed_over: bool,
     /// Whoever had it before gave no sign of life.
     pub lapsed: bool,
     /// Its place in the queue.
@@ -377,13 +379,14 @@ pub async fn claim(
         format!(
             "select j.id, j.continues, j.account_id, j.lease_until is not null as lapsed, j.admitted_at is null as begins, {} as admitted_at from retention.jobs j
              where {} and {of} and j.ready_at <= now() and j.retain_until <= now() and (j.lease_until is null or j.lease_until <= now())
-               and j.policy = {} and {} and not {} and not {} and not {}{unless}
+               and j.policy = {} and {} and not {} and not {} and not {} and not {}{unless}
              order by j.ready_at limit {at_most} for no key update skip locked",
             admitted_at("j", window),
             class.queue("j"),
             literal(&class.policy),
             in_force(&class.accepted),
             guarded(),
+            paused_as_a_whole(&class.name),
             held("j"),
             paused("j")
         )
@@ -398,7 +401,8 @@ pub async fn claim(
              attempts = j.attempts + case when next.continues then 0 else 1 end, blocked_by = null, admitted_at = coalesce(j.admitted_at, now())
          from next where j.id = next.id and next.admitted_at is not null
          returning j.id, j.account_id, j.fence, j.starting_point, j.retain_until, j.delete_by, j.seen, j.attempts, j.looks, j.records_deleted,
-                   next.continues as continued, j.purge_began_at is not null as begun, next.lapsed, j.ready_at, now() - j.retain_until > (j.delete_by - j.retain_until) / 2 as pressing",
+                   next.continues as continued, j.purge_began_at is not null as begun,
+                   exists (select from next where admitted_at is null) as passed_over, next.lapsed, j.ready_at, now() - j.retain_until > (j.delete_by - j.retain_until) / 2 as pressing",
         due(lane, ""),
         due(lane.other(), " and not exists (select from preferred where admitted_at is not null)"),
         count_from_now("select account_id from next where begins and admitted_at is not null", window)
@@ -437,9 +441,10 @@ pub async fn stepping_aside(conn: &mut PgConnection, classes: &[Class]) -> Resul
 pub async fn unweighed(conn: &mut PgConnection, class: &Class, window: Duration) -> Result<bool, DatabaseError> {
     Ok(sqlx::query_scalar(AssertSqlSafe(format!(
         "select exists (select 1 from retention.jobs j
-                        where {} and j.ready_at <= now() and j.retain_until <= now() and {} is null and not {} and not {})",
+                        where {} and j.ready_at <= now() and j.retain_until <= now() and {} is null and not {} and not {} and not {})",
         class.queue("j"),
         admitted_at("j", window),
+        paused_as_a_whole(&class.name),
         held("j"),
         paused("j")
     )))

@@ -48,6 +48,16 @@ pub fn paused(alias: &str) -> String {
     )
 }
 
+/// Whether a pause of everything, or of all of this data class, is in force, as a condition that asks once however many jobs are due.
+#[must_use]
+pub fn paused_as_a_whole(data_class: &str) -> String {
+    format!(
+        "exists (select 1 from retention.pauses p where p.resumed_at is null and p.account_id is null \
+         and (p.data_class is null or p.data_class = {}))",
+        literal(data_class)
+    )
+}
+
 /// When the guard let the purge of the job under `alias` begin, as an expression; null when it has not. A job that has begun, or was let through by a
 /// person, says so itself; else its account counts within the window already, and what is limited are distinct accounts (R31).
 #[must_use]

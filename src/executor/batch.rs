@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 
 use crate::{
     database::{self, DatabaseError},
@@ -23,6 +23,34 @@ const INSTANT: Duration = Duration::from_millis(10);
 /// A DELETE that has no other bound than what its jobs are believed to have may take so long: a quarter of the server's `deadlock_timeout` as it is shipped,
 /// for the same reason.
 pub(super) const WHOLE: Duration = Duration::from_millis(250);
+
+/// Which records of its jobs a DELETE takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// All of them. For targets that nothing points at.
+    Whole,
+    /// So many; of a single job where nothing points at the target.
+    Slice(i64),
+    /// Those of a single job from one block to before another. For targets that nothing points at.
+    Stretch(i64, i64),
+}
+
+/// What a DELETE did to one job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromRow)]
+pub struct Gone {
+    /// The job.
+    pub id: i64,
+    /// Records that could be locked.
+    pub found: i64,
+    /// Records that are gone.
+    pub records: i64,
+    /// The first and the last block of those that a slice found.
+    #[sqlx(default)]
+    pub first_block: Option<i64>,
+    /// See there.
+    #[sqlx(default)]
+    pub last_block: Option<i64>,
+}
 
 /// What the database says about a claimed job at this instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,31 +172,44 @@ impl Batch {
         postgres::measure(conn, &class.targets, &accounts, budget).await
     }
 
-    /// Deletes the records of these jobs in one target: all of them, or those of a single job up to `budget`. Yields `(job, found, deleted)`;
-    /// of whole accounts what was found is what was deleted.
+    /// Deletes the records of these jobs in one target, as far as `extent` says.
     ///
     /// # Errors
-    /// Those of the database. [`database::Kind::Locked`] without a budget says that somebody holds a record of one of them: nothing was waited for longer
-    /// than an instant, and job by job nothing will be.
+    /// Those of the database. [`database::Kind::Locked`] but for a slice says that somebody holds a record of one of them: nothing was waited for longer
+    /// than an instant, and in slices nothing will be.
     pub async fn delete(
         &self,
         conn: &mut PgConnection,
         target: &Target,
         jobs: &[&Claimed],
-        budget: Option<i64>,
-    ) -> Result<Vec<(i64, i64, i64)>, DatabaseError> {
+        extent: Extent,
+    ) -> Result<Vec<Gone>, DatabaseError> {
         let (ids, fences): (Vec<i64>, Vec<i64>) = jobs.iter().map(|j| (j.id, j.fence)).unzip();
         let text = |statement: &String| AssertSqlSafe(statement.clone());
-        match self.delete.get(&target.name) {
-            None => Ok(Vec::new()),
-            Some(Delete::Free { whole, .. }) if budget.is_none() => {
-                database::hurry(&mut *conn, INSTANT, WHOLE).await?;
-                let gone: Vec<(i64, i64)> = sqlx::query_as(text(whole)).bind(ids).bind(fences).fetch_all(&mut *conn).await?;
-                database::calm(conn).await?;
-                Ok(gone.into_iter().map(|(id, records)| (id, records, records)).collect())
+        match (self.delete.get(&target.name), extent) {
+            (None, _) => Ok(Vec::new()),
+            (Some(Delete::Free { slice, .. }), Extent::Slice(budget)) => {
+                Ok(sqlx::query_as(text(slice)).bind(ids).bind(fences).bind(budget).fetch_all(conn).await?)
             }
-            Some(Delete::Free { slice, .. }) => Ok(sqlx::query_as(text(slice)).bind(ids).bind(fences).bind(budget).fetch_all(conn).await?),
-            Some(Delete::Referenced { lock, delete }) => {
+            (Some(Delete::Free { whole, stretch, .. }), extent) => {
+                // Without an index there is no way that is shorter than the whole table.
+                database::hurry(&mut *conn, INSTANT, self.indexed.then_some(WHOLE)).await?;
+                let gone: Vec<(i64, i64)> = match extent {
+                    Extent::Stretch(from, to) => {
+                        sqlx::query_as(text(stretch)).bind(ids).bind(fences).bind(from).bind(to).fetch_all(&mut *conn).await?
+                    }
+                    Extent::Whole | Extent::Slice(_) => sqlx::query_as(text(whole)).bind(ids).bind(fences).fetch_all(&mut *conn).await?,
+                };
+                database::calm(conn).await?;
+                Ok(gone
+                    .into_iter()
+                    .map(|(id, records)| Gone { id, found: records, records, first_block: None, last_block: None })
+                    .collect())
+            }
+            (Some(Delete::Referenced { lock, delete }), extent) => {
+                let Extent::Slice(budget) = extent else {
+                    return Err(refused(format!("{} can be purged in slices only", target.name)));
+                };
                 let locked: Vec<(i64, String, i64, String)> =
                     sqlx::query_as(text(lock)).bind(&ids).bind(&fences).bind(budget).fetch_all(&mut *conn).await?;
                 Ok(sqlx::query_as(text(delete))

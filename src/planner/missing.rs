@@ -123,6 +123,9 @@ impl Planner {
             Database::commit(tx).await?;
             missed.newly += newly;
         }
+        let mut tx = self.at(roster).await?;
+        missed.newly += roster.miss_jobs(&mut tx).await?;
+        Database::commit(tx).await?;
         let (mut after, mut absences) = (0, Stride::new(256, ABSENCES));
         loop {
             absences.begin();

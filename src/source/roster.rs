@@ -33,6 +33,8 @@ const LOCK: i32 = 0x726f_7374;
 pub struct Roster {
     /// The name in `retention.roster` and `retention.absences`.
     pub source: String,
+    /// The starting points it is the table of.
+    points: Vec<String>,
     /// Accounts themselves, rather than their subscriptions.
     pub of_accounts: bool,
     /// No index has the order of the key: each step reads the whole table, so there is one step, and the ranges are ranges of a hash.
@@ -84,7 +86,7 @@ pub fn rosters(config: &Config, layout: &Layout) -> Vec<Roster> {
         let account = point.account_column.quoted();
         let feature = point.feature_column.as_ref().map(crate::model::Ident::quoted);
         let roster = Roster::new(table, &account, feature.as_deref(), &features);
-        rosters.entry(roster.source.clone()).or_insert(roster);
+        rosters.entry(roster.source.clone()).or_insert(roster).points.push(point.name.clone());
     }
     rosters.into_values().collect()
 }
@@ -122,6 +124,7 @@ impl Roster {
         );
         Self {
             source: source_name(&table.sql, account, feature),
+            points: Vec::new(),
             of_accounts: feature.is_none(),
             whole,
             rows,
@@ -332,21 +335,42 @@ impl Roster {
             return Ok(None);
         }
         let (ids, subjects): (Vec<i64>, Vec<Vec<String>>) = old.into_iter().unzip();
-        let (accounts, features): (Vec<&str>, Vec<Option<&str>>) =
-            subjects.iter().flatten().filter_map(|s| named(s)).filter(|(account, _)| self.column.holds(account)).unzip();
+        let newly = self.note(&mut *conn, subjects.iter().flatten().filter_map(|s| named(s))).await?;
+        sqlx::query("delete from retention.roster where id = any($1)").bind(ids).execute(conn).await?;
+        Ok(Some(newly))
+    }
+
+    /// Notes the subjects of jobs whose row a batch looked for and did not find: no comparison may have seen it while it was there. Yields how many are
+    /// missed for the first time.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn miss_jobs(&self, conn: &mut PgConnection) -> Result<i64, DatabaseError> {
+        let feature = if self.of_accounts { "null" } else { "j.feature" };
+        let subjects: Vec<(String, Option<String>)> = sqlx::query_as(AssertSqlSafe(format!(
+            "select distinct j.account_id, {feature} from retention.jobs j where j.blocked_by = 'missing' and j.starting_point = any({})",
+            literals(&self.points)
+        )))
+        .fetch_all(&mut *conn)
+        .await?;
+        self.note(conn, subjects.iter().map(|(account, feature)| (account.as_str(), feature.as_deref()))).await
+    }
+
+    /// Notes those of the subjects that are missed for the first time, and yields how many. Whom the column cannot hold is not missed.
+    async fn note(&self, conn: &mut PgConnection, subjects: impl Iterator<Item = (&str, Option<&str>)>) -> Result<i64, DatabaseError> {
+        let (accounts, features): (Vec<&str>, Vec<Option<&str>>) = subjects.filter(|(account, _)| self.column.holds(account)).unzip();
         let newly = sqlx::query(AssertSqlSafe(format!(
             "insert into retention.absences (source, account_id, feature, first_missed_at)
-             select {source}, a.account_id, a.feature, clock_timestamp() from unnest($1::text[], $2::text[]) a(account_id, feature) where not {}
+             select {}, a.account_id, a.feature, clock_timestamp() from unnest($1::text[], $2::text[]) a(account_id, feature) where not {}
              on conflict (source, md5(account_id), md5(coalesce(feature, ''))) do nothing",
+            literal(&self.source),
             self.present
         )))
         .bind(accounts)
         .bind(features)
-        .execute(&mut *conn)
-        .await?
-        .rows_affected();
-        sqlx::query("delete from retention.roster where id = any($1)").bind(ids).execute(conn).await?;
-        Ok(Some(newly.cast_signed()))
+        .execute(conn)
+        .await?;
+        Ok(newly.rows_affected().cast_signed())
     }
 
     /// Ends the absences among the next `limit` whose rows are back: the last of those that were asked for, and how many ended.

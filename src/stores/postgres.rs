@@ -198,7 +198,16 @@ impl Target {
                      gone as (
                          delete from {table} t where t.ctid = any(array(select at from victim)) and ((t.tableoid, t.ctid) in (select place, at from victim)) is true
                          and ({only}) is true returning 1)
-                     select id, (select count(*) from victim) as found, (select count(*) from gone) as records from licensed"
+                     select id, (select count(*) from victim) as found, (select count(*) from gone) as records,
+                            (select min((at::text::point)[0])::int8 from victim) as first_block, (select max((at::text::point)[0])::int8 from victim) as last_block
+                     from licensed"
+                ),
+                stretch: format!(
+                    "with {with},
+                     gone as (
+                         delete from {table} t where t.ctid >= format('(%s,0)', $3::int8)::tid and t.ctid < format('(%s,0)', $4::int8)::tid and ({only}) is true
+                         returning 1)
+                     select id, (select count(*) from gone) from licensed"
                 ),
             };
         }
@@ -232,8 +241,11 @@ pub enum Delete {
         /// Deletes every record of the jobs in one go and yields `(id, records)`: the cheapest there is. Run it under a lock timeout of an instant, and after a failure delete job by job:
         /// it would wait for whoever holds a record.
         whole: String,
-        /// Deletes up to `$3` records of a single job. Records that somebody else holds are skipped, never waited for (R14).
+        /// Deletes up to `$3` records of a single job, and yields in which blocks they were as well. Records that somebody else holds are skipped, never
+        /// waited for (R14).
         slice: String,
+        /// Deletes the records of a single job from block `$3` to before block `$4`, and yields `(id, records)`. Under a lock timeout like `whole`.
+        stretch: String,
     },
     /// Foreign keys point at the table.
     Referenced {

@@ -7,7 +7,7 @@ use retentiond::{
     database::{Database, Purpose},
     executor::{
         Step, Worker,
-        batch::{Batch, Verdict},
+        batch::{Batch, Extent, Verdict},
     },
     jobs::{self, Claimed, Counts, Next, Progress},
     planner::Look,
@@ -389,7 +389,7 @@ async fn i8_a_stale_worker_cannot_delete_record_or_complete_a_reclaimed_job() {
     batch.enter(&mut tx, &app.policy.pinned).await.unwrap();
     assert!(batch.license(&mut tx, &stale).await.unwrap().is_empty());
     for target in &class.targets {
-        assert!(batch.delete(&mut tx, target, &stale.iter().collect::<Vec<_>>(), 100).await.unwrap().is_empty());
+        assert!(batch.delete(&mut tx, target, &stale.iter().collect::<Vec<_>>(), Extent::Slice(100)).await.unwrap().is_empty());
     }
     assert_eq!(jobs::record(&mut tx, &class.jobs, &[completed(&stale[0])]).await.unwrap().rows, 0);
     Database::commit(tx).await.unwrap();
@@ -417,7 +417,7 @@ async fn i8_a_lease_that_lapsed_licenses_nothing_even_before_anybody_took_it_bac
     let mut tx = app.database.begin(Purpose::Write).await.unwrap();
     batch.enter(&mut tx, &app.policy.pinned).await.unwrap();
     assert!(batch.license(&mut tx, &claimed).await.unwrap().is_empty());
-    assert!(batch.delete(&mut tx, &class.targets[0], &[&claimed[0]], 100).await.unwrap().is_empty());
+    assert!(batch.delete(&mut tx, &class.targets[0], &[&claimed[0]], Extent::Slice(100)).await.unwrap().is_empty());
     Database::commit(tx).await.unwrap();
     exhaust(&mut worker).await;
     assert_eq!(world.left("a").await, left(0, 0, 0, 2));
@@ -599,4 +599,106 @@ async fn r45_retry_ends_a_back_off() {
     let id = world.job("b", "configuration").await.id;
     assert!(world.cli(&["jobs", "retry", &id]).status.success());
     until("it is purged", async || world.left("b").await == left(0, 0, 0, 2)).await;
+}
+
+/// Several whole accounts have a quarter of a second; a single one that takes longer is purged as a slice, which has more.
+#[tokio::test]
+async fn i2_an_account_whose_statement_is_slow_is_purged() {
+    let world = World::new().await;
+    for id in ["a", "b"] {
+        world.account(id, "null", OLD, "null").await;
+    }
+    world
+        .sql(
+            "create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.3); return null; end $$;
+             create trigger slow before delete on queue_messages for each statement execute function slow()",
+        )
+        .await;
+    world.run_passes().await.unwrap();
+    assert_eq!((world.left("a").await, world.left("b").await), (left(0, 0, 0, 2), left(0, 0, 0, 2)));
+    assert_eq!(world.count("retention.history where last_error is not null").await, 0);
+}
+
+/// A batch that took long with its first target goes on with the others later, and takes nobody's records there for held by somebody.
+#[tokio::test]
+async fn i2_a_slow_target_keeps_no_other_waiting() {
+    let world = World::new().await;
+    for id in ["both", "templates"] {
+        world.account(id, "null", OLD, "null").await;
+    }
+    world
+        .sql(
+            "delete from task_configurations where account_id = 'templates';
+             drop index task_configurations_account_id_idx, template_configurations_account_id_idx;
+             create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.3); return null; end $$;
+             create trigger slow before delete on task_configurations for each statement execute function slow();
+             create trigger slow before delete on template_configurations for each statement execute function slow()",
+        )
+        .await;
+    world.run_passes().await.unwrap();
+    assert_eq!((world.left("both").await, world.left("templates").await), (left(0, 0, 0, 2), left(0, 0, 0, 2)));
+    let history = "retention.history where data_class = 'configuration'";
+    assert_eq!(world.count(&format!("{history} and attempts = 1")).await, 2);
+}
+
+/// What a batch leaves behind that ends its own connection comes back job by job, and whoever did it stops nobody but itself.
+#[tokio::test]
+async fn i13_a_job_that_kills_its_connection_does_not_take_its_neighbours_along() {
+    let world = World::new().await;
+    for id in ["a", "bad", "z"] {
+        world.account(id, "null", OLD, "null").await;
+    }
+    world
+        .sql(
+            "create function kill() returns trigger language plpgsql security definer as
+                 $$ begin if old.account_id = 'bad' then perform pg_terminate_backend(pg_backend_pid()); end if; return old; end $$;
+             create trigger kill before delete on queue_messages for each row execute function kill()",
+        )
+        .await;
+    let app = world.app().await.unwrap();
+    app.planner().look(Look::Resync).await.unwrap();
+    let mut worker = app.executor().worker("one".to_owned());
+    let mut failures = 0;
+    for _ in 0..8 {
+        failures += i32::from(worker.step().await.is_err());
+        world.sql("update retention.jobs set lease_until = now() where lease_until is not null").await;
+    }
+    assert!(failures > 1, "it is tried again");
+    assert_eq!((world.left("a").await, world.left("z").await), (left(0, 0, 0, 2), left(0, 0, 0, 2)));
+    assert_eq!(world.left("bad").await.messages, 7);
+}
+
+/// One class whose jobs cannot be claimed keeps no other from being purged.
+#[tokio::test]
+async fn i13_a_class_whose_claim_fails_keeps_no_other_waiting() {
+    let world = World::new().await;
+    world.account("a", "null", OLD, "null").await;
+    world
+        .sql(
+            "create function trap() returns trigger language plpgsql as
+                 $$ begin if new.data_class = 'configuration' then raise exception 'not this one'; end if; return new; end $$;
+             create trigger trap before update on retention.jobs for each row execute function trap()",
+        )
+        .await;
+    let app = world.app().await.unwrap();
+    app.planner().look(Look::Resync).await.unwrap();
+    let mut worker = app.executor().worker("one".to_owned());
+    let steps = [worker.step().await.is_ok(), worker.step().await.is_ok()];
+    assert!(steps.contains(&false) && steps.contains(&true));
+    assert_eq!(world.left("a").await.messages, 0);
+}
+
+/// A batch that deleted nothing has begun nothing, whatever it met.
+#[tokio::test]
+async fn r21_a_batch_that_only_met_locks_has_not_begun() {
+    let world = World::new().await;
+    world.account("a", "null", OLD, "null").await;
+    let app = world.app().await.unwrap();
+    app.planner().look(Look::Resync).await.unwrap();
+    let mut holder = world.connect().await;
+    sqlx::raw_sql("begin; select from queue_messages where account_id = 'a' for update").execute(&mut holder).await.unwrap();
+    let mut worker = app.executor().worker("one".to_owned());
+    while worker.step().await.unwrap() == Step::Worked {}
+    let job = world.job("a", "queue").await;
+    assert_eq!((job.state.as_str(), job.blocked_by.as_deref(), job.purge_began_at), ("scheduled", Some("locked"), None));
 }

@@ -398,3 +398,32 @@ async fn i14_a_role_without_pg_monitor_says_once_that_the_lag_is_unknown_and_yie
     world.sql(&format!("grant pg_monitor to \"{role}\"")).await;
     until_shown(port, "retention_pressure{reason=\"replica_lag\"}", 0.0).await;
 }
+
+/// A large account is purged from block to block, in batches within the bound; records that come up behind are found, and those of others stay.
+#[tokio::test]
+async fn i2_a_large_account_is_purged_block_by_block_and_what_comes_up_behind_is_found() {
+    let mut world = World::new().await;
+    world.set("EXECUTOR__MAX_ROWS_PER_BATCH", "100").set("EXECUTOR__CONCURRENCY", "1");
+    world.sql("create table sizes (records bigint, blocks bool); grant all on sizes to public; create function note() returns trigger language plpgsql security definer as $$ begin insert into sizes select count(*), current_query() like '%t.ctid >=%' from gone; return null; end $$; create trigger note after delete on queue_messages referencing old table as gone for each statement execute function note()").await;
+    queue(&world, "large", EIGHT_DAYS, 1).await;
+    queue(&world, "lives", "null", 1).await;
+    world.sql("insert into queue_messages (account_id, event_type) select case when i % 3 = 0 then 'lives' else 'large' end, 'WorkflowTask' from generate_series(1, 3000) i").await;
+    let app = world.app().await.unwrap();
+    app.planner().look(Look::Resync).await.unwrap();
+    let mut worker = app.executor().worker("one".to_owned());
+    let lives = world.left("lives").await.messages;
+    while world.left("large").await.messages > 1_000 {
+        worker.step().await.unwrap();
+    }
+    // The freed room is in front; a vacuum makes it usable.
+    world.sql("vacuum queue_messages").await;
+    world.sql("insert into queue_messages (account_id, event_type) select 'large', 'late' from generate_series(1, 300)").await;
+    assert!(world.count("queue_messages where event_type = 'late' and (ctid::text::point)[0] = 0").await > 0, "some are behind");
+    while worker.step().await.unwrap() == Step::Worked {}
+    assert_eq!((world.left("large").await.messages, world.left("lives").await.messages), (0, lives));
+    let job = world.job("large", "queue").await;
+    assert_eq!((job.state.as_str(), job.records_deleted.0["platform/queue_messages"]), ("completed", 2_301));
+    assert_eq!(world.count("sizes where records > 100").await, 0);
+    assert!(world.count("sizes where blocks and records > 0").await >= 10, "block by block");
+    app.database.close().await;
+}

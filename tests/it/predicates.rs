@@ -76,7 +76,15 @@ impl Told {
         sqlx::raw_sql(AssertSqlSafe(change.to_owned())).execute(&mut *tx).await.unwrap_or_else(|e| panic!("{change}: {e}"));
         let before: i64 = sqlx::query_scalar("select count(*) from template_configurations").fetch_one(&mut *tx).await.unwrap();
         let purge = sqlx::query(AssertSqlSafe(statement.to_owned())).bind(vec![self.claimed[0].id]).bind(vec![self.claimed[0].fence]);
-        let purge = if bounded(statement) { purge.bind(budget) } else { purge };
+        let purge = match Extent::of(statement) {
+            Extent::Whole => purge,
+            Extent::Slice => purge.bind(budget),
+            Extent::Stretch => match budget {
+                BEHIND => purge.bind(1_i64).bind(i64::from(i32::MAX)),
+                BEFORE => purge.bind(0_i64).bind(0_i64),
+                _ => purge.bind(0_i64).bind(i64::from(i32::MAX)),
+            },
+        };
         let deleted = purge.fetch_all(&mut *tx).await;
         if let Err(error) = deleted {
             assert!(error.as_database_error().is_some(), "{error}");
@@ -89,7 +97,12 @@ impl Told {
 
     /// The first case that the statement gets wrong.
     async fn disagrees(&self, batch: &Batch, statement: &str) -> Option<&str> {
-        for (change, budget, want) in self.cases.iter().filter(|(_, budget, _)| *budget == 9 || bounded(statement)) {
+        let asked = |budget: i64| match Extent::of(statement) {
+            Extent::Whole => budget == 9,
+            Extent::Slice => budget > 0,
+            Extent::Stretch => budget == 9 || budget < 0,
+        };
+        for (change, budget, want) in self.cases.iter().filter(|(_, budget, _)| asked(*budget)) {
             if self.deletes(batch, statement, change, *budget).await != Some(*want) {
                 return Some(change);
             }
@@ -98,15 +111,31 @@ impl Told {
     }
 }
 
-/// Whether the statement has a budget.
-fn bounded(statement: &str) -> bool {
-    statement.contains("$3")
+/// Instead of a budget: the blocks behind those that there are, and no blocks at all.
+const BEHIND: i64 = -1;
+const BEFORE: i64 = -2;
+
+/// What a statement takes, by its parameters.
+enum Extent {
+    Whole,
+    Slice,
+    Stretch,
 }
 
-/// The statements that delete from the first target: of several jobs, and of one.
-fn statements(batch: &Batch, class: &Class) -> [String; 2] {
+impl Extent {
+    fn of(statement: &str) -> Self {
+        match (statement.contains("$3"), statement.contains("$4")) {
+            (_, true) => Self::Stretch,
+            (true, false) => Self::Slice,
+            (false, false) => Self::Whole,
+        }
+    }
+}
+
+/// The statements that delete from the first target: of several jobs, of one, and of one in some blocks.
+fn statements(batch: &Batch, class: &Class) -> [String; 3] {
     match batch.statement(&class.targets[0]).unwrap() {
-        Delete::Free { whole, slice } => [whole.clone(), slice.clone()],
+        Delete::Free { whole, slice, stretch } => [whole.clone(), slice.clone(), stretch.clone()],
         Delete::Referenced { .. } => panic!("nothing points at it"),
     }
 }
@@ -149,6 +178,8 @@ const ABSENT: &str = "insert into retention.absences (source, account_id, featur
 const OF_THE_JOB: &[(&str, i64, i64)] = &[
     ("select 1", 1_000, 3),
     ("select 1", 1, 1),
+    ("select 1", BEHIND, 0),
+    ("select 1", BEFORE, 0),
     (
         "update retention.jobs set retain_until = now() + interval '1 hour', delete_by = now() + interval '2 hours' where lease_until is not null",
         9,
@@ -314,7 +345,7 @@ async fn a_slice_reads_the_records_it_chose_and_no_others() {
     let told = Told::new("null", OLD, "select 1", &[]).await;
     told.world.sql("insert into template_configurations (account_id, template_type, parameters) select 'a', 'video', '{}' from generate_series(1, 5000); analyze").await;
     let batch = Batch::new(&told.class, &told.app.policy);
-    let [_, slice] = statements(&batch, &told.class);
+    let [_, slice, stretch] = statements(&batch, &told.class);
     for mode in ["force_generic_plan", "force_custom_plan"] {
         let mut tx: Tx = told.app.database.begin(Purpose::Write).await.unwrap();
         batch.enter(&mut tx, &told.app.policy.pinned).await.unwrap();
@@ -332,6 +363,13 @@ async fn a_slice_reads_the_records_it_chose_and_no_others() {
         // A bitmap would hold every record of the account before the first is chosen.
         assert!(!lines.iter().any(|line| line.contains("Bitmap")), "{mode}: {}", lines.join("\n"));
         sqlx::raw_sql("deallocate slice").execute(&mut *tx).await.unwrap();
+        let plan = format!(
+            "prepare stretch(int8[], int8[], int8, int8) as {stretch}; explain (costs off) execute stretch('{{1}}', '{{1}}', 0, 10)"
+        );
+        let rows = sqlx::raw_sql(AssertSqlSafe(plan)).fetch_all(&mut *tx).await.unwrap();
+        let lines: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        assert!(lines.iter().any(|line| line.contains("Tid Range Scan on template_configurations t")), "{mode}: {}", lines.join("\n"));
+        sqlx::raw_sql("deallocate stretch").execute(&mut *tx).await.unwrap();
         tx.rollback().await.unwrap();
     }
 }

@@ -7,7 +7,7 @@ use retentiond::{
     database::{Database, Purpose, Tx},
     executor::{
         Step, Worker,
-        batch::{Batch, Verdict},
+        batch::{Batch, Extent, Verdict},
     },
     jobs::{self, Claimed},
     planner::Look,
@@ -78,8 +78,17 @@ impl Race {
     async fn delete(&self, tx: &mut Tx, claimed: &[Claimed]) -> i64 {
         let mut records = 0;
         for target in &self.class.targets {
-            let gone = self.batch.delete(tx, target, &claimed.iter().collect::<Vec<_>>(), 1_000).await.unwrap();
-            records += gone.iter().map(|(_, _, deleted)| deleted).sum::<i64>();
+            let gone = self
+                .batch
+                .delete(
+                    tx,
+                    target,
+                    &claimed.iter().collect::<Vec<_>>(),
+                    if claimed.len() == 1 { Extent::Slice(1_000) } else { Extent::Whole },
+                )
+                .await
+                .unwrap();
+            records += gone.iter().map(|gone| gone.records).sum::<i64>();
         }
         records
     }
@@ -205,7 +214,7 @@ async fn r15_what_stops_during_a_batch_returns_only_after_it_and_nothing_is_dele
             // One record of each target, so that others remain.
             let mut gone = 0;
             for target in &race.class.targets {
-                gone += race.batch.delete(&mut tx, target, &[&claimed[0]], 1).await.unwrap()[0].2;
+                gone += race.batch.delete(&mut tx, target, &[&claimed[0]], Extent::Slice(1)).await.unwrap()[0].records;
             }
             assert_eq!(gone, 2);
             Database::commit(tx).await.unwrap();
@@ -372,7 +381,7 @@ async fn i7_a_reactivation_during_a_batch_waits_for_it_and_stops_the_next() {
     let reactivating = run(&mut platform, "update feature_subscriptions set terminated_at = null where account_id = 'a'");
     let batch = async {
         waits_for_a_row(&race.world).await;
-        assert_eq!(race.batch.delete(&mut tx, &race.class.targets[0], &[&claimed[0]], 1).await.unwrap(), [(claimed[0].id, 1, 1)]);
+        assert_eq!(race.batch.delete(&mut tx, &race.class.targets[0], &[&claimed[0]], Extent::Slice(1)).await.unwrap()[0].records, 1);
         Database::commit(tx).await.unwrap();
     };
     tokio::join!(reactivating, batch);
@@ -443,7 +452,7 @@ async fn i8_a_job_in_a_batch_is_left_alone_by_everybody_else() {
 async fn r17_the_account_predicate_stands_in_the_outer_delete_too() {
     let race = Race::new().await;
     for target in &race.class.targets {
-        let Delete::Free { whole, slice } = target.delete("licensed as (select 1)") else { panic!("nothing points at it") };
+        let Delete::Free { whole, slice, stretch } = target.delete("licensed as (select 1)") else { panic!("nothing points at it") };
         let outer = |statement: &str| statement.split_once("delete from").unwrap().1.split_once("returning").unwrap().0.to_owned();
         assert!(outer(&whole).contains("t.\"account_id\" = l.account_id collate \"C\""), "{whole}");
         let slice = outer(&slice);
@@ -451,6 +460,7 @@ async fn r17_the_account_predicate_stands_in_the_outer_delete_too() {
             slice.contains("t.ctid = any") && slice.contains("t.\"account_id\" = (select account_id from licensed) collate \"C\""),
             "{slice}"
         );
+        assert!(outer(&stretch).contains("t.\"account_id\" = (select account_id from licensed) collate \"C\""), "{stretch}");
     }
 }
 

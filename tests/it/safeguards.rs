@@ -491,3 +491,46 @@ async fn r26_a_job_that_can_never_be_verified_is_closed_and_nothing_ever_says_de
     assert_eq!(once(&world), Some(0));
     assert_eq!(world.left("a").await, GONE);
 }
+
+/// A huge account that can always be claimed is no reason not to weigh who falls due beside it.
+#[tokio::test]
+async fn i13_who_falls_due_beside_a_huge_account_is_weighed_at_the_next_turn() {
+    let mut world = guarded(&["huge"], &[("MAX_ACCOUNTS", "unlimited"), ("MAX_SHARE", "100%")]).await;
+    world.set("EXECUTOR__MAX_ROWS_PER_BATCH", "10").set("EXECUTOR__CONCURRENCY", "1");
+    world.sql("insert into queue_messages (account_id, event_type) select 'huge', 'WorkflowTask' from generate_series(1, 2000)").await;
+    let app = world.app().await.unwrap();
+    app.planner().look(Look::Resync).await.unwrap();
+    let mut worker = app.executor().worker("one".to_owned());
+    while world.count("retention.jobs where purge_began_at is null").await > 0 {
+        assert_eq!(worker.step().await.unwrap(), Step::Worked);
+    }
+    world.account("new", "null", OLD, "null").await;
+    app.planner().look(Look::Resync).await.unwrap();
+    for _ in 0..12 {
+        worker.step().await.unwrap();
+    }
+    assert_eq!(world.left("new").await, GONE);
+    assert_eq!(world.job("huge", "queue").await.state, "scheduled", "and it is not done with yet");
+}
+
+/// What another replica let in under its limits begins under one's own or not at all.
+#[tokio::test]
+async fn i12_a_replica_that_starts_while_another_weighs_keeps_its_own_limits() {
+    let mut world = guarded(&["a", "b"], &[("MAX_ACCOUNTS", "2")]).await;
+    let app = world.app().await.unwrap();
+    app.planner().look(Look::Resync).await.unwrap();
+    let mut other = app.database.begin(Purpose::Bulk).await.unwrap();
+    assert_eq!(safeguards::admit(&mut other, &app.config.guard).await.unwrap(), Admission::Admitted(2));
+    world.set("GUARD__MAX_ACCOUNTS", "0");
+    let strict = world.app().await.unwrap();
+    let mut worker = strict.executor().worker("strict".to_owned());
+    let waits = "pg_locks where locktype = 'advisory' and not granted and database = (select oid from pg_database where datname = current_database())";
+    let commit = async {
+        until("the worker waits", async || world.count(waits).await == 1).await;
+        Database::commit(other).await.unwrap();
+    };
+    let (step, ()) = tokio::join!(worker.step(), commit);
+    assert_eq!(step.unwrap(), Step::Idle);
+    assert_eq!((world.left("a").await, world.left("b").await), (ALL, ALL));
+    assert_eq!(world.count("retention.guard where tripped_at is not null").await, 1);
+}

@@ -278,3 +278,24 @@ async fn i12_an_emptied_source_trips_the_guard_however_often_its_comparison_was_
     world.run_passes().await.unwrap();
     assert_eq!(world.json(&["status"])["guard"]["tripped"], false);
 }
+
+/// A row may come, be terminated and go between two comparisons: the job that a poll made of it tells that it was there.
+#[tokio::test]
+async fn i9_a_row_that_vanished_before_any_comparison_saw_it_is_missed() {
+    let world = World::new().await;
+    let app = world.app().await.unwrap();
+    app.planner().look(Look::Resync).await.unwrap();
+    world.account("brief", "null", "now()", "null").await;
+    app.planner().look(Look::Poll).await.unwrap();
+    assert_eq!(world.job("brief", "queue").await.state, "scheduled");
+    world.vanish("brief").await;
+    let back = "started_at = started_at - interval '32 days', retain_until = retain_until - interval '32 days', delete_by = delete_by - interval '32 days'";
+    world.sql(&format!("update retention.jobs set {back}, ready_at = now()")).await;
+    assert!(world.run_passes().await.is_err(), "missing is not vanished");
+    assert_eq!(world.left("brief").await, ALL);
+    world.sql("update retention.jobs set ready_at = now()").await;
+    app.planner().look(Look::Resync).await.unwrap();
+    world.absences_age("2 seconds").await;
+    world.run_passes().await.unwrap();
+    assert_eq!(world.left("brief").await, left(0, 0, 0, 2));
+}
