@@ -403,7 +403,7 @@ impl Worker {
             }
             if let Some(cursor) = part.cursor {
                 budget = 0;
-                arrived = fitting.first().zip(cursor).map(|(job, cursor)| ((job.id, target.name.clone()), cursor));
+                arrived = fitting.first().map(|job| ((job.id, target.name.clone()), cursor));
             }
             crash::point("executor.deleted");
             if deleted > self.pace.most() {
@@ -482,18 +482,21 @@ impl Worker {
             return Ok(Part { gone: batch.delete(tx, target, jobs, Extent::Whole).await?, cursor: None });
         }
         let cursor = jobs.first().and_then(|job| self.executor.leave(job.id, &target.name));
-        if let (Some(cursor), Some(_)) = (cursor, whole) {
-            let (from, to) = cursor.stretch(budget);
+        let stretch = cursor.filter(|_| whole.is_some()).and_then(|cursor| Some((cursor, cursor.stretch(budget)?)));
+        if let Some((cursor, (from, to))) = stretch {
+            let began = Instant::now();
             let gone = batch.delete(tx, target, jobs, Extent::Stretch(from, to)).await?;
             let records = gone.iter().map(|gone| gone.records).sum();
             if records > 0 {
-                return Ok(Part { gone, cursor: Some(cursor.after((from, to), records)) });
+                return Ok(Part { gone, cursor: Some(cursor.after_stretch((from, to), records, began.elapsed())) });
             }
         }
+        let began = Instant::now();
         let gone = batch.delete(tx, target, jobs, Extent::Slice(budget)).await?;
         let full = gone.first().filter(|gone| gone.found == budget);
-        let cursor = full.and_then(|gone| Cursor::after_slice(gone.found, (gone.first_block?, gone.last_block?)));
-        Ok(Part { gone, cursor: cursor.map(Some) })
+        let slice = |gone: &Gone| Some(Cursor::after_slice(cursor, gone.found, (gone.first_block?, gone.last_block?), began.elapsed()));
+        let cursor = full.and_then(slice);
+        Ok(Part { gone, cursor })
     }
 
     /// How many of the licensed jobs, from the first, this batch takes whole; `None` when the first has more records than that.
@@ -578,8 +581,8 @@ impl Worker {
 /// What a batch did in one target.
 struct Part {
     gone: Vec<Gone>,
-    /// There is more, and where: by index when not even that is known.
-    cursor: Option<Option<Cursor>>,
+    /// There may be more, and that is how to go on.
+    cursor: Option<Cursor>,
 }
 
 /// What became of a batch.
