@@ -29,7 +29,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 const PRESSING_PAUSE: Duration = FIRST_PAUSE;
 const PRESSING_LEVEL: u32 = 2;
 /// Records of a batch while others are at work: some milliseconds of work, and of log that their commits wait for.
-const COMPANY_ROWS: i64 = 100;
+const COMPANY_ROWS: i64 = 250;
 /// The same for jobs.
 const COMPANY_JOBS: i64 = 50;
 
