@@ -295,6 +295,7 @@ pub async fn forget(conn: &mut PgConnection, class: &Class, accounts: &[String])
 
 /// A job that a worker holds.
 #[derive(Debug, Clone, FromRow)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one job, asked by name")]
 pub struct Claimed {
     /// Identity.
     pub id: i64,
