@@ -341,8 +341,6 @@ impl Worker {
                         self.step_aside(class, group).await?;
                     }
                 }
-                // What takes longer than all accounts may take that are purged whole has more time as a slice.
-                Err(error) if error.kind() == Kind::Timeout && group.len() == 1 && !contended => groups.push((group, true)),
                 Err(error) => {
                     // Fewer records per batch are another try.
                     let smaller = error.kind() == Kind::Timeout && self.pace.timed_out();
@@ -391,6 +389,12 @@ impl Worker {
             let asked = Instant::now();
             let part = match self.delete(&mut tx, batch, target, fitting, if contended { None } else { Some(whole) }, budget).await {
                 Err(error) if error.kind() == Kind::Locked && !contended && batch.free(&target.name) => return Ok(Outcome::Contended),
+                // A single account has more time as a slice.
+                Err(error)
+                    if error.kind() == Kind::Timeout && group.len() == 1 && !contended && (whole || asked.elapsed() < batch::WHOLE * 2) =>
+                {
+                    return Ok(Outcome::Contended);
+                }
                 part => part?,
             };
             longest = longest.max(asked.elapsed());
@@ -592,7 +596,7 @@ enum Outcome {
     Committed,
     /// It was larger than a batch may be, for its jobs were believed to be like those before: it was undone, and they will be counted.
     Mistaken,
-    /// Somebody holds a record of one of its jobs: it was undone, and smaller ones will find out whose.
+    /// Somebody holds a record of one of its jobs, or a single one took longer than whole accounts may: it was undone, and smaller ones will find out whose.
     Contended,
 }
 
