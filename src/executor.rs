@@ -3,6 +3,7 @@
 //! Every predicate is asked again inside that transaction (`executor/batch.rs`); what the planner wrote is never trusted. Each step is bounded,
 //! so that a stop, a hold or a neighbour waits for one batch at most.
 
+mod account;
 pub mod batch;
 mod cursor;
 mod pace;
@@ -33,18 +34,11 @@ use crate::{
     stores::postgres::Target,
 };
 
+use account::{LOCKED, LOCKED_PAUSE, Purged, UNDELETABLE, account, pause};
 use batch::{Batch, Extent, Gone, Verdict};
 use cursor::Cursor;
 use pace::Pace;
 
-/// Its records or its source row are held by somebody else.
-const LOCKED: &str = "locked";
-/// Its records can be locked but do not go.
-const UNDELETABLE: &str = "undeletable";
-/// How long a job steps aside for whoever holds its records or its source row.
-const LOCKED_PAUSE: Duration = Duration::from_secs(1);
-/// How long a job waits for the planner to settle what changed under it.
-const CHANGED_PAUSE: Duration = Duration::from_secs(5);
 /// Large accounts whose purge is remembered to have arrived somewhere.
 const CURSORS: usize = 1_000;
 
@@ -387,12 +381,8 @@ impl Worker {
                 break;
             }
             let asked = Instant::now();
-            let part = match self.delete(&mut tx, batch, target, fitting, if contended { None } else { Some(whole) }, budget).await {
-                Err(error) if error.kind() == Kind::Locked && !contended && batch.free(&target.name) => return Ok(Outcome::Contended),
-                // A single account has more time as a slice.
-                Err(error)
-                    if error.kind() == Kind::Timeout && group.len() == 1 && !contended && (whole || asked.elapsed() < batch::WHOLE * 2) =>
-                {
+            let part = match self.delete(&mut tx, batch, target, fitting, (!contended).then_some(whole), budget).await {
+                Err(error) if !contended && batch.free(&target.name) && hurried(error.kind(), group, whole, asked) => {
                     return Ok(Outcome::Contended);
                 }
                 part => part?,
@@ -600,59 +590,7 @@ enum Outcome {
     Contended,
 }
 
-fn pause(reason: &str, attempts: i32) -> Duration {
-    match reason {
-        LOCKED => LOCKED_PAUSE,
-        // Longer each time, to a minute: a vanished row is missed for an hour before it counts.
-        "changed" | "missing" => CHANGED_PAUSE * 12.min(1 << attempts.clamp(1, 5) >> 1),
-        // A hold, a pause or the guard is asked at every claim; the job is ready the moment it is lifted.
-        _ => Duration::ZERO,
-    }
-}
-
-/// What one batch did to one job.
-#[derive(Debug, Default)]
-struct Purged<'a> {
-    /// Records that could be locked.
-    found: i64,
-    /// Records that are gone, by target.
-    records: BTreeMap<&'a str, i64>,
-}
-
-/// Adds a batch to what the job has come to so far.
-fn account(class: &Class, job: &Claimed, next: Next, purged: &Purged<'_>, left: Option<&Vec<String>>) -> Progress {
-    let mut counts = job.records_deleted.0.clone();
-    for target in &class.targets {
-        let so_far = counts.entry(target.name.clone()).or_insert(0);
-        *so_far += purged.records.get(target.name.as_str()).copied().unwrap_or(0);
-    }
-    let outcomes = if next == Next::Complete { outcomes(class, job, &counts) } else { BTreeMap::new() };
-    let stuck = matches!(next, Next::Wait(LOCKED | UNDELETABLE, _)) && left.is_some();
-    let looks = match next {
-        Next::Crowded => job.looks,
-        _ if stuck => job.looks.saturating_add(1),
-        Next::Complete | Next::Continue | Next::Wait(..) | Next::Retry(_) => 0,
-    };
-    let residue = left.filter(|_| looks >= PATIENT_LOOKS);
-    Progress {
-        id: job.id,
-        fence: job.fence,
-        next,
-        records_deleted: counts,
-        outcomes,
-        began: next == Next::Complete || purged.records.values().any(|records| *records > 0),
-        looks,
-        error: residue.map(|targets| format!("records remain that could not be deleted: {}", targets.join(", "))),
-    }
-}
-
-/// What became of each target, in the words of R27.
-fn outcomes(class: &Class, job: &Claimed, counts: &jobs::Counts) -> BTreeMap<String, &'static str> {
-    let word = |name: &String| match (counts.get(name).copied().unwrap_or(0), &job.seen) {
-        (1.., _) => "deleted",
-        (_, None) => "unknown",
-        (_, Some(seen)) if seen.contains(name) => "already gone",
-        (_, Some(_)) => "never existed",
-    };
-    class.targets.iter().map(|t| (t.name.clone(), word(&t.name))).collect()
+/// Whether a DELETE failed for the hurry it was in: somebody holds a record, or a single account took longer than whole ones may.
+fn hurried(kind: Kind, group: &[Claimed], whole: bool, asked: Instant) -> bool {
+    kind == Kind::Locked || (kind == Kind::Timeout && group.len() == 1 && (whole || asked.elapsed() < batch::WHOLE * 2))
 }
