@@ -213,7 +213,7 @@ fn i3_records_of_the_platform_are_deleted_in_one_function_of_one_file() {
         }
     }
     assert!(elsewhere.is_empty(), "{elsewhere:?}");
-    assert_eq!(statements, 3, "whole accounts, a slice of one, and what others point at");
+    assert_eq!(statements, 4, "whole accounts, a slice of one, a stretch of one, and what others point at");
 }
 
 #[test]
