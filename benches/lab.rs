@@ -154,7 +154,7 @@ impl Lab {
             return;
         }
         let rows = sqlx::query(AssertSqlSafe(format!(
-            "select round(total_exec_time)::text || ' ms in ' || calls || ' calls, ' || rows || ' rows: ' || left(regexp_replace(query, '\\s+', ' ', 'g'), 140)
+            "select round(total_exec_time)::text || ' ms in ' || calls || ' calls, ' || rows || ' rows, ' || shared_blks_hit + shared_blks_read || ' buffers: ' || left(regexp_replace(query, '\\s+', ' ', 'g'), 140)
              from pg_stat_statements s join pg_database d on d.oid = s.dbid where d.datname = '{database}' order by total_exec_time desc limit 12"
         )))
         .fetch_all(&mut self.admin().await)

@@ -92,12 +92,14 @@ pub(crate) async fn looks(lab: &Lab, subscriptions: u32, runs: usize, seconds: u
     let mut looks = Looks { subscriptions, ..Looks::default() };
     let mut rounds = Rounds::new(runs, Duration::from_secs(seconds));
     while rounds.next() {
+        lab.forget_statements().await;
         for _ in 0..POLLS {
             let began = Instant::now();
             let report = planner.look(Look::Poll).await.expect("a poll");
             looks.poll.add(millis(began.elapsed()));
             assert_eq!(report.scheduled, 0);
         }
+        lab.worst(HERE).await;
         // As a value, as a program would send it: the plan depends on it.
         let since: String = sqlx::query_scalar("select (max(watermark) - interval '10 minutes')::text from retention.passes")
             .fetch_one(&mut conn)

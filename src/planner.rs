@@ -39,7 +39,6 @@ use crate::{
 
 use stride::Stride;
 
-pub use nominate::nominate;
 pub use tell::look as tell_look;
 
 /// Between two looks ahead at what polls have scheduled: it reads every open job.
@@ -104,6 +103,16 @@ impl Report {
     }
 }
 
+/// What a look begins with.
+struct Opening {
+    look: Look,
+    /// The database goes on on a new timeline.
+    promoted: bool,
+    began: DateTime<Utc>,
+    /// What a poll reaches back to.
+    since: Option<DateTime<Utc>>,
+}
+
 /// The planner.
 #[derive(Debug, Clone)]
 pub struct Planner {
@@ -145,29 +154,18 @@ impl Planner {
     /// Those of the database. An account that alone cannot be settled is quarantined instead.
     pub async fn look(&self, look: Look) -> Result<Report, DatabaseError> {
         let mut report = Report::default();
-        // Before anything is concluded from what the database takes for now.
-        self.clock_is_right().await?;
-        let (look, promoted) = self.recognize(look).await?;
-        if look == Look::Resync {
-            self.miss().await?;
-            self.cancel_unlisted(&mut report).await?;
-        }
-        let mut tx = self.database.begin(Purpose::Read).await?;
-        server::refuse_standby(&mut tx).await?;
-        let (began, since): (DateTime<Utc>, Option<DateTime<Utc>>) =
-            sqlx::query_as("select now(), max(watermark) - make_interval(secs => $1) from retention.passes")
-                .bind(self.config.poll.overlap.as_secs_f64())
-                .fetch_one(&mut *tx)
-                .await?;
-        drop(tx);
-        for class in &self.policy.classes {
-            match (look, since) {
-                (Look::Poll, Some(since)) => self.poll(class, since, &mut report).await?,
-                // A poll that has nothing to reach back to compares everything.
-                (Look::Poll, None) | (Look::Resync, _) => self.walk(class, nominate::everything(class), &mut report).await?,
-            }
-            if look == Look::Resync {
-                report.quarantined += self.quarantine(class, began).await?;
+        let Opening { look, promoted, began, since } = self.open(look).await?;
+        match (look, since) {
+            (Look::Poll, Some(since)) => self.poll(since, &mut report).await?,
+            // A poll that has nothing to reach back to compares everything.
+            (Look::Poll, None) => self.walk_all(&mut report).await?,
+            (Look::Resync, _) => {
+                self.miss().await?;
+                self.cancel_unlisted(&mut report).await?;
+                self.walk_all(&mut report).await?;
+                for class in &self.policy.classes {
+                    report.quarantined += self.quarantine(class, began).await?;
+                }
             }
         }
         crash::point("planner.looked");
@@ -187,15 +185,31 @@ impl Planner {
         Ok(tx)
     }
 
-    async fn poll(&self, class: &Class, since: DateTime<Utc>, report: &mut Report) -> Result<(), DatabaseError> {
-        let mut tx = self.slice(class.source.indexed() && class.source.dated()).await?;
-        let accounts: Vec<String> = sqlx::query_scalar(AssertSqlSafe(nominate(class, Look::Poll))).bind(since).fetch_all(&mut *tx).await?;
-        drop(tx);
-        crash::point("planner.polled");
-        if accounts.len() > page() {
-            return self.walk(class, nominate::all_recent(class, &since.to_rfc3339()), report).await;
+    /// One statement for all classes of a feature: what was dated lately is read once for them.
+    async fn poll(&self, since: DateTime<Utc>, report: &mut Report) -> Result<(), DatabaseError> {
+        let mut nominated = Vec::new();
+        for classes in self.policy.classes.chunk_by(|one, next| one.jobs.feature == next.jobs.feature) {
+            let mut tx = self.slice(classes.iter().all(|class| class.source.indexed() && class.source.dated())).await?;
+            let accounts: Vec<String> =
+                sqlx::query_scalar(AssertSqlSafe(nominate::recent(classes))).bind(since).fetch_all(&mut *tx).await?;
+            nominated.extend(classes.iter().map(|class| (class, accounts.clone())));
         }
-        self.settle_all(class, &accounts, report).await
+        crash::point("planner.polled");
+        for (class, accounts) in nominated {
+            if accounts.len() > page() {
+                self.walk(class, nominate::all_recent(class, &since.to_rfc3339()), report).await?;
+            } else {
+                self.settle_all(class, &accounts, report).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn walk_all(&self, report: &mut Report) -> Result<(), DatabaseError> {
+        for class in &self.policy.classes {
+            self.walk(class, nominate::everything(class), report).await?;
+        }
+        Ok(())
     }
 
     async fn walk(&self, class: &Class, walks: Vec<nominate::Walk>, report: &mut Report) -> Result<(), DatabaseError> {
@@ -224,33 +238,34 @@ impl Planner {
         Ok(())
     }
 
-    async fn clock_is_right(&self) -> Result<(), DatabaseError> {
+    /// Before anything is concluded from what the database says: its clock goes on as ours does, and the server is the one the guard was made for. After
+    /// a promotion everything is compared: what was seen last may be undone. A standby refuses, because this transaction could write.
+    async fn open(&self, look: Look) -> Result<Opening, DatabaseError> {
         let before = clock::reading();
-        let mut tx = self.database.begin(Purpose::Read).await?;
-        let now: DateTime<Utc> = sqlx::query_scalar("select now()").fetch_one(&mut *tx).await?;
-        drop(tx);
-        match self.clock.observe(before, now) {
-            Some(jump) => safeguards::clock_jumped(&self.database, &self.clock, jump).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Makes sure that the server is the one the guard was made for. After a promotion everything is compared: what was seen last may be undone.
-    async fn recognize(&self, look: Look) -> Result<(Look, bool), DatabaseError> {
         let mut tx = self.database.begin(Purpose::Write).await?;
+        let (began, since): (DateTime<Utc>, Option<DateTime<Utc>>) =
+            sqlx::query_as("select now(), max(watermark) - make_interval(secs => $1) from retention.passes")
+                .bind(self.config.poll.overlap.as_secs_f64())
+                .fetch_one(&mut *tx)
+                .await?;
+        if let Some(jump) = self.clock.observe(before, began) {
+            drop(tx);
+            return safeguards::clock_jumped(&self.database, &self.clock, jump).await;
+        }
         let seen = server::recognize(&mut tx).await?;
         Database::commit(tx).await?;
-        match seen {
-            Server::Known => Ok((look, false)),
+        let (look, promoted) = match seen {
+            Server::Known => (look, false),
             Server::Promoted => {
                 tracing::warn!(event = "database.promoted", "the database goes on on a new timeline; everything is compared anew");
-                Ok((Look::Resync, true))
+                (Look::Resync, true)
             }
             Server::Another(reason) => {
                 safeguards::tell_tripped(&reason);
-                Ok((Look::Resync, false))
+                (Look::Resync, false)
             }
-        }
+        };
+        Ok(Opening { look, promoted, began, since })
     }
 
     /// Lets the guard see what was scheduled: after each full comparison, and after polls as far as it has not looked for a while. It is a warning,
@@ -285,10 +300,12 @@ impl Planner {
         }
     }
 
+    /// Nobody waits for the disk: whoever finds an older note after a crash reaches further back.
     async fn note(&self, look: Look, began: DateTime<Utc>) -> Result<(), DatabaseError> {
         let mut tx = self.database.begin(Purpose::Write).await?;
         sqlx::query(
-            "insert into retention.passes (kind, succeeded_at, watermark) values ($1, clock_timestamp(), $2)
+            "insert into retention.passes (kind, succeeded_at, watermark)
+             select $1, clock_timestamp(), $2 from set_config('synchronous_commit', 'off', true)
              on conflict (kind) do update set succeeded_at = excluded.succeeded_at, watermark = case when passes.watermark <= now() then greatest(passes.watermark, excluded.watermark) else excluded.watermark end",
         )
         .bind(look.as_str())

@@ -147,13 +147,6 @@ impl Source {
         parts.join("\nunion all\n")
     }
 
-    /// Like [`Source::standing`], only what began after `$1`: an index range, whatever the size of the table.
-    #[must_use]
-    pub fn standing_since(&self) -> String {
-        let parts: Vec<String> = self.points.iter().map(|p| p.standing(&self.feature, &format!(" and s.{} > $1", p.since))).collect();
-        parts.join("\nunion all\n")
-    }
-
     /// Every table this class asks has an index in the order of its instants.
     #[must_use]
     pub fn dated(&self) -> bool {
@@ -219,6 +212,13 @@ impl Point {
     #[must_use]
     pub fn dated(&self) -> bool {
         self.table.dated
+    }
+
+    /// `(account_id, since)` of every subject for which the point stands since an instant after `$1`, as the text of a query: an index range, whatever the
+    /// size of the table.
+    #[must_use]
+    pub fn standing_since(&self, feature: &str) -> String {
+        self.standing(feature, &format!(" and s.{} > $1", self.since))
     }
 
     /// `(since, key, account_id)` of every row whose instant is set and plausible, beyond the position `$1`, `$2`, as the text of a query in the order

@@ -14,9 +14,16 @@
 //! instant before the job's is found as a mark. Nominating too many is
 //! harmless, for settling decides; but an account with several points is answered by the job for the earliest of them, and is left alone.
 
-use crate::{jobs, policy::Class, source::Point, sql::literal};
+use std::collections::BTreeMap;
 
-use super::{Look, PAGE};
+use crate::{
+    jobs,
+    policy::Class,
+    source::Point,
+    sql::{literal, literals},
+};
+
+use super::PAGE;
 
 /// One walk of a look.
 #[derive(Debug, Clone)]
@@ -45,15 +52,6 @@ impl Walk {
              select (select count(*) from page), l.first, l.second, array({nominated})
              from (values (1)) one left join (select ({first})::text as first, ({second})::text as second from page order by {last} desc limit 1) l on true"
         )
-    }
-}
-
-/// The statements of a look, as text, for whoever wants to see their plans. A poll takes the instant it reaches back to as `$1`.
-#[must_use]
-pub fn nominate(class: &Class, look: Look) -> String {
-    match look {
-        Look::Poll => recent(class),
-        Look::Resync => everything(class).iter().map(|walk| walk.slice(PAGE)).collect::<Vec<_>>().join(";\n"),
     }
 }
 
@@ -94,7 +92,7 @@ pub(super) fn everything(class: &Class) -> Vec<Walk> {
 pub(super) fn all_recent(class: &Class, since: &str) -> Vec<Walk> {
     let (jobs, all) = (&class.jobs, "select p.account_id from page p");
     let points = class.source.points();
-    let mut walks: Vec<Walk> = points.iter().map(|point| standing(class, point, Some(since), &known(jobs))).collect();
+    let mut walks: Vec<Walk> = points.iter().map(|point| standing(class, point, Some(since), &unknown(&jobs.feature, &[jobs]))).collect();
     walks.push(Walk {
         rows: format!("select j.id, j.account_id from retention.jobs j where {} and j.id > $1::int8", changed(jobs)),
         order: "id",
@@ -107,23 +105,23 @@ pub(super) fn all_recent(class: &Class, since: &str) -> Vec<Walk> {
     walks
 }
 
-/// Accounts with a starting point dated since `$1` that no job and no done-mark answers, jobs that a batch found changed, and what the
-/// verifier found. No more than tell whether there is more than one page.
-fn recent(class: &Class) -> String {
-    let jobs = &class.jobs;
-    format!(
-        "select p.account_id from ({}) p where {}
-         union
-         select j.account_id from retention.jobs j where {}
-         union
-         select d.account_id from retention.done_marks d where {} and d.residue
-         limit {}",
-        class.source.standing_since(),
-        known(jobs),
-        changed(jobs),
-        jobs.of("d"),
-        PAGE + 1
-    )
+/// What a poll settles for classes of one feature: accounts with a starting point dated since `$1` that jobs and done-marks do not answer for each class
+/// that begins there, jobs that a batch found changed, and what the verifier found. No more than tell whether there is more than one page.
+pub(super) fn recent(classes: &[Class]) -> String {
+    let points: BTreeMap<usize, &Point> =
+        classes.iter().flat_map(|class| class.source.points()).map(|point| (point.index, point)).collect();
+    let mut parts = Vec::new();
+    for (index, point) in points {
+        let begin_here = classes.iter().filter(|class| class.source.points().iter().any(|p| p.index == index));
+        let jobs: Vec<&jobs::Class> = begin_here.map(|class| &class.jobs).collect();
+        let feature = jobs.first().map_or("", |class| &class.feature);
+        parts.push(format!("select p.account_id from ({}) p where {}", point.standing_since(feature), unknown(feature, &jobs)));
+    }
+    for jobs in classes.iter().map(|class| &class.jobs) {
+        parts.push(format!("select j.account_id from retention.jobs j where {}", changed(jobs)));
+        parts.push(format!("select d.account_id from retention.done_marks d where {} and d.residue", jobs.of("d")));
+    }
+    format!("{} limit {}", parts.join("\nunion\n"), PAGE + 1)
 }
 
 /// A batch found that the starting point of the job `j` is not what it was.
@@ -134,15 +132,21 @@ fn changed(jobs: &jobs::Class) -> String {
 // `offset 0` keeps a question a question, asked by index for each row. As a join it would be made part of a plan that rests on statistics, and those of the
 // job table may be from before a mass termination, or from never.
 
-/// Exactly this instant is scheduled or done for `p`, as the negation of a condition. What was dated lately is new even where an older instant was
-/// answered before: that one may have been withdrawn.
-fn known(jobs: &jobs::Class) -> String {
-    format!(
-        "not exists (select 1 from retention.jobs j where j.account_id = p.account_id and {} and j.started_at = p.since offset 0)
-         and not exists (select 1 from retention.done_marks d where d.account_id = p.account_id and {} and d.started_at = p.since offset 0)",
-        jobs.open("j"),
-        jobs.of("d")
-    )
+/// Exactly this instant is neither scheduled nor done for `p` in one of the classes of the feature, as a condition. What was dated lately is new even
+/// where an older instant was answered before: that one may have been withdrawn.
+fn unknown(feature: &str, classes: &[&jobs::Class]) -> String {
+    let names: Vec<String> = classes.iter().map(|class| class.name.clone()).collect();
+    let feature = literal(feature);
+    // Found by the account and the feature: one way through the index for all classes.
+    let of = |table: &str| {
+        format!(
+            "select a.data_class from retention.{table} a
+             where a.account_id = p.account_id and a.feature = {feature} and a.started_at = p.since and a.data_class || '' = any({})",
+            literals(&names)
+        )
+    };
+    let (jobs, marks, all) = (of("jobs"), of("done_marks"), classes.len());
+    format!("(select count(*) from ({jobs}) a) < {all} and (select count(distinct a.data_class) from ({jobs} union all {marks}) a) < {all}")
 }
 
 /// This instant or an earlier one is scheduled or done for `p`, as the negation of a condition. If the earlier one does not stand any more, the walk

@@ -89,6 +89,32 @@ async fn the_cheap_look_sees_a_point_dated_now_and_settles_nothing_else() {
     assert_eq!(world.jobs("back-dated").await.len(), 2);
 }
 
+/// Classes that begin at one point are asked about in one question: what answers for one of them answers for no other.
+#[tokio::test]
+async fn i9_the_cheap_look_schedules_the_one_class_that_nothing_answers_for() {
+    let world = World::new().await;
+    let app = world.app().await.unwrap();
+    look(&app, Look::Resync).await;
+    world.account("a", "null", "now()", "null").await;
+    assert_eq!(look(&app, Look::Poll).await.scheduled, 2);
+    for class in ["configuration", "queue"] {
+        let other = if class == "queue" { "configuration" } else { "queue" };
+        world.sql(&format!("delete from retention.jobs where data_class = '{class}'")).await;
+        assert_eq!(look(&app, Look::Poll).await.scheduled, 1, "{class} alone");
+        // A mark answers as a job does, each for its own class.
+        world
+            .sql(&format!(
+                "insert into retention.done_marks (account_id, feature, data_class, starting_point, started_at, places, job_id, purged_at)
+                 select account_id, feature, data_class, starting_point, started_at, '', id, now() from retention.jobs where data_class = '{class}';
+                 delete from retention.jobs where data_class = '{class}'"
+            ))
+            .await;
+        assert_eq!(look(&app, Look::Poll).await, report(0, 0, 0, 0), "the mark of {class} and the job of {other}");
+        world.sql(&format!("update retention.done_marks set started_at = started_at - interval '1 microsecond' where data_class = '{class}'")).await;
+        assert_eq!(look(&app, Look::Poll).await.scheduled, 1, "the mark of {class} is for another instant");
+    }
+}
+
 #[tokio::test]
 async fn i9_a_transaction_that_commits_after_the_look_is_seen_by_the_next() {
     for (overlap, by_the_poll) in [("10m", 2), ("1ms", 0)] {
