@@ -99,6 +99,8 @@ pub(crate) async fn looks(lab: &Lab, subscriptions: u32, runs: usize, seconds: u
             looks.poll.add(millis(began.elapsed()));
             assert_eq!(report.scheduled, 0);
         }
+        let touched: f64 = lab.statements(HERE, "coalesce(sum(shared_blks_hit + shared_blks_read), 0)::float8", "true").await;
+        looks.buffers.add(touched / f64::from(POLLS));
         lab.worst(HERE).await;
         // As a value, as a program would send it: the plan depends on it.
         let since: String = sqlx::query_scalar("select (max(watermark) - interval '10 minutes')::text from retention.passes")
@@ -134,28 +136,10 @@ pub(crate) async fn looks(lab: &Lab, subscriptions: u32, runs: usize, seconds: u
     drop(planner);
     drop(conn);
     for _ in 0..runs.div_ceil(3) {
-        let (one, many) = (touched(lab, HERE, 1).await, touched(lab, HERE, 1 + POLLS).await);
-        looks.buffers.add((many - one) / f64::from(POLLS));
         looks.longest.add(longest(lab, HERE).await);
     }
     lab.drop(HERE).await;
     looks
-}
-
-/// The buffers that so many polls touch, whatever they are of: catalogue, tables, indexes. New connections, because a session reports when it ends.
-async fn touched(lab: &Lab, database: &str, polls: u32) -> f64 {
-    let mut admin = lab.admin().await;
-    let buffers = format!("select blks_hit + blks_read from pg_stat_database where datname = '{database}'");
-    let before = number(&mut admin, &buffers).await;
-    let planner = planner(lab, database, true).await;
-    for _ in 0..polls {
-        planner.look(Look::Poll).await.expect("a poll");
-    }
-    drop(planner);
-    while number(&mut admin, &format!("select count(*) from pg_stat_activity where datname = '{database}'")).await > 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    float(number(&mut admin, &buffers).await - before)
 }
 
 /// The statement of a full comparison that takes longest. Without prepared statements, because the server counts a prepared FETCH only once.

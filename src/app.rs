@@ -116,7 +116,9 @@ impl App {
         )
     }
 
-    fn verifier(&self) -> Verifier {
+    /// The verifier of this policy.
+    #[must_use]
+    pub fn verifier(&self) -> Verifier {
         Verifier::new(self.database.clone(), Arc::clone(&self.config), Arc::clone(&self.policy))
     }
 

@@ -7,6 +7,7 @@ mod address;
 mod overlap;
 mod policy;
 mod raw;
+mod remote;
 mod rules;
 mod table;
 mod validate;
@@ -16,6 +17,7 @@ mod tests;
 
 pub use policy::{Change, ClassTerms, PointTerms, TargetTerms, Terms};
 pub use raw::environment;
+pub use remote::{ACCOUNT, Place, Protocol, Remote, RemoteTarget};
 pub use table::{Fault, Invalid};
 pub use validate::{Needs, load, parse};
 
@@ -59,7 +61,6 @@ pub struct Config {
     /// Tables with the account column that hold no personal data of a class.
     pub exemptions: Vec<Exemption>,
     /// Stores by name.
-    #[expect(clippy::zero_sized_map_values, reason = "one kind of store so far")]
     pub stores: BTreeMap<String, Store>,
     /// What is legal but unwise; `check` says so.
     pub warnings: Vec<String>,
@@ -217,8 +218,10 @@ pub struct DataClass {
     pub retain_for: RetentionPeriod,
     /// What `delete_by` is counted from.
     pub delete_by: DeleteBy,
-    /// Every place in the stores that holds it.
+    /// Every place in the main database that holds it.
     pub targets: Vec<Target>,
+    /// Every place in other stores that does, in the order in which they are purged.
+    pub remote: Vec<RemoteTarget>,
 }
 
 /// What `delete_by` is counted from (R12).
@@ -321,6 +324,8 @@ pub struct Exemption {
 pub enum Store {
     /// The main database itself.
     MainPostgres,
+    /// Any other.
+    Remote(Remote),
 }
 
 /// Where a configuration came from.

@@ -207,11 +207,16 @@ fn options(config: &config::Database) -> Result<PgConnectOptions, DatabaseError>
         .extra_float_digits(None))
 }
 
+/// Goes on with `work` to its end, also when whoever waits for it is gone: a `begin` or `commit` that is dropped half-way leaves an open transaction in its
+/// pool (R20).
+///
+/// # Errors
+/// Those of the work.
 #[expect(
     clippy::disallowed_methods,
     reason = "begin and commit must outlive whoever waits for them; they are bounded by the timeouts they set"
 )]
-async fn owned<T: Send + 'static>(work: impl Future<Output = Result<T, sqlx::Error>> + Send + 'static) -> Result<T, DatabaseError> {
+pub async fn owned<T: Send + 'static>(work: impl Future<Output = Result<T, sqlx::Error>> + Send + 'static) -> Result<T, DatabaseError> {
     match tokio::spawn(work).await {
         Ok(done) => Ok(done?),
         Err(lost) => Err(sqlx::Error::Io(std::io::Error::other(lost)).into()),

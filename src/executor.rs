@@ -4,9 +4,11 @@
 //! so that a stop, a hold or a neighbour waits for one batch at most.
 
 mod account;
+mod away;
 pub mod batch;
 mod cursor;
 mod pace;
+mod patience;
 mod tell;
 
 use std::{
@@ -18,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Mutex, MutexGuard, OnceCell};
+use tokio::sync::{Mutex, OnceCell};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -30,11 +32,12 @@ use crate::{
     metrics,
     policy::{Class, Policy},
     pressure::Pressure,
-    safeguards::{self, Admission},
+    safeguards,
     stores::postgres::Target,
 };
 
 use account::{LOCKED, LOCKED_PAUSE, Purged, UNDELETABLE, account, pause};
+use away::Away;
 use batch::{Batch, Extent, Gone, Verdict};
 use cursor::Cursor;
 use pace::Pace;
@@ -202,7 +205,8 @@ impl Worker {
             let (Some(class), Some(batch)) = (executor.policy.classes.get(index), executor.batches.get(index)) else {
                 continue;
             };
-            let asked = self.pace.jobs();
+            let asked = if class.remote.is_empty() { self.pace.jobs() } else { self.pace.jobs().min(away::GROUP) };
+            let claimed_at = Instant::now();
             let mut claimed = self.claim(class, asked).await?;
             // Somebody may wait to be weighed, also at the head of a long queue.
             let passed_over = claimed.first().is_none_or(|job| job.passed_over);
@@ -213,7 +217,9 @@ impl Worker {
                 self.lane = self.lane.other();
                 self.worked = true;
                 self.pace.claimed(claimed.iter().any(|job| job.pressing));
-                self.purge(class, batch, claimed).await?;
+                if let Some((claimed, away)) = self.elsewhere(class, batch, claimed, claimed_at).await? {
+                    self.purge(class, batch, claimed, &away).await?;
+                }
                 return Ok(Step::Worked);
             }
         }
@@ -243,61 +249,14 @@ impl Worker {
         Ok(claimed)
     }
 
-    /// Asks how hard the database is pressed, and pauses after a batch accordingly. Nothing is claimed meanwhile, and a stop ends it. In company it then
-    /// waits for its turn, and rests within it.
-    async fn yield_to_the_platform<'a>(&mut self, executor: &'a Executor) -> Option<MutexGuard<'a, ()>> {
-        let pause = self.pace.press(executor.pressure.pressed().await);
-        self.pause(pause).await;
-        let rest = self.pace.rest()?;
-        let turn = executor.turn.lock().await;
-        self.pause(rest).await;
-        Some(turn)
-    }
-
-    async fn pause(&self, pause: Duration) {
-        if self.worked && !pause.is_zero() {
-            let began = Instant::now();
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = self.stop.cancelled() => {}
-            }
-            self.executor.pressure.paused(began.elapsed());
-        }
-    }
-
-    /// Lets the guard weigh what is due, if anything of the class waits for that. Yields whether another claim may find more.
-    async fn weigh(&self, class: &Class) -> Result<bool, DatabaseError> {
-        let guard = &self.executor.config.guard;
-        let mut tx = self.executor.database.begin(Purpose::Work).await?;
-        let waits =
-            !safeguards::stopped(&mut tx, &class.jobs.accepted).await? && jobs::unweighed(&mut tx, &class.jobs, guard.window).await?;
-        drop(tx);
-        if waits { self.weigh_all(false).await } else { Ok(false) }
-    }
-
-    /// Weighs what is due, `itself` or, if somebody else is at it, by waiting for them.
-    async fn weigh_all(&self, itself: bool) -> Result<bool, DatabaseError> {
-        let guard = &self.executor.config.guard;
-        let mut tx = self.executor.database.begin(Purpose::Bulk).await?;
-        // What they let in was all there was a moment ago; to weigh it again would only keep the next one waiting.
-        if !itself && safeguards::others_weigh(&mut tx).await? {
-            return Ok(true);
-        }
-        let admission = safeguards::admit(&mut tx, guard).await?;
-        crash::point("guard.weighed");
-        Database::commit(tx).await?;
-        crash::point("guard.admitted");
-        match admission {
-            Admission::Nothing | Admission::Admitted(_) => Ok(true),
-            Admission::Tripped(reason) => {
-                safeguards::tell_tripped(&reason);
-                Ok(false)
-            }
-        }
-    }
-
     /// Purges a group; when the group as a whole fails, its halves, so that one bad job stops only itself.
-    async fn purge(&mut self, class: &Class, batch: &Batch, mut group: Vec<Claimed>) -> Result<(), DatabaseError> {
+    async fn purge(
+        &mut self,
+        class: &Class,
+        batch: &Batch,
+        mut group: Vec<Claimed>,
+        away: &BTreeMap<i64, Away>,
+    ) -> Result<(), DatabaseError> {
         // Whose worker gave no sign of life may have been the reason, and goes alone, after the others.
         let mut groups: Vec<(Vec<Claimed>, bool)> = group.extract_if(.., |job| job.lapsed).map(|job| (vec![job], false)).collect();
         groups.push((group, false));
@@ -312,7 +271,7 @@ impl Worker {
             if group.is_empty() {
                 continue;
             }
-            match self.batch(class, batch, &group, contended).await {
+            match self.batch(class, batch, &group, contended, away).await {
                 Ok(Outcome::Committed) => {}
                 Ok(Outcome::Mistaken) => groups.push((group, false)),
                 Ok(Outcome::Contended) if group.len() == 1 => groups.push((group, true)),
@@ -353,7 +312,14 @@ impl Worker {
     }
 
     /// One transaction: lock, ask again, delete, look, record. Whoever holds records of a `contended` job is passed by.
-    async fn batch(&mut self, class: &Class, batch: &Batch, group: &[Claimed], contended: bool) -> Result<Outcome, DatabaseError> {
+    async fn batch(
+        &mut self,
+        class: &Class,
+        batch: &Batch,
+        group: &[Claimed],
+        contended: bool,
+        away: &BTreeMap<i64, Away>,
+    ) -> Result<Outcome, DatabaseError> {
         let began = Instant::now();
         let before = clock::reading();
         let mut tx = self.executor.database.begin(Purpose::Write).await?;
@@ -416,15 +382,19 @@ impl Worker {
             // A job without a verdict is no longer ours: somebody took it back or gave it another plan.
             let Some(verdict) = verdicts.get(&job.id) else { continue };
             let mut purged = purged.remove(&job.id).unwrap_or_default();
-            let left = left.get(&job.id);
+            let (left, away) = (left.get(&job.id), away.get(&job.id));
             // Nobody held them, or the DELETE would have said so; and yet they did not go.
             purged.found += i64::from(whole && !cut && left.is_some_and(|left| left.iter().any(|target| batch.free(target))));
             let next = match verdict {
                 Verdict::Stands if crowded.iter().any(|c| c.id == job.id) => Next::Crowded,
-                Verdict::Stands => self.judge(job, &purged, left, cut || budget == 0),
+                Verdict::Stands if class.remote.is_empty() => self.judge(job, &purged, left, cut || budget == 0),
+                Verdict::Stands => {
+                    let next = self.judge(job, &purged, left, cut || budget == 0);
+                    Away::together(away, next, self.executor.backoff(job.attempts), job.looks + 1 < PATIENT_LOOKS)
+                }
                 Verdict::Blocked(reason) => Next::Wait(reason, pause(reason, job.attempts)),
             };
-            progress.push((job, account(class, job, next, &purged, left), purged));
+            progress.push((job, account(class, job, next, &purged, left, away), purged));
         }
         let record: Vec<Progress> = progress.iter().map(|(_, p, _)| p.clone()).collect();
         let recorded = jobs::record(&mut tx, &class.jobs, &record).await?;
@@ -443,10 +413,8 @@ impl Worker {
         if whole {
             self.pace.purged(fitting.len(), deleted);
         }
-        for target in class.targets.iter().filter(|t| progress.iter().any(|(.., p)| p.records.get(t.name.as_str()).is_some_and(|n| *n > 0)))
-        {
-            metrics::batch_took(&target.name, took);
-        }
+        let from = |t: &&Target| progress.iter().any(|(.., p)| p.records.get(t.name.as_str()).is_some_and(|n| *n > 0));
+        class.targets.iter().filter(from).for_each(|target| metrics::batch_took(&target.name, took));
         for (job, progress, purged) in &progress {
             for (target, records) in purged.records.iter().filter(|(_, records)| **records > 0) {
                 tell::batch(class, job, target, *records, took);
@@ -502,7 +470,8 @@ impl Worker {
         jobs: &[&Claimed],
         budget: i64,
     ) -> Result<Option<usize>, DatabaseError> {
-        if jobs.first().is_some_and(|job| job.begun) {
+        // What has begun in another store says nothing about its size here.
+        if jobs.first().is_some_and(|job| job.begun) && class.remote.is_empty() {
             return Ok(None);
         }
         if let Some(n) = self.pace.trusts() {

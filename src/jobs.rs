@@ -143,6 +143,22 @@ pub async fn lock_open(conn: &mut PgConnection, class: &Class, accounts: &[Strin
     Ok((free, busy))
 }
 
+/// Notes, of claimed jobs with their fences, that a purge outside the main database is about to begin: what is deleted from here on may be more than is counted (R19).
+///
+/// # Errors
+/// Those of the database.
+pub async fn intend(conn: &mut PgConnection, jobs: &[(i64, i64)]) -> Result<(), DatabaseError> {
+    sqlx::query(
+        "update retention.jobs j set purge_began_at = coalesce(j.purge_began_at, clock_timestamp()), count_exact = false
+         from unnest($1::int8[], $2::int8[]) as p(id, fence) where j.id = p.id and j.fence = p.fence and (j.purge_began_at is null or j.count_exact)",
+    )
+    .bind(jobs.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+    .bind(jobs.iter().map(|(_, fence)| *fence).collect::<Vec<_>>())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// The done-marks of the accounts.
 ///
 /// # Errors

@@ -66,6 +66,12 @@ pub const METRICS: &[(&str, Kind, &str)] = &[
         Kind::Counter,
         "Whole seconds that workers have paused under pressure; a pause for two reasons counts for each.",
     ),
+    ("retention_store_available", Kind::Gauge, "1 while the store answers, 0 while it is left alone because it did not."),
+    (
+        "retention_store_failures_total",
+        Kind::Counter,
+        "Calls to the store that it did not answer, or answered with a request for patience.",
+    ),
     ("retention_database_up", Kind::Gauge, "1 when the database answered this scrape, 0 when the figures that it holds are missing."),
 ];
 
@@ -94,8 +100,8 @@ pub fn install(config: &Config) {
     });
     gauge!("retention_mode_info", "mode" => config.mode.as_str()).set(1.0);
     for class in &config.data_classes {
-        for target in &class.targets {
-            records_deleted(&class.feature, &class.name, &target.name, 0);
+        for target in class.targets.iter().map(|t| &t.name).chain(class.remote.iter().map(|t| &t.name)) {
+            records_deleted(&class.feature, &class.name, target, 0);
         }
     }
     for kind in ["poll", "resync"] {
@@ -126,6 +132,16 @@ pub fn upkeep() {
 pub fn records_deleted(feature: &str, data_class: &str, target: &str, records: i64) {
     let labels = [("feature", feature.to_owned()), ("data_class", data_class.to_owned()), ("target", target.to_owned())];
     counter!("retention_records_deleted_total", &labels).increment(records.unsigned_abs());
+}
+
+/// The store answers, or is left alone because it does not.
+pub fn store_available(store: &str, available: bool) {
+    gauge!("retention_store_available", "store" => store.to_owned()).set(if available { 1.0 } else { 0.0 });
+}
+
+/// A call to the store was not answered.
+pub fn store_failed(store: &str) {
+    counter!("retention_store_failures_total", "store" => store.to_owned()).increment(1);
 }
 
 /// A batch that deleted records of the target took so long.

@@ -3,7 +3,10 @@
 
 mod gauges;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -17,13 +20,15 @@ use crate::{
     policy::{Class, Policy},
     retention::PointState,
     safeguards::{self, GuardState, agreement, held},
-    stores::postgres,
+    stores::{self, postgres},
 };
 
 pub use gauges::gauges;
 
 /// Counts of what is not due yet are left out beyond this many jobs (R36).
 const COUNT_ALL_UP_TO: usize = 10_000;
+/// Other stores have so long to say how many records they hold; what has not been said by then is left out.
+const OTHERS: Duration = Duration::from_secs(3);
 /// Accounts counted in one statement.
 const SLICE: usize = 1_000;
 
@@ -110,7 +115,7 @@ pub async fn plan(conn: &mut PgConnection, policy: &Policy, mode: Mode, at: Opti
                 delete_by,
                 due: retain_until <= now,
                 held: row.held,
-                targets: class.targets.iter().map(|t| PlannedTarget { name: t.name.clone(), records: None }).collect(),
+                targets: class.target_names().into_iter().map(|name| PlannedTarget { name, records: None }).collect(),
             };
             planned.push((index, job));
         }
@@ -198,6 +203,7 @@ pub async fn consequences(conn: &mut PgConnection, policy: &Policy) -> Result<Ve
 /// Fills in how many records each job would delete: always for what is due, for the rest while there are few enough.
 async fn count(conn: &mut PgConnection, policy: &Policy, planned: &mut [(usize, Planned)]) -> Result<(), DatabaseError> {
     let all = planned.len() <= COUNT_ALL_UP_TO;
+    let deadline = Instant::now() + OTHERS;
     for (index, class) in policy.classes.iter().enumerate() {
         let mut jobs: Vec<&mut Planned> =
             planned.iter_mut().filter(|(i, job)| *i == index && (all || job.due)).map(|(_, job)| job).collect();
@@ -210,6 +216,12 @@ async fn count(conn: &mut PgConnection, policy: &Policy, planned: &mut [(usize, 
                         slot.records = Some(counts.get(&job.account_id).copied().unwrap_or(0));
                     }
                 }
+            }
+        }
+        for job in jobs {
+            let counts = stores::count(&class.remote, &job.account_id, deadline).await;
+            for slot in &mut job.targets {
+                slot.records = slot.records.or(counts.get(&slot.name).copied());
             }
         }
     }
@@ -287,6 +299,7 @@ pub async fn explain(conn: &mut PgConnection, policy: &Policy, mode: Mode, accou
             let count = postgres::count(&mut *conn, target, &accounts).await?.get(account).copied().unwrap_or(0);
             records.insert(target.name.clone(), count);
         }
+        records.extend(stores::count(&class.remote, account, Instant::now() + OTHERS).await);
         let mut blocked_by = Vec::new();
         if mode == Mode::Observe {
             blocked_by.push("mode is observe: nothing is deleted".to_owned());

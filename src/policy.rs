@@ -2,15 +2,15 @@
 
 mod orphans;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     catalog::{KeyType, Layout},
-    config::{Config, StartingPoint, Terms},
+    config::{self, Config, StartingPoint, Terms},
     jobs,
     retention::Rule,
     source::Source,
-    stores::postgres::Target,
+    stores::{self, RemoteTarget, postgres::Target},
 };
 
 pub use orphans::Orphans;
@@ -39,8 +39,10 @@ pub struct Class {
     pub jobs: jobs::Class,
     /// Its starting points.
     pub source: Source,
-    /// Its targets.
+    /// Its targets in the main database.
     pub targets: Vec<Target>,
+    /// Those in other stores, in the order in which they are purged.
+    pub remote: Vec<RemoteTarget>,
 }
 
 impl Policy {
@@ -48,6 +50,14 @@ impl Policy {
     #[must_use]
     pub fn new(config: &Config, layout: &Layout) -> Self {
         let accepted = config.terms().hash();
+        let stores = stores::open(config);
+        let remote = |rule: &config::DataClass| {
+            let target = |t: &config::RemoteTarget| {
+                let client = Arc::clone(stores.get(&t.store)?);
+                Some(RemoteTarget { name: t.name.clone(), store: t.store.clone(), place: t.place.clone(), client })
+            };
+            rule.remote.iter().filter_map(target).collect()
+        };
         let classes = config.data_classes.iter().zip(&layout.targets).enumerate().map(|(index, (rule, tables))| Class {
             rule: rule.clone(),
             jobs: jobs::Class {
@@ -59,6 +69,7 @@ impl Policy {
             },
             source: Source::new(config, layout, index),
             targets: children_first(Target::of_class(rule, tables)),
+            remote: remote(rule),
         });
         Self {
             classes: classes.collect(),
@@ -90,7 +101,7 @@ impl Class {
     /// The names of its targets.
     #[must_use]
     pub fn target_names(&self) -> Vec<String> {
-        self.targets.iter().map(|t| t.name.clone()).collect()
+        self.targets.iter().map(|t| &t.name).chain(self.remote.iter().map(|t| &t.name)).cloned().collect()
     }
 
     /// Every table it asks has an index on its account column: a nested loop is the right plan, whatever the statistics say (R18).

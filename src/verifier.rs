@@ -2,8 +2,9 @@
 //!
 //! It deletes nothing (R24). What it finds is told and marked; the planner makes a job of it from what stands then, under its own dates.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
 use sqlx::AssertSqlSafe;
 
 use crate::{
@@ -14,13 +15,23 @@ use crate::{
     jobs::FIRST_LOOK,
     policy::{Class, Orphans, Policy},
     safeguards::{agreement, server},
+    sql::literals,
     stores::postgres,
 };
 
 /// Subjects looked at in one transaction.
 const PAGE: i64 = 1_000;
+/// The same, where other stores are looked at as well.
+const REMOTE_PAGE: i64 = 100;
+/// Subjects that other stores are asked about at once.
+const AT_ONCE: usize = 8;
+/// When a look is made again that a store gave no answer to.
+const AGAIN: Duration = Duration::from_mins(1);
 /// The first looks come soon after the purge, when writers that were under way finish.
 const FIRST_LOOKS: [Duration; 3] = [FIRST_LOOK, Duration::from_secs(30), Duration::from_mins(5)];
+
+/// Targets that hold records, or what kept somebody from looking.
+type Looked = Result<Vec<String>, String>;
 
 /// What a pass came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -63,7 +74,8 @@ impl Verifier {
     }
 
     async fn class(&self, class: &Class, report: &mut Report) -> Result<(), DatabaseError> {
-        while self.page(class, report).await? == PAGE {}
+        let page = if class.remote.is_empty() { PAGE } else { REMOTE_PAGE };
+        while self.page(class, page, report).await? == page {}
         Ok(())
     }
 
@@ -91,12 +103,31 @@ impl Verifier {
         Ok(())
     }
 
-    async fn page(&self, class: &Class, report: &mut Report) -> Result<i64, DatabaseError> {
+    /// What other stores say about the subjects whose look is due: targets that hold records, or what kept somebody from looking. Asked before
+    /// anything is locked.
+    async fn elsewhere(&self, class: &Class, page: i64) -> Result<BTreeMap<String, Looked>, DatabaseError> {
+        let mut tx = self.database.begin(Purpose::Read).await?;
+        let due: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
+            "select d.account_id from retention.done_marks d where {} and d.look_at <= now() order by d.look_at limit {page}",
+            class.jobs.of("d")
+        )))
+        .fetch_all(&mut *tx)
+        .await?;
+        drop(tx);
+        let looks: Vec<BoxFuture<'_, (String, Looked)>> = due.into_iter().map(|account| look_elsewhere(class, account).boxed()).collect();
+        Ok(stream::iter(looks).buffer_unordered(AT_ONCE).collect().await)
+    }
+
+    async fn page(&self, class: &Class, page: i64, report: &mut Report) -> Result<i64, DatabaseError> {
+        let elsewhere = if class.remote.is_empty() { None } else { Some(self.elsewhere(class, page).await?) };
+        let only = elsewhere.as_ref().map_or_else(String::new, |looked| {
+            format!(" and d.account_id = any({})", literals(&looked.keys().cloned().collect::<Vec<_>>()))
+        });
         let mut tx = self.database.begin(Purpose::Write).await?;
         agreement::hold_to(&mut tx, &class.jobs.accepted).await?;
         let due: Vec<(String, i64, i32)> = sqlx::query_as(AssertSqlSafe(format!(
-            "select d.account_id, d.job_id, d.looks from retention.done_marks d where {} and d.look_at <= now()
-             order by d.look_at limit {PAGE} for no key update skip locked",
+            "select d.account_id, d.job_id, d.looks from retention.done_marks d where {} and d.look_at <= now(){only}
+             order by d.look_at limit {page} for no key update skip locked",
             class.jobs.of("d")
         )))
         .fetch_all(&mut *tx)
@@ -105,13 +136,22 @@ impl Verifier {
             return Ok(0);
         }
         let accounts: Vec<String> = due.iter().map(|(account, ..)| account.clone()).collect();
-        let seen = postgres::seen(&mut tx, &class.targets, &accounts).await?;
+        let mut seen = postgres::seen(&mut tx, &class.targets, &accounts).await?;
+        let mut failed = BTreeMap::new();
+        for (account, looked) in elsewhere.into_iter().flatten() {
+            match looked {
+                Ok(holding) => seen.entry(account).or_default().extend(holding),
+                Err(why) => drop(failed.insert(account, why)),
+            }
+        }
+        failed.retain(|account, _| seen.get(account).is_none_or(Vec::is_empty));
         let found = |account: &String| seen.get(account).is_some_and(|targets| !targets.is_empty());
         sqlx::query(AssertSqlSafe(format!(
             "update retention.done_marks d
-             set residue = l.residue, looks = case when l.residue then 0 else d.looks + 1 end,
-                 look_at = case when d.purged_at + make_interval(secs => $4) > now() then now() + make_interval(secs => l.pause) end
-             from unnest($1::text[], $2::bool[], $3::float8[]) as l(account_id, residue, pause)
+             set residue = l.residue, looks = case when l.residue then 0 when l.failed then d.looks else d.looks + 1 end,
+                 look_at = case when l.failed then now() + make_interval(secs => $6)
+                                when d.purged_at + make_interval(secs => $4) > now() then now() + make_interval(secs => l.pause) end
+             from unnest($1::text[], $2::bool[], $3::float8[], $5::bool[]) as l(account_id, residue, pause, failed)
              where d.account_id = l.account_id and {}",
             class.jobs.of("d")
         )))
@@ -119,12 +159,19 @@ impl Verifier {
         .bind(accounts.iter().map(found).collect::<Vec<_>>())
         .bind(due.iter().map(|(_, _, looks)| self.pause(*looks).as_secs_f64()).collect::<Vec<_>>())
         .bind(self.config.verifier.watch_for.as_secs_f64())
+        .bind(accounts.iter().map(|account| failed.contains_key(account)).collect::<Vec<_>>())
+        .bind(AGAIN.as_secs_f64())
         .execute(&mut *tx)
         .await?;
         crash::point("verifier.looked");
         Database::commit(tx).await?;
         crash::point("verifier.noted");
         for (account_id, job, _) in &due {
+            if let Some(error) = failed.get(account_id) {
+                let (feature, data_class) = (&class.jobs.feature, &class.jobs.name);
+                tracing::warn!(event = "look.failed", job_id = %job, account_id, feature, data_class, error, "a store gave no answer; the look is made again");
+                continue;
+            }
             report.looked += 1;
             let Some(targets) = seen.get(account_id).filter(|targets| !targets.is_empty()) else { continue };
             report.residue += 1;
@@ -134,7 +181,7 @@ impl Verifier {
                 "records appeared after the purge; they are purged under the rule as it stands now"
             );
         }
-        Ok(i64::try_from(due.len()).unwrap_or(PAGE).min(PAGE))
+        Ok(i64::try_from(due.len()).unwrap_or(page).min(page))
     }
 
     /// How long until the look after `looks` empty ones: soon at first, then twice as long each time up to `verifier.interval`.
@@ -167,4 +214,18 @@ impl Verifier {
         }
         Ok(rest)
     }
+}
+
+async fn look_elsewhere(class: &Class, account: String) -> (String, Looked) {
+    let (mut holding, mut failed) = (Vec::new(), None);
+    for target in &class.remote {
+        match target.client.left(&target.place, &account).await {
+            Ok(true) => holding.push(target.name.clone()),
+            Ok(false) => {}
+            Err(error) => failed = Some(format!("{}: {error}", target.name)),
+        }
+    }
+    // What was found is reason enough.
+    let looked = failed.filter(|_| holding.is_empty()).map_or(Ok(holding), Err);
+    (account, looked)
 }

@@ -12,7 +12,7 @@ use crate::{
     database::{Database, DatabaseError, Purpose, Tx},
     failure::Failure,
     policy::{Orphans, Policy},
-    schema,
+    schema, stores,
 };
 
 /// Versions this is made for.
@@ -97,7 +97,24 @@ async fn look(config: &Config, database: &Database) -> Result<Vec<Finding>, Fail
             findings.extend(orphans(&mut tx, &Policy::new(config, &layout)).await?);
         }
     }
+    drop(tx);
+    findings.extend(remote(config).await);
     Ok(findings)
+}
+
+/// What other stores say about each place that the configuration names in them.
+async fn remote(config: &Config) -> Vec<Finding> {
+    let stores = stores::open(config);
+    let mut findings = Vec::new();
+    for target in config.data_classes.iter().flat_map(|class| &class.remote) {
+        let Some(store) = stores.get(&target.store) else { continue };
+        let finding = |severity, problem| Finding { severity, subject: format!("target {}", target.name), problem, remedy: None };
+        match store.check(&target.place).await {
+            Ok(problems) => findings.extend(problems.into_iter().map(|problem| finding(Severity::Warning, problem))),
+            Err(error) => findings.push(finding(Severity::Error, error.to_string())),
+        }
+    }
+    findings
 }
 
 async fn orphans(tx: &mut Tx, policy: &Policy) -> Result<Vec<Finding>, DatabaseError> {

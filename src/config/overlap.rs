@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{CustomerPlace, DataClass, Owner, StartingPoint, Store, Target, table::Table};
+use super::{CustomerPlace, DataClass, Owner, RemoteTarget, StartingPoint, Store, Target, table::Table};
 use crate::model::TableName;
 
 /// A starting point as far as it could be read.
@@ -22,6 +22,8 @@ pub(super) struct Class {
     pub(super) starting_points: Vec<usize>,
     /// With the key of each.
     pub(super) targets: Vec<(String, Option<Target>)>,
+    /// Those in remote stores, likewise.
+    pub(super) remote: Vec<(String, RemoteTarget)>,
     pub(super) places: Vec<Place>,
     pub(super) whole: Option<DataClass>,
 }
@@ -54,6 +56,7 @@ pub(super) fn judge(root: &Table<'_>, stores: &Stores, points: &[Point], classes
             names.push((feature, name));
         }
     }
+    judge_remote(root, stores, classes);
     let targets: Vec<_> = classes
         .iter()
         .flat_map(|class| class.targets.iter().map(move |(key, target)| (class, key, target.as_ref())))
@@ -87,6 +90,29 @@ pub(super) fn judge(root: &Table<'_>, stores: &Stores, points: &[Point], classes
                 root.fault(key, format!("this class names {spelt:?} twice"));
             } else if let Some(problem) = shared(owner, other, class, target) {
                 root.fault(key, problem);
+            }
+        }
+    }
+}
+
+/// Reports what targets in remote stores do to each other and to media.
+fn judge_remote(root: &Table<'_>, stores: &Stores, classes: &[Class]) {
+    let targets: Vec<_> = classes.iter().flat_map(|class| class.remote.iter().map(move |(key, target)| (class, key, target))).collect();
+    for (at, &(_, key, target)) in targets.iter().enumerate() {
+        for place in classes.iter().flat_map(|class| &class.places) {
+            let store = place.place.store.as_ref();
+            if target.place.overlaps_spelt(&place.place.place) && (store.is_none() || same(stores, store, Some(&target.store))) {
+                let owner = &place.place.class;
+                root.fault(key, format!("{:?} is under the customer's control ({owner}) and can never be a target", target.name));
+            }
+        }
+        for (owner, _, other) in targets[..at].iter().filter(|(.., other)| same(stores, Some(&other.store), Some(&target.store))) {
+            if target.place.overlaps(&other.place) {
+                let owner = format!("{}/{}", owner.feature.as_deref().unwrap_or("?"), owner.name.as_deref().unwrap_or("?"));
+                root.fault(
+                    key,
+                    format!("{:?} overlaps {:?}, a target of {owner}; nothing tells their records apart", target.name, other.name),
+                );
             }
         }
     }

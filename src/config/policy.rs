@@ -57,7 +57,7 @@ pub struct PointTerms {
 /// How the records of a target are told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetTerms {
-    /// Quoted and schema-qualified.
+    /// Quoted and schema-qualified; of a place in a remote store its name.
     pub table: String,
     /// The column that names the account.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -68,6 +68,9 @@ pub struct TargetTerms {
     /// The table whose records its own belong to.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub parent: Option<String>,
+    /// How long copies are kept that cannot be deleted one by one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub expires_after: Option<String>,
 }
 
 /// One difference between the accepted policy and another.
@@ -110,7 +113,7 @@ impl DataClass {
                 Owner::Parent(parent) => (None, Some(parent.quoted())),
             };
             let feature_column = t.feature_column().map(Ident::as_str).map(str::to_owned);
-            TargetTerms { table: t.table.quoted(), account_column, feature_column, parent }
+            TargetTerms { table: t.table.quoted(), account_column, feature_column, parent, expires_after: None }
         };
         let (delete_within, delete_by_after) = match self.delete_by {
             DeleteBy::Within(period) => (Some(period.to_string()), None),
@@ -121,7 +124,12 @@ impl DataClass {
             delete_within,
             delete_by_after,
             starting_points: self.starting_points.iter().filter_map(|&i| points.get(i)).map(|p| (p.name.clone(), point(p))).collect(),
-            targets: self.targets.iter().map(|t| (t.name.clone(), target(t))).collect(),
+            targets: self
+                .targets
+                .iter()
+                .map(|t| (t.name.clone(), target(t)))
+                .chain(self.remote.iter().map(|t| (t.name.clone(), t.place.terms())))
+                .collect(),
         }
     }
 }

@@ -4,47 +4,26 @@
 use std::collections::BTreeMap;
 
 use super::{
-    CustomerPlace, DataClass, DeleteBy, Exemption, Owner, StartingPoint, Store, Target,
+    CustomerPlace, DataClass, DeleteBy, Exemption, Needs, Owner, RemoteTarget, StartingPoint, Store, Target,
     overlap::{Class, Place, Point},
+    remote::{place, remote},
     table::{Read, Table, period, text, texts, word},
 };
 use crate::model::{Ident, RetentionPeriod, TableName};
 
-const OTHER_STORE_KEYS: [&str; 14] = [
-    "url",
-    "url_file",
-    "service",
-    "endpoint",
-    "region",
-    "regions",
-    "bucket",
-    "access_key_id",
-    "secret_access_key",
-    "secret_access_key_file",
-    "secret_id",
-    "secret_key",
-    "secret_key_file",
-    "root",
-];
-
 /// `None` is a store that was named but cannot be used; its fault is on record.
-pub(super) fn store(t: &mut Table<'_>) -> Option<Store> {
+pub(super) fn store(t: &mut Table<'_>, needs: Needs) -> Option<Store> {
     let kinds = ["postgres", "mysql", "mongodb", "objects", "cmq", "amqp", "expiring"];
-    let kind = t.need("kind", "write kind = \"postgres\"", |value| word(&kinds.map(|kind| (kind, kind)))(value));
-    if kind == Some("postgres") {
-        for key in ["url", "url_file"] {
-            t.refuse(key, "a second database is not available in this version; without it, this store is the main database");
-        }
+    let kind = t.need("kind", "write kind = \"postgres\"", |value| word(&kinds.map(|kind| (kind, kind)))(value))?;
+    if kind == "postgres" && !t.has("url") && !t.has("url_file") {
         return Some(Store::MainPostgres);
     }
-    for key in OTHER_STORE_KEYS {
-        t.maybe(key, |_| Ok(()));
+    let remote = remote(t, kind, needs);
+    if remote.is_none() {
+        // What else is in a table that could not be read says nothing about its keys.
+        t.ignore_the_rest();
     }
-    if let Some(kind) = kind {
-        let problem = format!("kind {kind:?} is not available in this version; available: \"postgres\" (the main database)");
-        t.fault("kind", problem);
-    }
-    None
+    remote.map(Store::Remote)
 }
 
 pub(super) fn starting_point(t: &mut Table<'_>) -> Point {
@@ -99,11 +78,21 @@ pub(super) fn data_class(t: &mut Table<'_>, stores: &BTreeMap<String, Option<Sto
     class.starting_points = starting_points(t, points).unwrap_or_default();
     let retain_for = t.need("retain_for", "write a period like retain_for = \"30d\"", period);
     let delete_by = delete_by(t, retain_for);
-    let targets = t.list("targets", |_| None, |t| target(t, stores));
-    if targets.is_empty() {
+    let feature = label.as_ref().map(|(feature, _)| feature);
+    let listed = t.list("targets", |_| None, |t| target(t, stores, feature));
+    if listed.is_empty() {
         t.fault("targets", "is missing: write [[data_classes.targets]] for every place that holds this class");
     }
+    let (mut targets, mut remote) = (Vec::new(), Vec::new());
+    for (key, target) in listed {
+        match target {
+            Some(Listed::Remote(target)) => remote.push((key, target)),
+            Some(Listed::Main(target)) => targets.push((key, Some(target))),
+            None => targets.push((key, None)),
+        }
+    }
     class.targets.clone_from(&targets);
+    class.remote.clone_from(&remote);
     class.whole = (|| {
         let (feature, name) = label?;
         Some(DataClass {
@@ -113,6 +102,7 @@ pub(super) fn data_class(t: &mut Table<'_>, stores: &BTreeMap<String, Option<Sto
             retain_for: retain_for?,
             delete_by: delete_by?,
             targets: targets.into_iter().filter_map(|(_, target)| target).collect(),
+            remote: remote.into_iter().map(|(_, target)| target).collect(),
         })
     })();
     class
@@ -160,7 +150,13 @@ pub(super) fn never_before(later: RetentionPeriod, earlier: RetentionPeriod) -> 
     (10_957..51_134).filter_map(day).all(|start| later.after(start) >= earlier.after(start))
 }
 
-fn target(t: &mut Table<'_>, stores: &BTreeMap<String, Option<Store>>) -> (String, Option<Target>) {
+/// A target, by which database its purge is a part of.
+enum Listed {
+    Main(Target),
+    Remote(RemoteTarget),
+}
+
+fn target(t: &mut Table<'_>, stores: &BTreeMap<String, Option<Store>>, feature: Option<&String>) -> (String, Option<Listed>) {
     let key = t.key("table");
     let defined = || stores.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
     let store = t.need("store", "which of [stores.…] holds it?", |value| {
@@ -173,23 +169,20 @@ fn target(t: &mut Table<'_>, stores: &BTreeMap<String, Option<Store>>) -> (Strin
             Err(format!("{store:?} is not defined; defined: {}", defined()))
         }
     });
-    if let Some(None) = store.as_ref().and_then(|store| stores.get(store)) {
-        for key in [
-            "table",
-            "account_column",
-            "feature_column",
-            "collection",
-            "account_field",
-            "prefix",
-            "queue",
-            "topic",
-            "name",
-            "expires_after",
-            "parent",
-        ] {
-            t.maybe(key, |_| Ok(()));
+    match store.as_ref().and_then(|store| stores.get(store)) {
+        // A store that could not be read: its own fault is on record.
+        Some(None) => {
+            t.ignore_the_rest();
+            return (key, None);
         }
-        return (key, None);
+        Some(Some(Store::Remote(remote))) => {
+            let listed = place(t, &remote.protocol, feature).zip(store).map(|((spelt, place), store)| {
+                let name = format!("{store}/{spelt}");
+                Listed::Remote(RemoteTarget { name, store, place })
+            });
+            return (key, listed);
+        }
+        Some(Some(Store::MainPostgres)) | None => {}
     }
     let table = t.need("table", "which table holds it?", table_name);
     let parent = t.maybe("parent", table_name);
@@ -209,7 +202,7 @@ fn target(t: &mut Table<'_>, stores: &BTreeMap<String, Option<Store>>) -> (Strin
     let target = (|| {
         let (store, table) = (store?, table?);
         let name = format!("{store}/{}", table.spelt());
-        Some(Target { name, store, table, owner: owner? })
+        Some(Listed::Main(Target { name, store, table, owner: owner? }))
     })();
     (key, target)
 }

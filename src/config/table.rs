@@ -79,6 +79,11 @@ impl<'a> Table<'a> {
         value
     }
 
+    /// Judges no key that was not asked for so far.
+    pub(super) fn ignore_the_rest(&mut self) {
+        self.values.retain(|key, _| self.asked.contains(&key.as_str()));
+    }
+
     fn close(&self) {
         let unknown = |key: &&String| !self.asked.contains(&key.as_str());
         // The values stay unsaid: a misspelt `url` holds a password.

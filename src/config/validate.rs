@@ -66,7 +66,7 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
     let http = root.section("http", http).flatten();
     let log = root.section("log", log).flatten();
     let regions = root.maybe("regions", texts);
-    let stores = root.named("stores", store);
+    let stores = root.named("stores", |t| store(t, needs));
     let points = root.list("starting_points", label(&["name"]), starting_point);
     let classes = root.list("data_classes", label(&["feature", "name"]), |t| data_class(t, &stores, &points));
     for (key, none) in [("starting_points", points.is_empty()), ("data_classes", classes.is_empty())] {

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use super::away::Away;
 use crate::{
     jobs::{self, Claimed, Next, PATIENT_LOOKS, Progress},
     policy::Class,
@@ -36,11 +37,18 @@ pub(super) struct Purged<'a> {
 }
 
 /// Adds a batch to what the job has come to so far.
-pub(super) fn account(class: &Class, job: &Claimed, next: Next, purged: &Purged<'_>, left: Option<&Vec<String>>) -> Progress {
+pub(super) fn account(
+    class: &Class,
+    job: &Claimed,
+    next: Next,
+    purged: &Purged<'_>,
+    left: Option<&Vec<String>>,
+    away: Option<&Away>,
+) -> Progress {
     let mut counts = job.records_deleted.0.clone();
-    for target in &class.targets {
-        let so_far = counts.entry(target.name.clone()).or_insert(0);
-        *so_far += purged.records.get(target.name.as_str()).copied().unwrap_or(0);
+    for target in class.target_names() {
+        let here = purged.records.get(target.as_str()).copied().unwrap_or(0);
+        *counts.entry(target).or_insert(0) += here;
     }
     let outcomes = if next == Next::Complete { outcomes(class, job, &counts) } else { BTreeMap::new() };
     let stuck = matches!(next, Next::Wait(LOCKED | UNDELETABLE, _)) && left.is_some();
@@ -49,7 +57,9 @@ pub(super) fn account(class: &Class, job: &Claimed, next: Next, purged: &Purged<
         _ if stuck => job.looks.saturating_add(1),
         Next::Complete | Next::Continue | Next::Wait(..) | Next::Retry(_) => 0,
     };
-    let residue = left.filter(|_| looks >= PATIENT_LOOKS);
+    let remain =
+        || left.into_iter().flatten().chain(away.iter().flat_map(|away| &away.left)).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let residue = (looks >= PATIENT_LOOKS).then(|| format!("records remain that could not be deleted: {}", remain()));
     Progress {
         id: job.id,
         fence: job.fence,
@@ -58,17 +68,20 @@ pub(super) fn account(class: &Class, job: &Claimed, next: Next, purged: &Purged<
         outcomes,
         began: next == Next::Complete || purged.records.values().any(|records| *records > 0),
         looks,
-        error: residue.map(|targets| format!("records remain that could not be deleted: {}", targets.join(", "))),
+        error: away.and_then(|away| away.error.clone()).or(residue),
     }
 }
 
 /// What became of each target, in the words of R27.
 fn outcomes(class: &Class, job: &Claimed, counts: &jobs::Counts) -> BTreeMap<String, &'static str> {
+    let remote = |name: &String| class.remote.iter().any(|target| target.name == *name);
     let word = |name: &String| match (counts.get(name).copied().unwrap_or(0), &job.seen) {
         (1.., _) => "deleted",
         (_, None) => "unknown",
+        // Nobody looks there while a job is scheduled.
+        _ if remote(name) => "unknown",
         (_, Some(seen)) if seen.contains(name) => "already gone",
         (_, Some(_)) => "never existed",
     };
-    class.targets.iter().map(|t| (t.name.clone(), word(&t.name))).collect()
+    class.target_names().into_iter().map(|name| (name.clone(), word(&name))).collect()
 }

@@ -1,6 +1,8 @@
 //! Everything that needs a real Postgres, in one binary: one server for the run, one database for each test.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what it expects and stops where it is not so")]
 
+#[path = "../support/mariadb.rs"]
+mod mariadb;
 #[path = "../support/pgbouncer.rs"]
 #[expect(dead_code, reason = "the soak needs more of it")]
 mod pgbouncer;
@@ -35,6 +37,7 @@ mod promise;
 mod races;
 mod safeguards;
 mod sources;
+mod stores;
 mod twin;
 mod vanished;
 mod verifier;

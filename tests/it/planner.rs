@@ -110,7 +110,11 @@ async fn i9_the_cheap_look_schedules_the_one_class_that_nothing_answers_for() {
             ))
             .await;
         assert_eq!(look(&app, Look::Poll).await, report(0, 0, 0, 0), "the mark of {class} and the job of {other}");
-        world.sql(&format!("update retention.done_marks set started_at = started_at - interval '1 microsecond' where data_class = '{class}'")).await;
+        world
+            .sql(&format!(
+                "update retention.done_marks set started_at = started_at - interval '1 microsecond' where data_class = '{class}'"
+            ))
+            .await;
         assert_eq!(look(&app, Look::Poll).await.scheduled, 1, "the mark of {class} is for another instant");
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::Write,
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
     sync::{
@@ -44,6 +45,13 @@ fn address(database: &str) -> String {
         Some(Server::start(&Options { durable: false, settings, ..Options::default() }).expect("an embedded Postgres"))
     });
     server.as_ref().unwrap().url(database)
+}
+
+/// A server of the tests is not installed: what needs it is left out and says so, unless `RETENTIOND_TEST_ALL` forbids that.
+pub(crate) fn left_out(what: &str) {
+    assert!(!std::env::vars().any(|(name, _)| name == "RETENTIOND_TEST_ALL"), "{what}: `scripts/prerequisites tests`");
+    // Past the harness, which shows what a test prints only when it fails.
+    let _told = writeln!(std::io::stderr(), "left out: {what}");
 }
 
 /// One database, made for one test and dropped with it.

@@ -1,0 +1,223 @@
+//! Stores outside the main database, and the places in them that hold records: what they are called and how they are reached.
+//! The address of a store is a secret; `at` is what of it may be said, and tells whether two names mean one store.
+
+use std::{fs, net::IpAddr};
+
+use secrecy::SecretString;
+
+use super::{
+    Needs, TargetTerms,
+    raw::unreadable,
+    table::{Read, Table, period, text},
+};
+use crate::model::{Ident, RetentionPeriod, TableName};
+
+/// What stands for the account in the name of a place (R8).
+pub const ACCOUNT: &str = "{account_id}";
+
+/// A store that is reached by a protocol of its own.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    /// Where it is, without credentials: two names for one store have one of these.
+    pub at: String,
+    /// How it is reached.
+    pub protocol: Protocol,
+}
+
+impl PartialEq for Remote {
+    fn eq(&self, other: &Self) -> bool {
+        self.at == other.at
+    }
+}
+
+impl Eq for Remote {}
+
+/// How a store is reached.
+#[derive(Debug, Clone)]
+pub enum Protocol {
+    /// Another Postgres, by its address.
+    Postgres(SecretString),
+    /// MySQL, MariaDB, TencentDB for MySQL, by its address.
+    Mysql(SecretString),
+    /// Copies that cannot be deleted one by one: nothing is reached, and each is gone after its time.
+    Expiring,
+}
+
+/// One place in a remote store that holds records of a data class.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteTarget {
+    /// `store/place` as spelt in the configuration, with the account's name unexpanded (R29).
+    pub name: String,
+    /// The store's name.
+    pub store: String,
+    /// The place.
+    pub place: Place,
+}
+
+/// What a target in a remote store is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A table, as the parts of its name; the column that names the account; the column that names the feature, and the feature.
+    Table {
+        /// Schema or database, where one is named, and table.
+        table: Vec<String>,
+        /// The column that names the account.
+        account_column: String,
+        /// The column that names the feature, and which it is.
+        feature: Option<(String, String)>,
+    },
+    /// Copies that are gone so long after the last record in them was deleted.
+    Copies {
+        /// The longest that one of them is kept.
+        expires_after: RetentionPeriod,
+    },
+}
+
+impl Place {
+    /// How the policy tells its records.
+    pub(super) fn terms(&self) -> TargetTerms {
+        let (table, account_column, feature_column, expires_after) = match self {
+            Self::Table { table, account_column, feature } => {
+                (table.join("."), Some(account_column.clone()), feature.as_ref().map(|(column, _)| column.clone()), None)
+            }
+            Self::Copies { expires_after } => (String::new(), None, None, Some(expires_after.to_string())),
+        };
+        TargetTerms { table, account_column, feature_column, parent: None, expires_after }
+    }
+
+    /// Whether a record could be in both places of one store.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Table { table, feature, .. }, Self::Table { table: another, feature: of_another, .. }) => {
+                let apart = match (feature, of_another) {
+                    (Some((column, feature)), Some((another, of_another))) => column == another && feature != of_another,
+                    _ => false,
+                };
+                table.last() == another.last() && (table.len() != another.len() || table == another) && !apart
+            }
+            (Self::Copies { .. }, _) | (_, Self::Copies { .. }) => false,
+        }
+    }
+
+    /// Whether a place under the customer's control, as spelt, could hold a record of this one.
+    pub(super) fn overlaps_spelt(&self, spelt: &str) -> bool {
+        match self {
+            Self::Table { table, .. } => {
+                let parts = TableName::parse(spelt).map(|name| vec![name.schema().to_owned(), name.table().to_owned()]);
+                // Spelt for any store: whatever has the name is meant.
+                table.join(".") == spelt || table.last().is_some_and(|last| last == spelt) || parts.is_ok_and(|parts| parts == *table)
+            }
+            Self::Copies { .. } => false,
+        }
+    }
+}
+
+/// Reads a store of a kind that is not the main database.
+pub(super) fn remote(t: &mut Table<'_>, kind: &str, needs: Needs) -> Option<Remote> {
+    match kind {
+        "postgres" => {
+            let url = secret(t, "url", "url_file", needs)?;
+            let address = super::address::address(secrecy::ExposeSecret::expose_secret(&url)).map_err(|why| t.fault("url", why)).ok()?;
+            let at = identity(secrecy::ExposeSecret::expose_secret(&address.url), 5432);
+            Some(Remote { at, protocol: Protocol::Postgres(address.url) })
+        }
+        "mysql" => {
+            let url = secret(t, "url", "url_file", needs)?;
+            let given = secrecy::ExposeSecret::expose_secret(&url);
+            if needs == Needs::Database && !given.starts_with("mysql://") {
+                t.fault("url", "must start with mysql://");
+                return None;
+            }
+            let spelt = given.to_ascii_lowercase().contains("ssl-mode=") || given.to_ascii_lowercase().contains("sslmode=");
+            let joint = if given.contains('?') { '&' } else { '?' };
+            let weak = spelt || is_local(&host(given));
+            let url = if weak { given.to_owned() } else { format!("{given}{joint}ssl-mode=VERIFY_IDENTITY") };
+            Some(Remote { at: identity(given, 3306), protocol: Protocol::Mysql(url.into()) })
+        }
+        "expiring" => Some(Remote { at: t.key(""), protocol: Protocol::Expiring }),
+        other => {
+            t.fault("kind", format!("kind {other:?} is not available in this version; available: \"postgres\", \"mysql\", \"expiring\""));
+            None
+        }
+    }
+}
+
+/// A secret that is written down or lies in a file, which is read only by whoever is going to use it. Empty when nobody is.
+pub(super) fn secret(t: &mut Table<'_>, key: &'static str, file: &'static str, needs: Needs) -> Option<SecretString> {
+    if t.has(key) && t.has(file) {
+        t.fault(file, format!("{key} is set too; keep one of them"));
+    }
+    if t.has(file) {
+        return t.maybe(file, |value| {
+            let path = text(value)?;
+            if needs == Needs::Nothing {
+                return Ok(SecretString::default());
+            }
+            let content = fs::read_to_string(&path).map_err(|error| format!("{path:?} {}", unreadable(&error)))?;
+            Ok(content.trim().to_owned().into())
+        });
+    }
+    t.need(key, &format!("write it, or the path of a file that holds it as {file}"), |value| Ok(text(value)?.into()))
+}
+
+/// Reads the place of a target in a remote store, and how it is spelt.
+pub(super) fn place(t: &mut Table<'_>, protocol: &Protocol, feature: Option<&String>) -> Option<(String, Place)> {
+    match protocol {
+        Protocol::Postgres(_) | Protocol::Mysql(_) => {
+            let parse: fn(&str) -> Read<Vec<String>> = if matches!(protocol, Protocol::Mysql(_)) { mysql_name } else { postgres_name };
+            let spelt = t.need("table", "which table holds it?", text)?;
+            let table = parse(&spelt).map_err(|why| t.fault("table", why)).ok();
+            let account_column = t.need("account_column", "which column names the account?", column);
+            let feature_column = t.maybe("feature_column", column);
+            let feature = feature_column.zip(feature.cloned());
+            Some((spelt, Place::Table { table: table?, account_column: account_column?, feature }))
+        }
+        Protocol::Expiring => {
+            let name = t.need("name", "what are these copies called?", text);
+            let expires_after =
+                t.need("expires_after", "how long is a copy kept at most? Write a period like expires_after = \"7d\"", period);
+            Some((name?, Place::Copies { expires_after: expires_after? }))
+        }
+    }
+}
+
+fn column(value: &::config::Value) -> Read<String> {
+    let given = text(value)?;
+    Ident::literal(&given).map(|_| given.clone()).map_err(|error| format!("{given:?}: {error}"))
+}
+
+fn postgres_name(spelt: &str) -> Read<Vec<String>> {
+    let name = TableName::parse(spelt).map_err(|error| format!("{spelt:?}: {error}"))?;
+    Ok(vec![name.schema().to_owned(), name.table().to_owned()])
+}
+
+/// `table` or `database.table`, taken literally.
+fn mysql_name(spelt: &str) -> Read<Vec<String>> {
+    let parts: Vec<String> = spelt.split('.').map(str::to_owned).collect();
+    let sound = |part: &String| !part.is_empty() && part.chars().count() <= 64 && !part.contains(['\0', '`']) && !part.ends_with(' ');
+    if parts.len() <= 2 && parts.iter().all(sound) { Ok(parts) } else { Err(format!("{spelt:?} is neither a table nor database.table")) }
+}
+
+/// Scheme, host, port and path of an address, without credentials and parameters.
+fn identity(url: &str, port: u16) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host).to_ascii_lowercase();
+    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()));
+    let authority = if has_port { authority } else { format!("{authority}:{port}") };
+    format!("{scheme}://{authority}/{path}")
+}
+
+/// The host of an address.
+fn host(url: &str) -> String {
+    let identity = identity(url, 0);
+    let authority = identity.split_once("://").map_or("", |(_, rest)| rest).split('/').next().unwrap_or_default();
+    authority.rsplit_once(':').map_or(authority, |(host, _)| host).to_owned()
+}
+
+/// Whether what is said to the host stays on this machine.
+fn is_local(host: &str) -> bool {
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback())
+}

@@ -1,0 +1,127 @@
+//! Asks a store with care: never longer than [`CALL`], and while it is away not at all, so that nobody waits for it who has something else to do. How
+//! it does is in the metrics.
+
+use std::{
+    fmt::Display,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{Answer, Gone, Store, StoreError};
+use crate::{config::Place, metrics};
+
+/// A call that took longer is given up; what it asked for may have happened.
+pub const CALL: Duration = Duration::from_secs(5);
+/// How long a store is left alone after it was away once; twice as long each further time.
+const FIRST_REST: Duration = Duration::from_secs(1);
+/// And never longer.
+const LONGEST_REST: Duration = Duration::from_mins(1);
+
+/// A store that is asked with care.
+#[derive(Debug)]
+pub struct Careful {
+    name: String,
+    store: Box<dyn Store>,
+    circuit: Mutex<Circuit>,
+}
+
+/// Whether it is worth asking.
+#[derive(Debug, Default)]
+struct Circuit {
+    /// Answers in a row that were none.
+    failures: u32,
+    /// Left alone until then, and why.
+    rests: Option<(Instant, String)>,
+}
+
+impl Careful {
+    /// Asks this store, which is called `name`, with care.
+    #[must_use]
+    pub fn new(name: &str, store: Box<dyn Store>) -> Self {
+        metrics::store_available(name, true);
+        Self { name: name.to_owned(), store, circuit: Mutex::default() }
+    }
+
+    /// See [`Store::purge`].
+    ///
+    /// # Errors
+    /// Those of the store; that it is left alone for now.
+    pub async fn purge(&self, place: &Place, account: &str, at_most: u32) -> Result<Gone, StoreError> {
+        self.ask(self.store.purge(place, account, at_most)).await
+    }
+
+    /// See [`Store::left`].
+    ///
+    /// # Errors
+    /// Those of the store; that it is left alone for now.
+    pub async fn left(&self, place: &Place, account: &str) -> Result<bool, StoreError> {
+        self.ask(self.store.left(place, account)).await
+    }
+
+    /// See [`Store::count`].
+    ///
+    /// # Errors
+    /// Those of the store; that it is left alone for now.
+    pub async fn count(&self, place: &Place, account: &str) -> Result<i64, StoreError> {
+        self.ask(self.store.count(place, account)).await
+    }
+
+    /// See [`Store::check`].
+    ///
+    /// # Errors
+    /// Those of the store; that it is left alone for now.
+    pub async fn check(&self, place: &Place) -> Result<Vec<String>, StoreError> {
+        self.ask(self.store.check(place)).await
+    }
+
+    async fn ask<T>(&self, answer: Answer<'_, T>) -> Result<T, StoreError> {
+        if let Some((until, why)) = &self.circuit().rests
+            && Instant::now() < *until
+        {
+            return Err(StoreError::Away(format!("{} is left alone for a moment: {why}", self.name)));
+        }
+        let late = || StoreError::Away(format!("no answer within {} s", CALL.as_secs()));
+        let answer = tokio::time::timeout(CALL, answer).await.unwrap_or_else(|_| Err(late()));
+        match &answer {
+            // It is there, whatever it says.
+            Ok(_) | Err(StoreError::Refused(_)) => self.answered(),
+            Err(StoreError::Away(_)) => self.failed(None, &answer),
+            Err(StoreError::Throttled { pause, .. }) => self.failed(*pause, &answer),
+        }
+        answer
+    }
+
+    fn answered(&self) {
+        let mut circuit = self.circuit();
+        if circuit.failures > 0 {
+            metrics::store_available(&self.name, true);
+            tracing::info!(event = "store.back", store = self.name, "the store answers again");
+        }
+        *circuit = Circuit::default();
+    }
+
+    fn failed<T>(&self, pause: Option<Duration>, answer: &Result<T, impl Display>) {
+        let why = answer.as_ref().err().map_or_else(String::new, ToString::to_string);
+        metrics::store_failed(&self.name);
+        let mut circuit = self.circuit();
+        if circuit.failures == 0 {
+            metrics::store_available(&self.name, false);
+            tracing::warn!(
+                event = "store.away",
+                store = self.name,
+                error = why,
+                "the store is left alone for a moment; its jobs wait, all others go on"
+            );
+        }
+        let rest = FIRST_REST.saturating_mul(1 << circuit.failures.min(10)).min(LONGEST_REST);
+        circuit.failures = circuit.failures.saturating_add(1);
+        circuit.rests = Some((Instant::now() + pause.unwrap_or(rest), why));
+    }
+
+    fn circuit(&self) -> std::sync::MutexGuard<'_, Circuit> {
+        // Whoever panicked held nothing but a few figures.
+        self.circuit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

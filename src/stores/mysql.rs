@@ -1,0 +1,255 @@
+//! A table in MySQL, MariaDB or TencentDB for MySQL. What it is is read from the catalogue by each purge. Deletes go by key and in its order, so that they
+//! mean the same on a replica that replays the statement; accounts are compared byte for byte beside the collation that the index has (R7).
+
+use std::{str::FromStr, time::Duration};
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::{
+    AssertSqlSafe, Connection, MySql, MySqlPool,
+    mysql::{MySqlConnectOptions, MySqlPoolOptions},
+    pool::PoolConnection,
+};
+
+use super::{Answer, Gone, Store, StoreError};
+use crate::config::Place;
+
+/// As many calls at once as one database is asked for.
+const CONNECTIONS: u32 = 8;
+/// Deadlocks in a row after which a call gives up; whoever asked comes again.
+const DEADLOCKS: u32 = 5;
+
+/// A MySQL.
+#[derive(Debug)]
+pub(super) struct Mysql {
+    pool: MySqlPool,
+}
+
+/// The rows of one account in one table, as SQL.
+struct Rows {
+    table: String,
+    /// A condition in which the account is each `?`.
+    account: String,
+    /// How many of those there are.
+    binds: usize,
+    /// The primary key in its order, or nothing.
+    order: String,
+    indexed: bool,
+}
+
+impl Mysql {
+    /// A store behind this address. Opens no connection.
+    pub(super) fn new(url: &SecretString) -> Result<Self, StoreError> {
+        let options = MySqlConnectOptions::from_str(url.expose_secret()).map_err(|error| StoreError::Refused(error.to_string()))?;
+        let pool = MySqlPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(Duration::from_secs(5))
+            .idle_timeout(Duration::from_mins(5))
+            .after_connect(|conn, _| {
+                Box::pin(async move {
+                    // Autocommit, so that no call leaves anything open; no gap locks; nobody is waited for long.
+                    let set = "set session transaction isolation level read committed, session innodb_lock_wait_timeout = 1, session lock_wait_timeout = 5, \
+                               session autocommit = 1, session sql_mode = 'STRICT_ALL_TABLES,NO_BACKSLASH_ESCAPES,NO_ENGINE_SUBSTITUTION'";
+                    // Two statements: the first takes no list.
+                    let (isolation, rest) = set.split_once(", session").unwrap_or((set, ""));
+                    sqlx::raw_sql(AssertSqlSafe(isolation.to_owned())).execute(&mut *conn).await?;
+                    sqlx::raw_sql(AssertSqlSafe(format!("set session{rest}"))).execute(&mut *conn).await?;
+                    Ok(())
+                })
+            })
+            .connect_lazy_with(options);
+        Ok(Self { pool })
+    }
+
+    async fn connection(&self) -> Result<PoolConnection<MySql>, StoreError> {
+        self.pool.acquire().await.map_err(|error| sorted(&error))
+    }
+
+    async fn purge(&self, place: &Place, account: &str, at_most: u32) -> Result<Gone, StoreError> {
+        let mut conn = self.connection().await?;
+        let rows = rows(&mut conn, place, account).await?;
+        let delete = format!("delete from {} where {}{} limit {at_most}", rows.table, rows.account, rows.order);
+        for _ in 0..DEADLOCKS {
+            match bound(&delete, &rows, account).execute(&mut *conn).await {
+                Ok(done) => {
+                    let records = i64::try_from(done.rows_affected()).unwrap_or(i64::MAX);
+                    return Ok(Gone { records, more: records >= i64::from(at_most) });
+                }
+                // The server has undone it, and says that trying again is right.
+                Err(error) if number(&error) == Some(1213) => {}
+                Err(error) => return Err(sorted(&error)),
+            }
+        }
+        Err(StoreError::Away("a deadlock each time".to_owned()))
+    }
+
+    async fn one(&self, place: &Place, account: &str, select: impl Fn(&Rows) -> String) -> Result<i64, StoreError> {
+        let mut conn = self.connection().await?;
+        let rows = rows(&mut conn, place, account).await?;
+        let text = select(&rows);
+        let mut query = sqlx::query_scalar(AssertSqlSafe(text));
+        for _ in 0..rows.binds {
+            query = query.bind(account.to_owned());
+        }
+        query.fetch_one(&mut *conn).await.map_err(|error| sorted(&error))
+    }
+
+    async fn check(&self, place: &Place) -> Result<Vec<String>, StoreError> {
+        let mut conn = self.connection().await?;
+        let rows = described(&mut conn, place).await?;
+        let mut problems = Vec::new();
+        if !rows.indexed {
+            problems.push("has no index that leads with the account column: each purge reads the whole table".to_owned());
+        }
+        if rows.order.is_empty() {
+            problems.push("has no primary key: replicas that replay statements may delete other rows first".to_owned());
+        }
+        // The server judges the rights of a statement before it reads a row.
+        let nothing = format!("delete from {} where 1 = 0", rows.table);
+        if let Err(error) = sqlx::query(AssertSqlSafe(nothing)).execute(&mut *conn).await {
+            problems.push(format!("cannot be deleted from: {}", sorted(&error)));
+        }
+        Connection::ping(&mut *conn).await.map_err(|error| sorted(&error))?;
+        Ok(problems)
+    }
+}
+
+impl Store for Mysql {
+    fn purge<'a>(&'a self, place: &'a Place, account: &'a str, at_most: u32) -> Answer<'a, Gone> {
+        Box::pin(self.purge(place, account, at_most))
+    }
+
+    fn left<'a>(&'a self, place: &'a Place, account: &'a str) -> Answer<'a, bool> {
+        Box::pin(async move {
+            let left = self.one(place, account, |rows| format!("select exists (select 1 from {} where {})", rows.table, rows.account));
+            Ok(left.await? != 0)
+        })
+    }
+
+    fn count<'a>(&'a self, place: &'a Place, account: &'a str) -> Answer<'a, i64> {
+        Box::pin(self.one(place, account, |rows| format!("select count(*) from {} where {}", rows.table, rows.account)))
+    }
+
+    fn check<'a>(&'a self, place: &'a Place) -> Answer<'a, Vec<String>> {
+        Box::pin(self.check(place))
+    }
+}
+
+fn bound<'q>(text: &str, rows: &Rows, account: &str) -> sqlx::query::Query<'q, MySql, sqlx::mysql::MySqlArguments> {
+    let mut query = sqlx::query(AssertSqlSafe(text.to_owned()));
+    for _ in 0..rows.binds {
+        query = query.bind(account.to_owned());
+    }
+    query
+}
+
+async fn rows(conn: &mut PoolConnection<MySql>, place: &Place, account: &str) -> Result<Rows, StoreError> {
+    let rows = described(conn, place).await?;
+    let whole = rows.binds == 1;
+    if whole
+        && account.parse::<i64>().map_or_else(|_| account.parse::<u64>().map(|n| n.to_string()), |n| Ok(n.to_string())).as_deref()
+            != Ok(account)
+    {
+        return Err(StoreError::Refused("keys accounts by whole numbers, which cannot hold this account id".to_owned()));
+    }
+    Ok(rows)
+}
+
+/// What the catalogue says about the table; refuses what must not be deleted from.
+async fn described(conn: &mut PoolConnection<MySql>, place: &Place) -> Result<Rows, StoreError> {
+    let Place::Table { table, account_column, feature } = place else {
+        return Err(StoreError::Refused("is no table".to_owned()));
+    };
+    let refused = |why: &str| Err(StoreError::Refused(why.to_owned()));
+    let (database, name) = match table.as_slice() {
+        [name] => (None, name),
+        [database, name] => (Some(database), name),
+        _ => return refused("is neither a table nor database.table"),
+    };
+    let found: Option<Description> = sqlx::query_as(
+        "select t.table_schema as `schema`, t.table_type as kind, @@global.read_only as read_only, c.data_type as data_type,
+                exists (select 1 from information_schema.statistics i where i.table_schema = t.table_schema and i.table_name = t.table_name
+                        and i.seq_in_index = 1 and i.column_name = c.column_name) as indexed,
+                exists (select 1 from information_schema.referential_constraints f
+                        where f.unique_constraint_schema = t.table_schema and f.referenced_table_name = t.table_name
+                          and f.delete_rule not in ('RESTRICT', 'NO ACTION')) as cascades,
+                (select group_concat(concat('`', replace(k.column_name, '`', '``'), '`') order by k.seq_in_index) from information_schema.statistics k
+                 where k.table_schema = t.table_schema and k.table_name = t.table_name and k.index_name = 'PRIMARY') as `key`
+         from information_schema.tables t
+         left join information_schema.columns c on c.table_schema = t.table_schema and c.table_name = t.table_name and c.column_name = ?
+         where t.table_schema = coalesce(?, database()) and t.table_name = ?",
+    )
+    .bind(account_column)
+    .bind(database)
+    .bind(name)
+    .fetch_optional(&mut **conn)
+    .await
+    .map_err(|error| sorted(&error))?;
+    let Some(found) = found else { return refused("is not there") };
+    if found.kind != "BASE TABLE" {
+        return refused("is no table of its own");
+    }
+    if found.read_only != 0 {
+        return refused("is on a server that is read only, which may be behind; name the primary");
+    }
+    if found.cascades != 0 {
+        return refused("is pointed at by a foreign key with a delete action, which would delete in or change another table");
+    }
+    let column = format!("`{}`", account_column.replace('`', "``"));
+    let (account, binds) = match found.data_type.as_deref() {
+        Some("char" | "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" | "uuid") => {
+            // The first for the index, whose collation may take `Zoe` for `zoé`; the second byte for byte.
+            (format!("{column} = ? and {} = cast(? as binary)", bytes(&column)), 2)
+        }
+        Some("tinyint" | "smallint" | "mediumint" | "int" | "bigint") => (format!("{column} = ?"), 1),
+        None => return refused(&format!("has no column {account_column:?}")),
+        Some(other) => return refused(&format!("keys accounts by {other}; texts, whole numbers and uuid can be named exactly")),
+    };
+    let of_feature = feature.as_ref().map_or_else(String::new, |(column, feature)| {
+        format!(" and {} = cast('{}' as binary)", bytes(&format!("`{}`", column.replace('`', "``"))), feature.replace('\'', "''"))
+    });
+    let quoted = |name: &str| format!("`{}`", name.replace('`', "``"));
+    Ok(Rows {
+        table: format!("{}.{}", quoted(&found.schema), quoted(name)),
+        account: format!("{account}{of_feature}"),
+        binds,
+        order: found.key.map_or_else(String::new, |key| format!(" order by {key}")),
+        indexed: found.indexed != 0,
+    })
+}
+
+/// The text of a column as the bytes of its UTF-8.
+fn bytes(column: &str) -> String {
+    format!("cast(convert({column} using utf8mb4) as binary)")
+}
+
+#[derive(sqlx::FromRow)]
+struct Description {
+    schema: String,
+    kind: String,
+    read_only: i64,
+    data_type: Option<String>,
+    indexed: i64,
+    cascades: i64,
+    key: Option<String>,
+}
+
+/// The server's number of an error.
+fn number(error: &sqlx::Error) -> Option<u16> {
+    error
+        .as_database_error()
+        .and_then(|said| said.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>())
+        .map(sqlx::mysql::MySqlDatabaseError::number)
+}
+
+/// Sorts an error of the driver by what to do about it. Of a message that can quote a record only its number is kept.
+fn sorted(error: &sqlx::Error) -> StoreError {
+    let Some(number) = number(error) else { return StoreError::Away(error.to_string()) };
+    let said = error.as_database_error().map_or_else(String::new, |said| said.message().to_owned());
+    match number {
+        // Too many connections, shutting down, lock wait timeout, deadlock, interrupted, read only.
+        1040 | 1053 | 1203 | 1205 | 1213 | 1226 | 1290 | 1317 | 1836 | 1927 | 3024 => StoreError::Away(format!("{said} (error {number})")),
+        // Duplicate entries and truncated values quote what is in the record.
+        1062 | 1264 | 1292 | 1366 | 1406 => StoreError::Refused(format!("error {number}")),
+        _ => StoreError::Refused(format!("{said} (error {number})")),
+    }
+}

@@ -1,0 +1,334 @@
+//! The contract that every store outside the main database keeps, each test with each of them on a real server.
+
+use std::sync::OnceLock;
+
+use retentiond::{
+    app::App,
+    embedded::{Options, Server},
+    lifecycle::Stop,
+    planner::Look,
+};
+use sqlx::{AssertSqlSafe, Connection, MySqlConnection, PgConnection};
+
+use crate::{
+    mariadb::{self, Mariadb},
+    proxy::Proxy,
+    world::{ALL, World, left, left_out},
+};
+
+/// The kinds of stores, each with a server of its own for the whole run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Postgres,
+    Mysql,
+}
+
+/// A port that nobody listens on.
+const NOBODY: u16 = 1;
+
+static POSTGRES: OnceLock<Server> = OnceLock::new();
+static MYSQL: OnceLock<Mariadb> = OnceLock::new();
+
+/// A store of one kind with a place that is new, for one test.
+struct Place {
+    kind: Kind,
+    /// What the server calls it.
+    name: String,
+    port: u16,
+    url: String,
+}
+
+/// Every kind whose server is installed; none is missing where `RETENTIOND_TEST_ALL` says so.
+fn kinds() -> Vec<Kind> {
+    let mut kinds = vec![Kind::Postgres];
+    if mariadb::installed().is_some() {
+        kinds.push(Kind::Mysql);
+    } else {
+        assert!(
+            !std::env::vars().any(|(name, _)| name == "RETENTIOND_TEST_ALL"),
+            "MariaDB is not installed: apt-get install mariadb-server"
+        );
+        left_out("stores of kind mysql: MariaDB is not installed");
+    }
+    kinds
+}
+
+impl Place {
+    async fn new(kind: Kind, world: &World) -> Self {
+        let name = format!("elsewhere_{}", world.database);
+        let (url, port) = match kind {
+            Kind::Postgres => {
+                let server =
+                    POSTGRES.get_or_init(|| Server::start(&Options { durable: false, ..Options::default() }).expect("a second Postgres"));
+                let url = server.url("postgres");
+                let port = url.rsplit_once(':').and_then(|(_, rest)| rest.split('/').next()?.parse().ok()).unwrap();
+                (url, port)
+            }
+            Kind::Mysql => {
+                let server = MYSQL.get_or_init(|| Mariadb::start(&mariadb::installed().unwrap()));
+                (server.url(""), server.port)
+            }
+        };
+        // Triggers are not for the databases that every server has.
+        let url = if kind == Kind::Mysql {
+            let mut conn = MySqlConnection::connect(&url).await.unwrap();
+            sqlx::raw_sql(AssertSqlSafe(format!("create database {name}"))).execute(&mut conn).await.unwrap();
+            format!("{url}{name}")
+        } else {
+            url
+        };
+        let place = Self { kind, name: name.clone(), port, url };
+        let records = "(id bigint primary key, owner varchar(200) not null, secret text)";
+        match kind {
+            Kind::Postgres => place.sql(&format!("create table {name} {records}; create index on {name} (owner)")).await,
+            Kind::Mysql => {
+                place.sql(&format!("create table {name} {records} character set utf8mb4")).await;
+                place.sql(&format!("create index owner on {name} (owner)")).await;
+            }
+        }
+        place
+    }
+
+    async fn sql(&self, statements: &str) {
+        match self.kind {
+            Kind::Postgres => {
+                let mut conn = PgConnection::connect(&self.url).await.unwrap();
+                sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&mut conn).await.unwrap();
+            }
+            Kind::Mysql => {
+                let mut conn = MySqlConnection::connect(&self.url).await.unwrap();
+                sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&mut conn).await.unwrap();
+            }
+        }
+    }
+
+    /// Puts so many records of an account there.
+    async fn put(&self, account: &str, records: i64) {
+        let name = &self.name;
+        let next = self.number(&format!("select coalesce(max(id), 0) from {name}")).await;
+        let values: Vec<String> = (1..=records).map(|n| format!("({}, '{account}', 'not to be logged')", next + n)).collect();
+        self.sql(&format!("insert into {name} values {}", values.join(", "))).await;
+    }
+
+    async fn count(&self, account: &str) -> i64 {
+        let exactly = if self.kind == Kind::Mysql { format!("binary owner = '{account}'") } else { format!("owner = '{account}'") };
+        self.number(&format!("select count(*) from {} where {exactly}", self.name)).await
+    }
+
+    async fn number(&self, query: &str) -> i64 {
+        let query = AssertSqlSafe(query.to_owned());
+        match self.kind {
+            Kind::Postgres => sqlx::query_scalar(query).fetch_one(&mut PgConnection::connect(&self.url).await.unwrap()).await.unwrap(),
+            Kind::Mysql => sqlx::query_scalar(query).fetch_one(&mut MySqlConnection::connect(&self.url).await.unwrap()).await.unwrap(),
+        }
+    }
+
+    /// From here on deletes of the account's records do nothing, and say nothing.
+    async fn swallow(&self) {
+        let name = &self.name;
+        match self.kind {
+            Kind::Postgres => {
+                self.sql(&format!(
+                    "create function {name}_stays() returns trigger language plpgsql as 'begin return null; end';
+                     create trigger stays before delete on {name} for each row execute function {name}_stays()"
+                ))
+                .await;
+            }
+            // No trigger of MySQL can swallow a DELETE; one that fails is the nearest to it.
+            Kind::Mysql => {
+                self.sql(&format!(
+                    "create trigger {name}_stays before delete on {name} for each row signal sqlstate '45000' set message_text = 'stays'"
+                ))
+                .await;
+            }
+        }
+    }
+
+    async fn let_go(&self) {
+        let name = &self.name;
+        match self.kind {
+            Kind::Postgres => self.sql(&format!("drop trigger stays on {name}")).await,
+            Kind::Mysql => self.sql(&format!("drop trigger {name}_stays")).await,
+        }
+    }
+
+    /// The name of the target.
+    fn target(&self) -> String {
+        format!("elsewhere/{}", self.name)
+    }
+
+    /// The rules of the world with this place as another target of the class `queue`, behind a port that may be another.
+    fn rules(&self, rules: &str, port: u16) -> String {
+        let kind = if self.kind == Kind::Mysql { "mysql" } else { "postgres" };
+        let url = self.url.replace(&format!(":{}/", self.port), &format!(":{port}/"));
+        let queue = "[[data_classes.targets]]\nstore = \"platform\"\ntable = \"queue_messages\"\n";
+        assert!(rules.contains(queue));
+        let target =
+            format!("[[data_classes.targets]]\nstore = \"elsewhere\"\ntable = \"{}\"\naccount_column = \"owner\"\n\n{queue}", self.name);
+        format!("{}\n[stores.elsewhere]\nkind = \"{kind}\"\nurl = \"{url}\"\n", rules.replace(queue, &target))
+    }
+}
+
+/// A world whose queue class has records in another store as well.
+async fn world(kind: Kind) -> (World, Place) {
+    let mut world = World::new().await;
+    let place = Place::new(kind, &world).await;
+    world.rules = place.rules(&world.rules, place.port);
+    (world, place)
+}
+
+async fn once(world: &World) -> App {
+    let app = world.app().await.unwrap();
+    app.run_once(&Stop::default()).await.unwrap();
+    app
+}
+
+#[tokio::test]
+async fn what_is_due_is_purged_in_every_store_and_nothing_else_is() {
+    for kind in kinds() {
+        let (mut world, place) = world(kind).await;
+        world.set("EXECUTOR__MAX_ROWS_PER_BATCH", "3");
+        world.account("Zoe", "null", "now() - interval '7 days 1 minute'", "null").await;
+        world.account("not yet", "null", "now() - interval '6 days 23 hours 59 minutes'", "null").await;
+        for account in ["Zoe", "zoe", "Zoé", "Zoe ", "not yet"] {
+            place.put(account, 7).await;
+        }
+        once(&world).await;
+        let job = world.job("Zoe", "queue").await;
+        assert_eq!(job.state, "completed", "{kind:?}: {:?}", job.last_error);
+        assert_eq!((job.records_deleted.0[&place.target()], job.records_deleted.0["platform/queue_messages"]), (7, 7));
+        assert_eq!(job.outcomes[&place.target()], "deleted");
+        assert!(!job.count_exact, "{kind:?} counts are a lower bound");
+        assert_eq!((place.count("Zoe").await, world.left("Zoe").await), (0, left(3, 5, 0, 2)));
+        for account in ["zoe", "Zoé", "Zoe ", "not yet"] {
+            assert_eq!(place.count(account).await, 7, "{kind:?}: {account:?}");
+        }
+        assert_eq!(world.left("not yet").await, ALL);
+        assert!(world.job("not yet", "queue").await.purge_began_at.is_none());
+    }
+}
+
+#[tokio::test]
+async fn what_is_already_gone_is_a_success() {
+    for kind in kinds() {
+        let (world, place) = world(kind).await;
+        world.account("a", "null", "now() - interval '8 days'", "null").await;
+        once(&world).await;
+        let job = world.job("a", "queue").await;
+        assert_eq!((job.state.as_str(), job.outcomes[&place.target()].as_str()), ("completed", "unknown"), "{kind:?}");
+        assert_eq!(job.records_deleted.0[&place.target()], 0);
+    }
+}
+
+#[tokio::test]
+async fn r19_what_is_held_paused_or_reactivated_is_not_touched_in_any_store() {
+    for kind in kinds() {
+        let (world, place) = world(kind).await;
+        for account in ["held", "paused", "back"] {
+            world.account(account, "null", "now() - interval '8 days'", "null").await;
+            place.put(account, 2).await;
+        }
+        let app = world.app().await.unwrap();
+        app.planner().look(Look::Resync).await.unwrap();
+        for stop in [["hold", "place", "--account", "held", "--reason", "r"].as_slice(), &["pause", "--account", "paused", "--reason", "r"]]
+        {
+            assert!(world.cli(stop).status.success());
+        }
+        world.sql("update feature_subscriptions set terminated_at = null where account_id = 'back'").await;
+        app.run_once(&Stop::default()).await.unwrap();
+        for account in ["held", "paused", "back"] {
+            assert_eq!((place.count(account).await, world.left(account).await), (2, ALL), "{kind:?}: {account}");
+            assert!(world.job(account, "queue").await.purge_began_at.is_none(), "{kind:?}: {account}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_keeps_no_other_target_waiting_and_its_job_is_completed_once_it_is_back() {
+    for kind in kinds() {
+        let (mut world, place) = world(kind).await;
+        let proxy = Proxy::start(place.port);
+        world.rules = world.rules.replace(&format!(":{}/", place.port), &format!(":{}/", proxy.port()));
+        world.account("a", "null", "now() - interval '31 days'", "null").await;
+        place.put("a", 4).await;
+        proxy.lead_to(NOBODY);
+        proxy.cut(|| true);
+        let app = world.app().await.unwrap();
+        app.planner().look(Look::Resync).await.unwrap();
+        let mut worker = app.executor().worker("one".to_owned());
+        while world.job("a", "queue").await.last_error.is_none() || world.left("a").await.messages > 0 {
+            worker.step().await.unwrap();
+        }
+        let job = world.job("a", "queue").await;
+        assert_eq!(job.state, "scheduled");
+        assert!(job.last_error.as_ref().unwrap().starts_with(&place.target()), "{:?}", job.last_error);
+        assert!(job.purge_began_at.is_some(), "the intent is on record");
+        assert_eq!((place.count("a").await, world.left("a").await), (4, left(0, 0, 0, 2)), "{kind:?}: everything else is gone");
+        assert_eq!(world.job("a", "configuration").await.state, "completed");
+
+        proxy.lead_to(place.port);
+        while world.job("a", "queue").await.state != "completed" {
+            worker.step().await.unwrap();
+        }
+        let job = world.job("a", "queue").await;
+        assert_eq!((place.count("a").await, job.records_deleted.0[&place.target()]), (0, 4));
+    }
+}
+
+#[tokio::test]
+async fn i10_a_store_that_keeps_its_records_never_completes_a_job() {
+    for kind in kinds() {
+        let (world, place) = world(kind).await;
+        world.account("a", "null", "now() - interval '8 days'", "null").await;
+        place.put("a", 2).await;
+        place.swallow().await;
+        let app = world.app().await.unwrap();
+        app.planner().look(Look::Resync).await.unwrap();
+        let mut worker = app.executor().worker("one".to_owned());
+        while world.job("a", "queue").await.last_error.is_none() {
+            worker.step().await.unwrap();
+        }
+        let job = world.job("a", "queue").await;
+        assert_eq!((job.state.as_str(), place.count("a").await), ("scheduled", 2), "{kind:?}");
+        assert!(job.last_error.as_ref().unwrap().contains(&place.target()), "{:?}", job.last_error);
+        place.let_go().await;
+        while world.job("a", "queue").await.state != "completed" {
+            worker.step().await.unwrap();
+        }
+        assert_eq!(place.count("a").await, 0);
+    }
+}
+
+#[tokio::test]
+async fn i11_records_that_come_after_the_purge_are_found_and_purged_in_every_store() {
+    for kind in kinds() {
+        let (world, place) = world(kind).await;
+        world.account("a", "null", "now() - interval '8 days'", "null").await;
+        place.put("a", 2).await;
+        let app = once(&world).await;
+        place.put("a", 3).await;
+        world.sql("update retention.done_marks set look_at = now()").await;
+        assert_eq!(app.verifier().pass().await.unwrap().residue, 1, "{kind:?}");
+        app.run_once(&Stop::default()).await.unwrap();
+        assert_eq!(place.count("a").await, 0);
+        assert_eq!(world.jobs("a").await.iter().filter(|job| job.data_class == "queue").count(), 2);
+    }
+}
+
+#[tokio::test]
+async fn i6_a_look_that_fails_is_no_look() {
+    for kind in kinds() {
+        let (mut world, place) = world(kind).await;
+        let proxy = Proxy::start(place.port);
+        world.rules = world.rules.replace(&format!(":{}/", place.port), &format!(":{}/", proxy.port()));
+        world.account("a", "null", "now() - interval '8 days'", "null").await;
+        let app = once(&world).await;
+        place.put("a", 3).await;
+        world.sql("update retention.done_marks set look_at = now()").await;
+        proxy.lead_to(NOBODY);
+        proxy.cut(|| true);
+        assert_eq!(app.verifier().pass().await.unwrap().looked, 0, "{kind:?}");
+        assert_eq!(world.count("retention.done_marks where look_at > now() and looks = 0").await, 1, "it is made again");
+        proxy.lead_to(place.port);
+    }
+}
