@@ -1,9 +1,12 @@
 //! Stores outside the main database, and the places in them that hold records: what they are called and how they are reached.
 //! The address of a store is a secret; `at` is what of it may be said, and tells whether two names mean one store.
 
+#[cfg(test)]
+mod tests;
+
 use std::{fs, net::IpAddr};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     Needs, TargetTerms,
@@ -115,31 +118,43 @@ impl Place {
 /// Reads a store of a kind that is not the main database.
 pub(super) fn remote(t: &mut Table<'_>, kind: &str, needs: Needs) -> Option<Remote> {
     match kind {
-        "postgres" => {
-            let url = secret(t, "url", "url_file", needs)?;
-            let address = super::address::address(secrecy::ExposeSecret::expose_secret(&url)).map_err(|why| t.fault("url", why)).ok()?;
-            let at = identity(secrecy::ExposeSecret::expose_secret(&address.url), 5432);
-            Some(Remote { at, protocol: Protocol::Postgres(address.url) })
-        }
-        "mysql" => {
-            let url = secret(t, "url", "url_file", needs)?;
-            let given = secrecy::ExposeSecret::expose_secret(&url);
-            if needs == Needs::Database && !given.starts_with("mysql://") {
-                t.fault("url", "must start with mysql://");
-                return None;
-            }
-            let spelt = given.to_ascii_lowercase().contains("ssl-mode=") || given.to_ascii_lowercase().contains("sslmode=");
-            let joint = if given.contains('?') { '&' } else { '?' };
-            let weak = spelt || is_local(&host(given));
-            let url = if weak { given.to_owned() } else { format!("{given}{joint}ssl-mode=VERIFY_IDENTITY") };
-            Some(Remote { at: identity(given, 3306), protocol: Protocol::Mysql(url.into()) })
-        }
+        "postgres" => database(t, 5432, needs, Protocol::Postgres, |url| Ok(super::address::address(url)?.url)),
+        "mysql" => database(t, 3306, needs, Protocol::Mysql, mysql_address),
         "expiring" => Some(Remote { at: t.key(""), protocol: Protocol::Expiring }),
         other => {
             t.fault("kind", format!("kind {other:?} is not available in this version; available: \"postgres\", \"mysql\", \"expiring\""));
             None
         }
     }
+}
+
+/// A store that is reached by an address alone. Of one that nobody needs now and that lies in a file, nothing is known but its name.
+fn database(
+    t: &mut Table<'_>,
+    port: u16,
+    needs: Needs,
+    protocol: fn(SecretString) -> Protocol,
+    judge: fn(&str) -> Read<SecretString>,
+) -> Option<Remote> {
+    let url = secret(t, "url", "url_file", needs)?;
+    if url.expose_secret().is_empty() && needs == Needs::Nothing {
+        return Some(Remote { at: t.key(""), protocol: protocol(url) });
+    }
+    let url = judge(url.expose_secret()).map_err(|why| t.fault("url", why)).ok()?;
+    Some(Remote { at: identity(url.expose_secret(), port), protocol: protocol(url) })
+}
+
+/// Judges an address without repeating it, and makes TLS with proof of identity the default off this machine.
+fn mysql_address(url: &str) -> Read<SecretString> {
+    if !url.starts_with("mysql://") {
+        return Err("must start with mysql://".to_owned());
+    }
+    let spelt = url.to_ascii_lowercase();
+    if is_local(&host(url)) || spelt.contains("ssl-mode=") || spelt.contains("sslmode=") {
+        return Ok(url.into());
+    }
+    let joint = if url.contains('?') { '&' } else { '?' };
+    Ok(format!("{url}{joint}ssl-mode=VERIFY_IDENTITY").into())
 }
 
 /// A secret that is written down or lies in a file, which is read only by whoever is going to use it. Empty when nobody is.
