@@ -46,6 +46,8 @@ pub struct Class {
     pub places: String,
     /// Fingerprint of the whole policy it belongs to, which must be in force.
     pub accepted: String,
+    /// Whether an account is this daemon's business, as a condition in which `{account}` stands for its id; `None` when all are.
+    pub ours: Option<String>,
 }
 
 impl Class {
@@ -58,7 +60,11 @@ impl Class {
     /// The open jobs of this class under `alias`, by the index that claims follow.
     fn queue(&self, alias: &str) -> String {
         let class = literal(&format!("{}/{}", self.feature, self.name));
-        format!("{alias}.feature || '/' || {alias}.data_class = {class} and {}", self.of(alias))
+        let ours = self
+            .ours
+            .as_ref()
+            .map_or_else(String::new, |ours| format!(" and {}", ours.replace("{account}", &format!("{alias}.account_id"))));
+        format!("{alias}.feature || '/' || {alias}.data_class = {class} and {}{ours}", self.of(alias))
     }
 
     /// The done-mark under `alias` vouches for every place of this class, as a condition.

@@ -33,6 +33,7 @@ use crate::{
         forecast::{self, Forecast, News},
         server::{self, Server},
     },
+    source::OURS,
     sql::literal,
     stores::postgres,
 };
@@ -503,8 +504,10 @@ impl Planner {
         )))
         .fetch_all(&mut *tx)
         .await?;
+        // What the daemons of other regions have found is theirs to forget.
+        let ours = class.jobs.ours.as_ref().map_or_else(String::new, |ours| format!(" and {}", ours.replace(OURS, "q.account_id")));
         sqlx::query(AssertSqlSafe(format!(
-            "delete from retention.quarantine where feature = {feature} and data_class = {name} and last_seen_at < $1"
+            "delete from retention.quarantine q where q.feature = {feature} and q.data_class = {name} and q.last_seen_at < $1{ours}"
         )))
         .bind(began)
         .execute(&mut *tx)

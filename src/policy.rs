@@ -58,7 +58,13 @@ impl Policy {
             };
             rule.remote.iter().filter_map(target).collect()
         };
-        let classes = config.data_classes.iter().zip(&layout.targets).enumerate().map(|(index, (rule, tables))| Class {
+        let classes = config
+            .data_classes
+            .iter()
+            .zip(&layout.targets)
+            .enumerate()
+            .map(|(index, (rule, tables))| (rule, tables, Source::new(config, layout, index)));
+        let classes = classes.map(|(rule, tables, source)| Class {
             rule: rule.clone(),
             jobs: jobs::Class {
                 feature: rule.feature.clone(),
@@ -66,8 +72,9 @@ impl Policy {
                 policy: rule.policy(&config.starting_points),
                 places: rule.places_fingerprint(),
                 accepted: accepted.clone(),
+                ours: source.ours(),
             },
-            source: Source::new(config, layout, index),
+            source,
             targets: children_first(Target::of_class(rule, tables)),
             remote: remote(rule),
         });

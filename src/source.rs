@@ -19,6 +19,9 @@ const PLAUSIBLE_FROM: &str = "timestamptz '2000-01-01 00:00:00+00'";
 /// Nor are those later than this.
 const PLAUSIBLE_UNTIL: &str = "(now() + interval '1 year')";
 
+/// What stands for an account's id in [`Source::ours`].
+pub const OURS: &str = "{account}";
+
 /// One starting point as SQL.
 #[derive(Debug, Clone)]
 pub struct Point {
@@ -35,7 +38,8 @@ pub struct Point {
     region: Option<Region>,
 }
 
-/// The daemon's own regions, asked of the account-level table (R9). An account without a row there has no known region.
+/// The daemon's own regions, asked of the account-level table (R9). Of an account that has no row there any more, what was remembered of it counts; one that
+/// was never seen has no known region.
 #[derive(Debug, Clone)]
 struct Region {
     table: Table,
@@ -45,12 +49,27 @@ struct Region {
 }
 
 impl Region {
-    fn contains(&self, id: &str) -> String {
+    /// Whether the account lives here, as a condition; `id` is a text expression that was made of a `from`.
+    fn contains(&self, id: &str, from: KeyType) -> String {
+        let (table, regions) = (&self.table.sql, literals(&self.regions));
+        let row = format!("select 1 from {table} r where {}", self.table.key.same(&format!("r.{}", self.account), id, from));
         format!(
-            "exists (select 1 from {} r where r.{}::text = {id} and r.{}::text = any({}))",
+            "case when exists ({row}) then exists ({row} and r.{}::text = any({regions}))
+                  else exists (select 1 from retention.account_regions g where g.account_id = {id} and g.region = any({regions})) end",
+            self.column
+        )
+    }
+
+    /// Remembers which accounts live here.
+    fn remember(&self) -> String {
+        let (account, column) = (format!("r.{}::text", self.account), format!("r.{}::text", self.column));
+        format!(
+            "insert into retention.account_regions as g (account_id, region)
+             select distinct on ({account}) {account}, {column} from {} r
+             where {column} = any({}) and not exists (select 1 from retention.account_regions g where g.account_id = {account} and g.region = {column})
+             order by {account}
+             on conflict (account_id) do update set region = excluded.region where g.region <> excluded.region",
             self.table.sql,
-            self.account,
-            self.column,
             literals(&self.regions)
         )
     }
@@ -115,6 +134,22 @@ impl Source {
             })
         });
         Self { feature: class.feature.clone(), points: points.collect() }
+    }
+
+    /// Whether an account is of the daemon's own regions, as a condition in which [`OURS`] stands for its id; `None` without regions.
+    #[must_use]
+    pub fn ours(&self) -> Option<String> {
+        let region = self.points.first()?.region.as_ref()?;
+        // Ids of several types meet here; only where all are of one they can be asked for by index.
+        let one = self.points.iter().all(|point| point.table.key == region.table.key);
+        let from = if one { region.table.key } else { KeyType::Text };
+        Some(region.contains(OURS, from))
+    }
+
+    /// The statement that remembers which accounts live in the daemon's regions; `None` without regions.
+    #[must_use]
+    pub fn remember_regions(&self) -> Option<String> {
+        Some(self.points.first()?.region.as_ref()?.remember())
     }
 
     /// The points, in the order of the class.
@@ -239,7 +274,7 @@ impl Point {
     /// latest, with all others set (R2, R9).
     #[must_use]
     pub fn counts(&self, feature: &str) -> String {
-        let region = self.region.as_ref().map_or_else(|| "true".to_owned(), |r| r.contains("p.account_id"));
+        let region = self.region.as_ref().map_or_else(|| "true".to_owned(), |r| r.contains("p.account_id", self.table.key));
         if self.table.unique {
             return region;
         }
@@ -292,7 +327,7 @@ impl Point {
 
     /// The same, as far as they are this daemon's business (R9).
     fn of_subject(&self, alias: &str, feature: &str, id: &str) -> String {
-        let region = self.region.as_ref().map_or_else(String::new, |r| format!(" and {}", r.contains(id)));
+        let region = self.region.as_ref().map_or_else(String::new, |r| format!(" and {}", r.contains(id, self.table.key)));
         format!("{}{region}", self.of_row(alias, feature, id))
     }
 
@@ -305,7 +340,9 @@ impl Point {
 
     /// Empty without regions, else a condition that begins with `and`: another region's rows are another daemon's.
     fn of_region(&self, alias: &str) -> String {
-        self.region.as_ref().map_or_else(String::new, |r| format!(" and {}", r.contains(&format!("{alias}.{}::text", self.account))))
+        self.region
+            .as_ref()
+            .map_or_else(String::new, |r| format!(" and {}", r.contains(&format!("{alias}.{}::text", self.account), self.table.key)))
     }
 
     fn standing(&self, feature: &str, and: &str) -> String {
@@ -350,13 +387,7 @@ impl Point {
     /// Whether this point's table has any row of the account `id`, a text expression that was made of a `from`, as a condition.
     #[must_use]
     pub fn knows(&self, id: &str, from: KeyType) -> String {
-        let column = format!("s.{}", self.account);
-        let same = match self.table.key {
-            KeyType::Text => KeyType::Text.equals(&column, id),
-            key if key == from => key.equals(&column, id),
-            // Not every id of the one type is one of the other.
-            KeyType::Uuid | KeyType::Integer | KeyType::Bigint => format!("{column}::text = {id} collate \"C\""),
-        };
+        let same = self.table.key.same(&format!("s.{}", self.account), id, from);
         format!("exists (select 1 from {} s where {same})", self.table.sql)
     }
 
@@ -418,7 +449,7 @@ impl Point {
 
     fn absence(&self, columns: &str, feature: &str) -> String {
         let of_feature = if self.feature.is_some() { format!(" and a.feature = {}", literal(feature)) } else { String::new() };
-        let region = self.region.as_ref().map_or_else(String::new, |r| format!(" and {}", r.contains("a.account_id")));
+        let region = self.region.as_ref().map_or_else(String::new, |r| format!(" and {}", r.contains("a.account_id", self.table.key)));
         format!(
             "select {columns} from retention.absences a where a.source = {} and a.confirmed_at is not null{of_feature}{region}",
             literal(&self.source)
