@@ -72,6 +72,7 @@ impl Policy {
                 policy: rule.policy(&config.starting_points),
                 places: rule.places_fingerprint(),
                 accepted: accepted.clone(),
+                elsewhere: !rule.remote.is_empty(),
                 ours: source.ours(),
             },
             source,

@@ -96,7 +96,7 @@ impl Place {
                     (Some((column, feature)), Some((another, of_another))) => column == another && feature != of_another,
                     _ => false,
                 };
-                table.last() == another.last() && (table.len() != another.len() || table == another) && !apart
+                one_table(table, another) && !apart
             }
             (Self::Copies { .. }, _) | (_, Self::Copies { .. }) => false,
         }
@@ -106,13 +106,21 @@ impl Place {
     pub(super) fn overlaps_spelt(&self, spelt: &str) -> bool {
         match self {
             Self::Table { table, .. } => {
-                let parts = TableName::parse(spelt).map(|name| vec![name.schema().to_owned(), name.table().to_owned()]);
-                // Spelt for any store: whatever has the name is meant.
-                table.join(".") == spelt || table.last().is_some_and(|last| last == spelt) || parts.is_ok_and(|parts| parts == *table)
+                // As each kind of database would read it; a name without a schema or database may be in any.
+                let literal = spelt.split('.').map(str::to_owned).collect();
+                let folded = TableName::parse(spelt).map(|name| vec![name.schema().to_owned(), name.table().to_owned()]);
+                let bare = TableName::parse(spelt).ok().filter(|_| !spelt.contains('.')).map(|name| vec![name.table().to_owned()]);
+                let readings: [Option<Vec<String>>; 3] = [Some(literal), folded.ok(), bare];
+                readings.into_iter().flatten().any(|other| one_table(table, &other))
             }
             Self::Copies { .. } => false,
         }
     }
+}
+
+/// Whether two names can be of one table: whatever is not said may be the same.
+fn one_table(one: &[String], other: &[String]) -> bool {
+    one.iter().rev().zip(other.iter().rev()).all(|(one, other)| one.eq_ignore_ascii_case(other))
 }
 
 /// Reads a store of a kind that is not the main database.
@@ -141,7 +149,11 @@ fn database(
         return Some(Remote { at: t.key(""), protocol: protocol(url) });
     }
     let url = judge(url.expose_secret()).map_err(|why| t.fault("url", why)).ok()?;
-    Some(Remote { at: identity(url.expose_secret(), port), protocol: protocol(url) })
+    let protocol = protocol(url.clone());
+    let at = identity(url.expose_secret(), port);
+    // Its databases are within reach of each other; those of Postgres are not.
+    let at = if matches!(protocol, Protocol::Mysql(_)) { at.trim_end_matches(|c| c != '/').to_owned() } else { at };
+    Some(Remote { at, protocol })
 }
 
 /// Judges an address without repeating it, and makes TLS with proof of identity the default off this machine.
@@ -181,7 +193,14 @@ pub(super) fn place(t: &mut Table<'_>, protocol: &Protocol, feature: Option<&Str
         Protocol::Postgres(_) | Protocol::Mysql(_) => {
             let parse: fn(&str) -> Read<Vec<String>> = if matches!(protocol, Protocol::Mysql(_)) { mysql_name } else { postgres_name };
             let spelt = t.need("table", "which table holds it?", text)?;
-            let table = parse(&spelt).map_err(|why| t.fault("table", why)).ok();
+            let mut table = parse(&spelt).map_err(|why| t.fault("table", why)).ok();
+            if let (Protocol::Mysql(url), Some(table)) = (protocol, &mut table)
+                && table.len() == 1
+                && let Some(database) =
+                    identity(url.expose_secret(), 0).rsplit_once('/').map(|(_, path)| path.to_owned()).filter(|path| !path.is_empty())
+            {
+                table.insert(0, database);
+            }
             let account_column = t.need("account_column", "which column names the account?", column);
             let feature_column = t.maybe("feature_column", column);
             let feature = feature_column.zip(feature.cloned());

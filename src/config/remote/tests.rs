@@ -33,7 +33,7 @@ fn a_store_outside_the_main_database_is_read_with_its_targets() {
     )
     .unwrap();
     let Store::Remote(Remote { at, protocol: Protocol::Mysql(url) }) = &config.stores["other"] else { panic!("{:?}", config.stores) };
-    assert_eq!(at, "mysql://db.example:3306/media");
+    assert_eq!(at, "mysql://db.example:3306/", "the databases of a server are within reach of each other");
     assert!(url.expose_secret().ends_with("?charset=utf8mb4&ssl-mode=VERIFY_IDENTITY"), "off this machine the server proves who it is");
     let queue = &config.data_classes[1];
     assert_eq!(queue.targets.len(), 1);
@@ -58,6 +58,7 @@ fn r13_what_targets_in_other_stores_must_not_do_is_refused() {
         (MYSQL, vec![("queue", table("media_objects"))], "is under the customer's control"),
         (MYSQL, vec![("queue", table("media.media_objects"))], "is under the customer's control"),
         (MYSQL, vec![("queue", table("events")), ("configuration", table("events"))], "nothing tells their records apart"),
+        (MYSQL, vec![("queue", table("events")), ("configuration", table("media.events"))], "nothing tells their records apart"),
         (MYSQL, vec![("queue", table("a.b.c"))], "is neither a table nor database.table"),
         (MYSQL, vec![("queue", "table = \"events\"".to_owned())], "which column names the account?"),
         (MYSQL, vec![("queue", table("events") + "\nparent = \"other\"")], "unknown key"),
@@ -82,4 +83,30 @@ fn r11_a_target_in_another_store_is_a_part_of_the_policy() {
     assert_ne!(week.terms().hash(), month.terms().hash());
     assert!(none.terms().changes(&week.terms()).iter().any(|change| change.needs_acceptance));
     assert_ne!(week.data_classes[1].places_fingerprint(), none.data_classes[1].places_fingerprint(), "it opens the class again (R23)");
+}
+
+#[test]
+fn i4_media_is_protected_under_every_name_of_its_place() {
+    let two = |place: &str, url: &str, target: &str| {
+        let media = SHIPPED.replacen("\"media_objects\"]", &format!("\"{place}\"]"), 1);
+        let other = format!(
+            "[stores.other]\nkind = \"mysql\"\nurl = \"mysql://u@127.0.0.1/app\"\n[stores.twin]\nkind = \"mysql\"\nurl = \"{url}\"\n"
+        );
+        let queue = "[[data_classes.targets]]\nstore = \"platform\"\ntable = \"queue_messages\"";
+        let target = format!("[[data_classes.targets]]\nstore = \"twin\"\ntable = \"{target}\"\naccount_column = \"owner\"\n\n{queue}");
+        let rules = format!("{}\n{other}", media.replacen(queue, &target, 1));
+        config::parse(&[("all", &rules), ("mine", MINE)], &BTreeMap::new(), Needs::Database)
+    };
+    for (place, url, target) in [
+        ("other/app.media", "mysql://u@127.0.0.1/app", "media"),
+        ("other/media", "mysql://u@127.0.0.1/app", "app.media"),
+        ("other/app.media", "mysql://u@127.0.0.1/elsewhere", "app.media"),
+        ("twin/media", "mysql://u@127.0.0.1:3306/app", "media"),
+        ("media", "mysql://u@10.0.0.1/app", "Media"),
+    ] {
+        let found = faults(two(place, url, target));
+        assert!(found[0].contains("under the customer's control"), "{place} {url} {target}: {found:?}");
+    }
+    assert!(two("other/app.media", "mysql://u@127.0.0.1/app", "events").is_ok());
+    assert!(two("other/media", "mysql://u@10.0.0.1/app", "media").is_ok(), "another server");
 }
