@@ -136,7 +136,7 @@ pub fn open(config: &Config) -> BTreeMap<String, Arc<Careful>> {
         let here = |place: &&CustomerPlace| place.store.as_deref().is_none_or(|other| other == name || store(other) == store(name));
         config.customer_places.iter().filter(here).map(|place| place.place.clone()).collect()
     };
-    remote.map(|(name, remote)| (name.clone(), Arc::new(Careful::new(name, client(remote, media(name)))))).collect()
+    remote.map(|(name, remote)| (name.clone(), Arc::new(Careful::new(name, client(remote, &media(name)))))).collect()
 }
 
 /// How many records the account has in each of the targets that answer until the deadline; the others are absent, and not zero.
@@ -148,9 +148,9 @@ pub async fn count(targets: &[RemoteTarget], account: &str, deadline: Instant) -
     futures_util::future::join_all(counts).await.into_iter().flatten().collect()
 }
 
-fn client(remote: &Remote, media: Vec<String>) -> Box<dyn Store> {
+fn client(remote: &Remote, media: &[String]) -> Box<dyn Store> {
     let client: Result<Box<dyn Store>, StoreError> = match &remote.protocol {
-        Protocol::Postgres(url) => elsewhere::Elsewhere::new(url, &media).map(|store| Box::new(store) as _),
+        Protocol::Postgres(url) => elsewhere::Elsewhere::new(url, media).map(|store| Box::new(store) as _),
         #[cfg(feature = "mysql")]
         Protocol::Mysql(url) => mysql::Mysql::new(url).map(|store| Box::new(store) as _),
         #[cfg(not(feature = "mysql"))]
