@@ -415,3 +415,27 @@ async fn i4_a_part_of_a_table_that_the_customer_controls_is_refused_in_another_d
     assert!(world.job("a", "queue").await.last_error.unwrap().contains("under the customer's control"));
     assert_eq!(place.count("a").await, 2);
 }
+
+#[tokio::test]
+async fn copies_that_expire_are_told_with_the_date_of_the_last_one() {
+    let mut world = World::new().await;
+    let queue = "[[data_classes.targets]]\nstore = \"platform\"\ntable = \"queue_messages\"\n";
+    let copies = |name: &str, after: &str| {
+        format!("[[data_classes.targets]]\nstore = \"dumps\"\nname = \"{name}\"\nexpires_after = \"{after}\"\n\n")
+    };
+    world.rules = format!(
+        "{}\n[stores.dumps]\nkind = \"expiring\"\n",
+        world.rules.replace(queue, &(copies("nightly", "7d") + &copies("monthly", "2months") + queue))
+    );
+    world.account("a", "null", "now() - interval '31 days'", "null").await;
+    once(&world).await;
+    let job = world.job("a", "queue").await;
+    let months = chrono::Months::new(2);
+    assert_eq!(job.last_copy_gone_at, job.completed_at.and_then(|at| at.checked_add_months(months)));
+    assert_eq!((job.records_deleted.0["dumps/nightly"], job.outcomes["dumps/monthly"].as_str()), (0, "unknown"));
+    assert!(job.count_exact, "nothing was asked to delete there");
+    assert_eq!(world.job("a", "configuration").await.last_copy_gone_at, None);
+    let explained = world.json(&["explain", "a"]);
+    let shown = explained["classes"].as_array().unwrap().iter().find(|class| class["data_class"] == "queue").unwrap();
+    assert!(shown["jobs"][0]["last_copy_gone_at"].is_string(), "{shown}");
+}
