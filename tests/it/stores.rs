@@ -450,8 +450,8 @@ async fn i8_killed_between_any_two_steps_of_a_purge_elsewhere_it_ends_right() {
             world.set("EXECUTOR__LEASE", "5s");
             world.account("a", "null", "now() - interval '8 days'", "null").await;
             place.put("a", 3).await;
-            let died = world.command(&["run", "--once"]).env(VARIABLE, point).status().unwrap();
-            assert!(!died.success(), "{kind:?} {point}");
+            let died = world.command(&["run", "--once"]).env(VARIABLE, point).output().unwrap();
+            assert!(!died.status.success(), "{kind:?} {point}");
             let began = world.job("a", "queue").await.purge_began_at.is_some();
             assert_eq!(began, point != "executor.intending", "{point}: the intent is durable before anything is asked for");
             assert_eq!(place.count("a").await, if point == "executor.away" { 0 } else { 3 }, "{kind:?} {point}");
@@ -462,5 +462,25 @@ async fn i8_killed_between_any_two_steps_of_a_purge_elsewhere_it_ends_right() {
             assert_eq!((job.state.as_str(), place.count("a").await, world.left("a").await), ("completed", 0, left(3, 5, 0, 2)));
             assert_eq!((job.records_deleted.0["platform/queue_messages"], job.count_exact), (7, false));
         }
+    }
+}
+
+/// As many calls at once as there can be, again and again on the same connections.
+#[tokio::test]
+async fn many_accounts_at_once_are_purged_to_the_last_record() {
+    for kind in kinds() {
+        let (mut world, place) = world(kind).await;
+        world.set("EXECUTOR__MAX_ROWS_PER_BATCH", "5");
+        for n in 0..150 {
+            world.account(&format!("a{n}"), "null", "now() - interval '8 days'", "null").await;
+            place.put(&format!("a{n}"), 7).await;
+        }
+        once(&world).await;
+        assert_eq!(place.number(&format!("select count(*) from {}", place.name)).await, 0, "{kind:?}");
+        let wrong = format!(
+            "retention.every_job where data_class = 'queue' and (state <> 'completed' or records_deleted ->> '{}' <> '7')",
+            place.target()
+        );
+        assert_eq!(world.count(&wrong).await, 0, "{kind:?}");
     }
 }
