@@ -7,6 +7,8 @@ mod careful;
 mod elsewhere;
 #[cfg(feature = "mysql")]
 mod mysql;
+#[cfg(feature = "objects")]
+mod objects;
 pub mod postgres;
 
 use std::{
@@ -89,7 +91,7 @@ pub fn open(config: &Config) -> BTreeMap<String, Arc<Careful>> {
         crate::config::Store::Remote(remote) => Some((name, remote)),
         crate::config::Store::MainPostgres => None,
     });
-    remote.map(|(name, remote)| (name.clone(), Arc::new(Careful::new(name, client(remote))))).collect()
+    remote.map(|(name, remote)| (name.clone(), Arc::new(Careful::new(name, client(remote, config))))).collect()
 }
 
 /// How many records the account has in each of the targets that answer until the deadline; the others are absent, and not zero.
@@ -101,13 +103,17 @@ pub async fn count(targets: &[RemoteTarget], account: &str, deadline: Instant) -
     futures_util::future::join_all(counts).await.into_iter().flatten().collect()
 }
 
-fn client(remote: &Remote) -> Box<dyn Store> {
+fn client(remote: &Remote, config: &Config) -> Box<dyn Store> {
     let client: Result<Box<dyn Store>, StoreError> = match &remote.protocol {
         Protocol::Postgres(url) => elsewhere::Elsewhere::new(url).map(|store| Box::new(store) as _),
         #[cfg(feature = "mysql")]
         Protocol::Mysql(url) => mysql::Mysql::new(url).map(|store| Box::new(store) as _),
         #[cfg(not(feature = "mysql"))]
         Protocol::Mysql(_) => Err(StoreError::Refused("this program was built without the feature mysql".to_owned())),
+        #[cfg(feature = "objects")]
+        Protocol::Objects(objects) => objects::open(objects, config),
+        #[cfg(not(feature = "objects"))]
+        Protocol::Objects(_) => Err(StoreError::Refused("this program was built without the feature objects".to_owned())),
         Protocol::Expiring => Ok(Box::new(Copies)),
     };
     client.unwrap_or_else(|why| Box::new(Unusable(why)))

@@ -1,6 +1,8 @@
 //! Stores outside the main database, and the places in them that hold records: what they are called and how they are reached.
 //! The address of a store is a secret; `at` is what of it may be said, and tells whether two names mean one store.
 
+mod objects;
+
 use std::{fs, net::IpAddr};
 
 use secrecy::SecretString;
@@ -11,6 +13,8 @@ use super::{
     table::{Read, Table, period, text},
 };
 use crate::model::{Ident, RetentionPeriod, TableName};
+
+pub use objects::{Bucket, Objects, Service};
 
 /// What stands for the account in the name of a place (R8).
 pub const ACCOUNT: &str = "{account_id}";
@@ -39,6 +43,8 @@ pub enum Protocol {
     Postgres(SecretString),
     /// MySQL, MariaDB, TencentDB for MySQL, by its address.
     Mysql(SecretString),
+    /// Objects, in a bucket or a folder.
+    Objects(Objects),
     /// Copies that cannot be deleted one by one: nothing is reached, and each is gone after its time.
     Expiring,
 }
@@ -66,6 +72,11 @@ pub enum Place {
         /// The column that names the feature, and which it is.
         feature: Option<(String, String)>,
     },
+    /// Objects whose keys begin with it.
+    Prefix {
+        /// Ends in `/`, and holds [`ACCOUNT`] once.
+        prefix: String,
+    },
     /// Copies that are gone so long after the last record in them was deleted.
     Copies {
         /// The longest that one of them is kept.
@@ -80,6 +91,7 @@ impl Place {
             Self::Table { table, account_column, feature } => {
                 (table.join("."), Some(account_column.clone()), feature.as_ref().map(|(column, _)| column.clone()), None)
             }
+            Self::Prefix { prefix } => (prefix.clone(), None, None, None),
             Self::Copies { expires_after } => (String::new(), None, None, Some(expires_after.to_string())),
         };
         TargetTerms { table, account_column, feature_column, parent: None, expires_after }
@@ -95,7 +107,9 @@ impl Place {
                 };
                 table.last() == another.last() && (table.len() != another.len() || table == another) && !apart
             }
-            (Self::Copies { .. }, _) | (_, Self::Copies { .. }) => false,
+            (Self::Prefix { prefix }, Self::Prefix { prefix: another }) => objects::overlap(prefix, another),
+            // Of different kinds, in stores of different kinds.
+            (Self::Table { .. } | Self::Prefix { .. } | Self::Copies { .. }, _) => false,
         }
     }
 
@@ -107,6 +121,7 @@ impl Place {
                 // Spelt for any store: whatever has the name is meant.
                 table.join(".") == spelt || table.last().is_some_and(|last| last == spelt) || parts.is_ok_and(|parts| parts == *table)
             }
+            Self::Prefix { prefix } => objects::overlap(prefix, spelt),
             Self::Copies { .. } => false,
         }
     }
@@ -134,9 +149,10 @@ pub(super) fn remote(t: &mut Table<'_>, kind: &str, needs: Needs) -> Option<Remo
             let url = if weak { given.to_owned() } else { format!("{given}{joint}ssl-mode=VERIFY_IDENTITY") };
             Some(Remote { at: identity(given, 3306), protocol: Protocol::Mysql(url.into()) })
         }
+        "objects" => objects::store(t, needs),
         "expiring" => Some(Remote { at: t.key(""), protocol: Protocol::Expiring }),
         other => {
-            t.fault("kind", format!("kind {other:?} is not available in this version; available: \"postgres\", \"mysql\", \"expiring\""));
+            t.fault("kind", format!("kind {other:?} is not available in this version; available: \"postgres\", \"mysql\", \"objects\", \"expiring\""));
             None
         }
     }
@@ -171,6 +187,10 @@ pub(super) fn place(t: &mut Table<'_>, protocol: &Protocol, feature: Option<&Str
             let feature_column = t.maybe("feature_column", column);
             let feature = feature_column.zip(feature.cloned());
             Some((spelt, Place::Table { table: table?, account_column: account_column?, feature }))
+        }
+        Protocol::Objects(_) => {
+            let prefix = t.need("prefix", "how do the keys of an account begin? Write it like \"backups/{account_id}/\"", objects::prefix)?;
+            Some((prefix.clone(), Place::Prefix { prefix }))
         }
         Protocol::Expiring => {
             let name = t.need("name", "what are these copies called?", text);

@@ -3,6 +3,8 @@
 
 #[path = "../support/mariadb.rs"]
 mod mariadb;
+#[path = "../support/moto.rs"]
+mod moto;
 #[path = "../support/pgbouncer.rs"]
 #[expect(dead_code, reason = "the soak needs more of it")]
 mod pgbouncer;
@@ -28,6 +30,7 @@ mod forecast;
 mod manners;
 mod metrics;
 mod model;
+mod objects;
 mod planner;
 mod policy;
 mod pooler;
