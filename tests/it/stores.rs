@@ -18,6 +18,7 @@ use crate::{
     mariadb::{self, Mariadb},
     moto::{self, Moto},
     proxy::Proxy,
+    standin::StandIn,
     world::{ALL, World, left, left_out},
 };
 
@@ -28,7 +29,7 @@ enum Kind {
     Mysql,
     /// A bucket that keeps versions.
     S3,
-    /// A bucket that does not.
+    /// A bucket that does not, of whoever signs as COS wants it.
     Cos,
     Folder,
 }
@@ -41,6 +42,7 @@ const NOBODY: u16 = 1;
 static POSTGRES: OnceLock<Server> = OnceLock::new();
 static MYSQL: OnceLock<Mariadb> = OnceLock::new();
 static MOTO: OnceLock<Moto> = OnceLock::new();
+static COS: OnceLock<StandIn> = OnceLock::new();
 
 /// The server that speaks like S3, which all tests share.
 pub(crate) fn s3() -> &'static Moto {
@@ -58,6 +60,7 @@ struct Place {
 
 /// Every kind whose server is installed; none is missing where `RETENTIOND_TEST_ALL` says so.
 fn kinds() -> Vec<Kind> {
+    if std::env::var_os("ONLY").is_some() { return vec![match std::env::var_os("ONLY").unwrap().to_str().unwrap() { "s3" => Kind::S3, "cos" => Kind::Cos, _ => Kind::Folder }]; }
     let mut kinds = vec![Kind::Postgres];
     if mariadb::installed().is_some() {
         kinds.push(Kind::Mysql);
@@ -95,7 +98,8 @@ impl Place {
             Kind::S3 | Kind::Cos => {
                 // Buckets may not have all of the names that databases may.
                 name = format!("{}-1250000000", name.replace('_', "-"));
-                (format!("http://127.0.0.1:{}/", s3().port), s3().port)
+                let port = if kind == Kind::S3 { s3().port } else { COS.get_or_init(|| moto::cos(s3().port)).port };
+                (format!("http://127.0.0.1:{port}/"), port)
             }
             Kind::Folder => (tempfile::tempdir().unwrap().keep().display().to_string(), NOBODY),
         };
@@ -129,11 +133,13 @@ impl Place {
 
     /// Asks the server that speaks like S3 about the bucket.
     async fn ask(&self, method: &str, path: &str, body: &str) -> String {
-        moto::ask(method, self.port, &format!("{}{path}", self.name), &[], body).await
+        moto::ask(method, s3().port, &format!("{}{path}", self.name), body).await
     }
 
     fn folder(&self, account: &str) -> PathBuf {
-        Path::new(&self.url).join("backups").join(account)
+        let away = format!("{}-away", self.url);
+        let root = if Path::new(&away).exists() { &away } else { &self.url };
+        Path::new(root).join("backups").join(account)
     }
 
     async fn sql(&self, statements: &str) {

@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::pgbouncer::stand_in;
+use crate::{
+    pgbouncer::stand_in,
+    standin::{Asked, Said, StandIn},
+};
 
 /// A running moto.
 pub(crate) struct Moto {
@@ -31,9 +34,11 @@ impl Moto {
         let folder = tempfile::Builder::new().prefix("retentiond-moto-").tempdir().expect("a temporary folder");
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("a free port").port();
         let log = fs::File::create(folder.path().join("log")).expect("a log file");
-        let mut command = Command::new(program);
-        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]).current_dir("/").env("PYTHONDONTWRITEBYTECODE", "1");
-        command.stdin(Stdio::null()).process_group(0).stdout(log.try_clone().expect("the log file")).stderr(log);
+        // It ends when what it reads from ends: with its owner at the latest, however that ends.
+        let ends_with_us = "\"$0\" \"$@\" </dev/null & server=$!; read -r dismissed; kill \"$server\"";
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", ends_with_us]).arg(program).args(["-H", "127.0.0.1", "-p", &port.to_string()]).current_dir("/");
+        command.env("PYTHONDONTWRITEBYTECODE", "1").stdin(Stdio::piped()).process_group(0).stdout(log.try_clone().expect("the log file")).stderr(log);
         // Nobody else may be let into the folder of the build.
         if let Some((uid, gid)) = stand_in().filter(|_| open_to_all(program)) {
             command.uid(uid).gid(gid);
@@ -54,33 +59,44 @@ impl Moto {
 
 impl Drop for Moto {
     fn drop(&mut self) {
-        let _gone = self.child.kill();
+        drop(self.child.stdin.take());
         let _gone = self.child.wait();
     }
 }
 
-/// Whether everybody may get to a program, also through the link that it may be.
+/// Whether everybody may get to a program and to the Python beside it.
 fn open_to_all(program: &Path) -> bool {
-    let to = fs::canonicalize(program).unwrap_or_default();
-    [program, &to].iter().flat_map(|path| path.ancestors()).filter(|path| !path.as_os_str().is_empty()).all(|path| {
-        fs::metadata(path).is_ok_and(|found| found.mode() & 0o001 != 0)
-    })
+    let python = fs::canonicalize(program.with_file_name("python3")).unwrap_or_else(|_| program.to_owned());
+    let open = |path: &Path| fs::metadata(path).is_ok_and(|found| found.mode() & 0o001 != 0);
+    [program, &python].iter().all(|program| program.ancestors().all(open))
 }
 
-/// Asks it, as whoever set it up.
-pub(crate) async fn ask(method: &str, port: u16, path: &str, headers: &[(&str, &str)], body: &str) -> String {
+/// Asks it, as whoever set it up. What it says must be good.
+pub(crate) async fn ask(method: &str, port: u16, path: &str, body: &str) -> String {
+    let (status, text) = ask_any(method, port, path, body).await;
+    assert!(status < 300, "{method} {path}: {status}: {text}");
+    text
+}
+
+/// Asks it likewise, whatever it says.
+pub(crate) async fn ask_any(method: &str, port: u16, path: &str, body: &str) -> (u16, String) {
     let _installed = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let mut request = client.request(method.parse().unwrap(), format!("http://127.0.0.1:{port}/{path}")).body(body.to_owned());
-    request = request.header("authorization", "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0");
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let answer = request.send().await.unwrap();
-    let status = answer.status();
-    let text = answer.text().await.unwrap();
-    assert!(status.is_success(), "{method} {path}: {status}: {text}");
-    text
+    let signed = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
+    let request = client.request(method.parse().unwrap(), format!("http://127.0.0.1:{port}/{path}"));
+    let answer = request.header("authorization", signed).body(body.to_owned()).send().await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+/// A front of it for whoever signs as COS wants it: all else is the same there.
+pub(crate) fn cos(port: u16) -> StandIn {
+    StandIn::start(move |asked: Asked| async move {
+        if !asked.authorization.starts_with("q-sign-algorithm=sha1&q-ak=id&q-sign-time=") {
+            return Said(403, ("content-type", "application/xml"), "<Error><Code>AccessDenied</Code></Error>".to_owned());
+        }
+        let (status, text) = ask_any(&asked.method, port, asked.path.trim_start_matches('/'), &asked.body).await;
+        Said(status, ("content-type", "application/xml"), text)
+    })
 }
 
 /// A key as it stands in an address.
