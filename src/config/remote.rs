@@ -152,7 +152,10 @@ pub(super) fn remote(t: &mut Table<'_>, kind: &str, needs: Needs) -> Option<Remo
         "objects" => objects::store(t, needs),
         "expiring" => Some(Remote { at: t.key(""), protocol: Protocol::Expiring }),
         other => {
-            t.fault("kind", format!("kind {other:?} is not available in this version; available: \"postgres\", \"mysql\", \"objects\", \"expiring\""));
+            t.fault(
+                "kind",
+                format!("kind {other:?} is not available in this version; available: \"postgres\", \"mysql\", \"objects\", \"expiring\""),
+            );
             None
         }
     }
@@ -189,7 +192,8 @@ pub(super) fn place(t: &mut Table<'_>, protocol: &Protocol, feature: Option<&Str
             Some((spelt, Place::Table { table: table?, account_column: account_column?, feature }))
         }
         Protocol::Objects(_) => {
-            let prefix = t.need("prefix", "how do the keys of an account begin? Write it like \"backups/{account_id}/\"", objects::prefix)?;
+            let prefix =
+                t.need("prefix", "how do the keys of an account begin? Write it like \"backups/{account_id}/\"", objects::prefix)?;
             Some((prefix.clone(), Place::Prefix { prefix }))
         }
         Protocol::Expiring => {

@@ -78,7 +78,8 @@ impl Bucketed {
         let mut swept = self.sweep(&VERSIONS, &prefix, at_most, until).await?;
         let rest = at_most.saturating_sub(swept.gone);
         if rest > 0 && matches!(swept.why, None | Some(StoreError::Refused(_))) {
-            let uploads = self.sweep(&UPLOADS, &prefix, rest, until).await.unwrap_or_else(|why| Swept { why: Some(why), ..Swept::default() });
+            let uploads =
+                self.sweep(&UPLOADS, &prefix, rest, until).await.unwrap_or_else(|why| Swept { why: Some(why), ..Swept::default() });
             swept.gone += uploads.gone;
             swept.empty &= uploads.empty;
             swept.why = swept.why.or(uploads.why);
@@ -228,7 +229,9 @@ impl Bucketed {
         let buckets: BTreeSet<&str> = named.iter().map(|name| name.rsplit(':').next().unwrap_or(name)).collect();
         let others = buckets.into_iter().filter(|bucket| !bucket.is_empty() && !self.targets.contains(*bucket));
         others
-            .map(|bucket| format!("is copied to the bucket {bucket}, where nothing is deleted: name its prefix as a target of the same class"))
+            .map(|bucket| {
+                format!("is copied to the bucket {bucket}, where nothing is deleted: name its prefix as a target of the same class")
+            })
             .collect()
     }
 
@@ -242,9 +245,12 @@ impl Bucketed {
 /// The prefix of an account, literally or not at all (R8).
 fn expanded(place: &Place, account: &str) -> Result<String, StoreError> {
     let Place::Prefix { prefix } = place else { return Err(StoreError::Refused("is no prefix".to_owned())) };
-    let strange = account.is_empty() || account == "." || account.contains("..") || account.contains(|c: char| c.is_control() || "/\\".contains(c));
+    let strange =
+        account.is_empty() || account == "." || account.contains("..") || account.contains(|c: char| c.is_control() || "/\\".contains(c));
     if strange {
-        return Err(StoreError::Refused("cannot hold this account id as one part of a name: it is . or holds /, \\, .. or a control character".to_owned()));
+        return Err(StoreError::Refused(
+            "cannot hold this account id as one part of a name: it is . or holds /, \\, .. or a control character".to_owned(),
+        ));
     }
     Ok(prefix.replacen(ACCOUNT, account, 1))
 }

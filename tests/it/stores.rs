@@ -24,7 +24,7 @@ use crate::{
 
 /// The kinds of stores, each with a server of its own for the whole run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Postgres,
     Mysql,
     /// A bucket that keeps versions.
@@ -50,17 +50,16 @@ pub(crate) fn s3() -> &'static Moto {
 }
 
 /// A store of one kind with a place that is new, for one test.
-struct Place {
+pub(crate) struct Place {
     kind: Kind,
     /// What the server calls it.
     name: String,
-    port: u16,
+    pub(crate) port: u16,
     url: String,
 }
 
 /// Every kind whose server is installed; none is missing where `RETENTIOND_TEST_ALL` says so.
 fn kinds() -> Vec<Kind> {
-    if std::env::var_os("ONLY").is_some() { return vec![match std::env::var_os("ONLY").unwrap().to_str().unwrap() { "s3" => Kind::S3, "cos" => Kind::Cos, _ => Kind::Folder }]; }
     let mut kinds = vec![Kind::Postgres];
     if mariadb::installed().is_some() {
         kinds.push(Kind::Mysql);
@@ -132,11 +131,11 @@ impl Place {
     }
 
     /// Asks the server that speaks like S3 about the bucket.
-    async fn ask(&self, method: &str, path: &str, body: &str) -> String {
+    pub(crate) async fn ask(&self, method: &str, path: &str, body: &str) -> String {
         moto::ask(method, s3().port, &format!("{}{path}", self.name), body).await
     }
 
-    fn folder(&self, account: &str) -> PathBuf {
+    pub(crate) fn folder(&self, account: &str) -> PathBuf {
         let away = format!("{}-away", self.url);
         let root = if Path::new(&away).exists() { &away } else { &self.url };
         Path::new(root).join("backups").join(account)
@@ -157,7 +156,7 @@ impl Place {
     }
 
     /// Puts so many records of an account there.
-    async fn put(&self, account: &str, records: i64) {
+    pub(crate) async fn put(&self, account: &str, records: i64) {
         let name = &self.name;
         match self.kind {
             Kind::S3 | Kind::Cos => {
@@ -183,13 +182,14 @@ impl Place {
         self.sql(&format!("insert into {name} values {}", values.join(", "))).await;
     }
 
-    async fn count(&self, account: &str) -> i64 {
+    pub(crate) async fn count(&self, account: &str) -> i64 {
         match self.kind {
             Kind::S3 | Kind::Cos => {
                 let prefix = moto::encoded(&format!("backups/{account}/"));
                 let versions = self.ask("GET", &format!("?versions&prefix={prefix}"), "").await;
                 let uploads = self.ask("GET", &format!("?uploads&prefix={prefix}"), "").await;
-                let counts = ["<Version>", "<DeleteMarker>", "<Upload>"].map(|tag| versions.matches(tag).count() + uploads.matches(tag).count());
+                let counts =
+                    ["<Version>", "<DeleteMarker>", "<Upload>"].map(|tag| versions.matches(tag).count() + uploads.matches(tag).count());
                 return i64::try_from(counts.iter().sum::<usize>()).unwrap();
             }
             Kind::Folder => return fs::read_dir(self.folder(account)).map_or(0, |found| i64::try_from(found.count()).unwrap()),
@@ -265,7 +265,7 @@ impl Place {
     }
 
     /// The name of the target.
-    fn target(&self) -> String {
+    pub(crate) fn target(&self) -> String {
         match self.kind {
             Kind::Postgres | Kind::Mysql => format!("elsewhere/{}", self.name),
             Kind::S3 | Kind::Cos | Kind::Folder => "elsewhere/backups/{account_id}/".to_owned(),
@@ -285,7 +285,9 @@ impl Place {
             )
         };
         let (target, store) = match self.kind {
-            Kind::Postgres => (format!("table = \"{name}\"\naccount_column = \"owner\""), format!("kind = \"postgres\"\nurl = \"{url}\"\n")),
+            Kind::Postgres => {
+                (format!("table = \"{name}\"\naccount_column = \"owner\""), format!("kind = \"postgres\"\nurl = \"{url}\"\n"))
+            }
             Kind::Mysql => (format!("table = \"{name}\"\naccount_column = \"owner\""), format!("kind = \"mysql\"\nurl = \"{url}\"\n")),
             Kind::S3 => (PREFIX.to_owned(), bucket("s3")),
             Kind::Cos => (PREFIX.to_owned(), bucket("cos")),
@@ -305,14 +307,14 @@ impl Drop for Place {
 }
 
 /// A world whose queue class has records in another store as well.
-async fn world(kind: Kind) -> (World, Place) {
+pub(crate) async fn world(kind: Kind) -> (World, Place) {
     let mut world = World::new().await;
     let place = Place::new(kind, &world).await;
     world.rules = place.rules(&world.rules, place.port);
     (world, place)
 }
 
-async fn once(world: &World) -> App {
+pub(crate) async fn once(world: &World) -> App {
     let app = world.app().await.unwrap();
     app.run_once(&Stop::default()).await.unwrap();
     app

@@ -38,7 +38,12 @@ impl Moto {
         let ends_with_us = "\"$0\" \"$@\" </dev/null & server=$!; read -r dismissed; kill \"$server\"";
         let mut command = Command::new("/bin/sh");
         command.args(["-c", ends_with_us]).arg(program).args(["-H", "127.0.0.1", "-p", &port.to_string()]).current_dir("/");
-        command.env("PYTHONDONTWRITEBYTECODE", "1").stdin(Stdio::piped()).process_group(0).stdout(log.try_clone().expect("the log file")).stderr(log);
+        command
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .stdin(Stdio::piped())
+            .process_group(0)
+            .stdout(log.try_clone().expect("the log file"))
+            .stderr(log);
         // Nobody else may be let into the folder of the build.
         if let Some((uid, gid)) = stand_in().filter(|_| open_to_all(program)) {
             command.uid(uid).gid(gid);
@@ -101,5 +106,7 @@ pub(crate) fn cos(port: u16) -> StandIn {
 
 /// A key as it stands in an address.
 pub(crate) fn encoded(key: &str) -> String {
-    key.bytes().map(|b| if b.is_ascii_alphanumeric() || b"/-_.".contains(&b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+    key.bytes()
+        .map(|b| if b.is_ascii_alphanumeric() || b"/-_.".contains(&b) { char::from(b).to_string() } else { format!("%{b:02X}") })
+        .collect()
 }

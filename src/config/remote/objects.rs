@@ -160,7 +160,8 @@ pub(super) fn prefix(value: &::config::Value) -> Read<String> {
         1 => {}
         _ => return wrong("holds {account_id} more than once"),
     }
-    if inner.split('/').any(|part| part.is_empty() || part == "." || part == "..") || given.contains(|c: char| c.is_control() || c == '\\') {
+    if inner.split('/').any(|part| part.is_empty() || part == "." || part == "..") || given.contains(|c: char| c.is_control() || c == '\\')
+    {
         return wrong("holds an empty part, ., .., a backslash or a control character");
     }
     if given.replacen(ACCOUNT, "", 1).contains(['{', '}']) {

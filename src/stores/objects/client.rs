@@ -287,7 +287,11 @@ mod tests {
             (403, Some("AccessDenied"), "AccessDenied (HTTP 403)"),
             (404, Some("NoSuchBucket"), "NoSuchBucket (HTTP 404)"),
             (301, None, "HTTP 301: the bucket is elsewhere; look at endpoint and region"),
-            (451, Some("UnavailableForLegalReasons"), "UnavailableForLegalReasons (HTTP 451): the bucket is blocked, or its bill is not paid"),
+            (
+                451,
+                Some("UnavailableForLegalReasons"),
+                "UnavailableForLegalReasons (HTTP 451): the bucket is blocked, or its bill is not paid",
+            ),
         ] {
             assert_eq!(sorted(status, code), StoreError::Refused(said.to_owned()));
         }

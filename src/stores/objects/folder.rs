@@ -74,7 +74,9 @@ impl Store for Folder {
     }
 
     fn count<'a>(&'a self, place: &'a Place, account: &'a str) -> Answer<'a, i64> {
-        Box::pin(self.with(place, account, |root, prefix, stop| find(root, prefix)?.map_or(Ok(0), |(_, _, folder)| files(&folder, stop, 0))))
+        Box::pin(
+            self.with(place, account, |root, prefix, stop| find(root, prefix)?.map_or(Ok(0), |(_, _, folder)| files(&folder, stop, 0))),
+        )
     }
 
     fn check<'a>(&'a self, place: &'a Place) -> Answer<'a, Vec<String>> {

@@ -128,10 +128,7 @@ mod tests {
             aws("/", &[("prefix", "J"), ("max-keys", "2")], &[]),
             "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"
         );
-        assert_eq!(
-            aws("/test.txt", &[], &[("range", "bytes=0-9")]),
-            "f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41"
-        );
+        assert_eq!(aws("/test.txt", &[], &[("range", "bytes=0-9")]), "f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41");
     }
 
     #[test]
@@ -165,7 +162,12 @@ mod tests {
             headers: &[("date", "Thu, 16 May 2019 06:55:53 GMT"), host],
         };
         let signed = cos_with(&get, "ID", "937914bf490e9e8c189836aad2052e4feeb35eaf", "1557989753;1557996953");
-        assert!(signed.ends_with("&q-url-param-list=response-cache-control;response-content-type&q-signature=01681b8c9d798a678e43b685a9f1bba0f6c0e012"), "{signed}");
+        assert!(
+            signed.ends_with(
+                "&q-url-param-list=response-cache-control;response-content-type&q-signature=01681b8c9d798a678e43b685a9f1bba0f6c0e012"
+            ),
+            "{signed}"
+        );
     }
 
     #[test]

@@ -167,7 +167,10 @@ pub(super) fn deletion(entries: &[&Entry]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::client::{UPLOADS, VERSIONS}, *};
+    use super::{
+        super::client::{UPLOADS, VERSIONS},
+        *,
+    };
 
     fn versions(body: &str) -> Result<Page, StoreError> {
         page(&Element::read(body).unwrap(), &VERSIONS, "b/a/")
@@ -187,7 +190,8 @@ mod tests {
         let page = versions(body).unwrap();
         assert_eq!(page.entries, [entry("b/a/ä +", "1"), entry("b/a/x", "2"), entry("b/a/x", "null")]);
         assert_eq!(page.next, Some(("b/a/ä +".to_owned(), "3".to_owned())));
-        let plain = "<ListVersionsResult><IsTruncated>false</IsTruncated><Version><Key>b/a/&lt;&#x2B;+%41</Key></Version></ListVersionsResult>";
+        let plain =
+            "<ListVersionsResult><IsTruncated>false</IsTruncated><Version><Key>b/a/&lt;&#x2B;+%41</Key></Version></ListVersionsResult>";
         assert_eq!(versions(plain).unwrap().entries, [entry("b/a/<++%41", "")]);
         let uploads = "<ListMultipartUploadsResult><IsTruncated>false</IsTruncated><Upload><Key>b/a/u</Key><UploadId>7</UploadId></Upload></ListMultipartUploadsResult>";
         assert_eq!(page_of_uploads(uploads).entries, [entry("b/a/u", "7")]);
@@ -220,9 +224,11 @@ mod tests {
 
     #[test]
     fn an_error_gives_its_code_and_no_key() {
-        let error = Element::read("<Error><Code>Access<![CDATA[Denied ä]]></Code><Key>secret</Key><Message>secret</Message></Error>").unwrap();
+        let error =
+            Element::read("<Error><Code>Access<![CDATA[Denied ä]]></Code><Key>secret</Key><Message>secret</Message></Error>").unwrap();
         assert_eq!(error.code().unwrap(), "AccessDenied");
-        let some = Element::read("<DeleteResult><Deleted><Key>a</Key></Deleted><Error><Key>b</Key><Code>X</Code></Error></DeleteResult>").unwrap();
+        let some =
+            Element::read("<DeleteResult><Deleted><Key>a</Key></Deleted><Error><Key>b</Key><Code>X</Code></Error></DeleteResult>").unwrap();
         assert_eq!((some.code(), some.codes()), (None, vec!["X".to_owned()]));
     }
 

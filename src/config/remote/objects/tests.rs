@@ -7,8 +7,10 @@ use secrecy::ExposeSecret;
 use super::*;
 use crate::config::{self, Config, Invalid, SHIPPED, Store};
 
-const COS: &str = "service = \"cos\"\nregion = \"ap-singapore\"\nbucket = \"mps-1250000000\"\naccess_key_id = \"id\"\nsecret_access_key = \"hunter2\"\n";
-const S3: &str = "service = \"s3\"\nregion = \"eu-west-1\"\nbucket = \"backups\"\naccess_key_id = \"id\"\nsecret_access_key = \"hunter2\"\n";
+const COS: &str =
+    "service = \"cos\"\nregion = \"ap-singapore\"\nbucket = \"mps-1250000000\"\naccess_key_id = \"id\"\nsecret_access_key = \"hunter2\"\n";
+const S3: &str =
+    "service = \"s3\"\nregion = \"eu-west-1\"\nbucket = \"backups\"\naccess_key_id = \"id\"\nsecret_access_key = \"hunter2\"\n";
 
 /// The shipped configuration with a store `backups` that says this, and a target in it for each prefix.
 fn with(store: &str, prefixes: &[&str], places: &str) -> Result<Config, Invalid> {
@@ -69,7 +71,12 @@ fn each_mistake_in_a_store_of_objects_is_named_with_its_remedy() {
         ("mps-1250000000", "mps", "bucket", "write it like \"mps-1250000000\""),
         ("access_key_id = \"id\"", "", "access_key_id", "access_key_id_file"),
         ("secret_access_key = \"hunter2\"", "", "secret_access_key", "secret_access_key_file"),
-        ("secret_access_key = \"hunter2\"", "secret_access_key = \"hunter2\"\nsecret_access_key_file = \"/x\"", "secret_access_key_file", "keep one"),
+        (
+            "secret_access_key = \"hunter2\"",
+            "secret_access_key = \"hunter2\"\nsecret_access_key_file = \"/x\"",
+            "secret_access_key_file",
+            "keep one",
+        ),
         ("region", "endpoint = \"https://id:hunter2@h\"\nregion", "endpoint", "without a path or a password"),
         ("region", "endpoint = \"https://h/hunter2\"\nregion", "endpoint", "without a path"),
         ("region", "endpoint = \"ftp://h\"\nregion", "endpoint", "must be like"),
@@ -94,7 +101,10 @@ fn a_prefix_holds_the_account_once_in_a_part_of_its_own() {
     for prefix in ["backups/{account_id}/", "backups/mps-{account_id}/daily/", "b c/ä-{account_id}-x/"] {
         let config = target(prefix).unwrap();
         let of_queue = &config.data_classes[1].remote[0];
-        assert_eq!((of_queue.name.as_str(), &of_queue.place), (format!("backups/{prefix}").as_str(), &super::super::Place::Prefix { prefix: prefix.to_owned() }));
+        assert_eq!(
+            (of_queue.name.as_str(), &of_queue.place),
+            (format!("backups/{prefix}").as_str(), &super::super::Place::Prefix { prefix: prefix.to_owned() })
+        );
     }
     for (prefix, words) in [
         ("backups/{account_id}", "must end in \"/\""),
@@ -132,7 +142,9 @@ fn places_of_the_customer_and_other_targets_are_refused_in_every_spelling() {
     ] {
         assert!(refused(prefix, place), "{prefix}: {place}");
     }
-    for (prefix, place) in [("backups/{account_id}/", "backups/media/"), ("m-{account_id}-x/", "backups/m--x/"), ("a/{account_id}/b/", "backups/a/1/c/")] {
+    for (prefix, place) in
+        [("backups/{account_id}/", "backups/media/"), ("m-{account_id}-x/", "backups/m--x/"), ("a/{account_id}/b/", "backups/a/1/c/")]
+    {
         assert!(with(COS, &[prefix], &format!("places = [\"{place}\"]")).is_ok(), "{prefix}: {place}");
     }
     let unended = with(COS, &["b/{account_id}/"], "places = [\"backups/media\"]").unwrap_err().to_string();
