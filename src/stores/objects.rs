@@ -43,7 +43,7 @@ pub(super) fn open(objects: &Objects, config: &Config) -> Result<Box<dyn Store>,
             let stores = config.data_classes.iter().flat_map(|class| &class.remote).filter_map(|target| config.stores.get(&target.store));
             let targets = stores.filter_map(|store| match store {
                 config::Store::Remote(Remote { protocol: Protocol::Objects(Objects::Bucket(bucket)), .. }) => Some(bucket.name.clone()),
-                _ => None,
+                config::Store::Remote(_) | config::Store::MainPostgres => None,
             });
             Ok(Box::new(Bucketed { client: Client::new(bucket)?, bucket: bucket.clone(), targets: targets.collect() }))
         }
@@ -100,7 +100,7 @@ impl Bucketed {
         let mut before: BTreeSet<Entry> = BTreeSet::new();
         loop {
             // Enough to tell what became of those before.
-            let wanted = (at_most - tried).max(before.len()).clamp(1, PAGE);
+            let wanted = (at_most - tried).max(before.len()).clamp(1, listing.most);
             let page = match self.client.list(listing, prefix, after.as_ref(), wanted).await {
                 Err(why) if swept.gone > 0 => return Ok(Swept { why: Some(why), ..swept }),
                 page => page?,

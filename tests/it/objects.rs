@@ -91,7 +91,7 @@ impl Bucket {
             .fold(String::new(), |body, (key, id)| body + &format!("<Version><Key>{key}</Key><VersionId>{id}</VersionId></Version>"));
         let more = rest.next().is_some();
         if let (true, Some((key, id))) = (more, page.last()) {
-            body += &format!("<NextKeyMarker>{key}</NextKeyMarker><NextVersionIdMarker>{id}</NextVersionIdMarker>");
+            body = format!("{body}<NextKeyMarker>{key}</NextKeyMarker><NextVersionIdMarker>{id}</NextVersionIdMarker>");
         }
         Said::xml(&format!("<ListVersionsResult><IsTruncated>{more}</IsTruncated>{body}</ListVersionsResult>"))
     }
@@ -100,15 +100,15 @@ impl Bucket {
         let between = |text: &str, tag: &str| text.split_once(&format!("<{tag}>")).unwrap().1.split('<').next().unwrap().to_owned();
         let objects: Vec<_> = body.split("<Object>").skip(1).map(|object| (between(object, "Key"), between(object, "VersionId"))).collect();
         self.requests.push(objects.len());
-        let mut errors = String::new();
+        let mut errors = Vec::new();
         for version in objects {
             if self.locked.contains(&version.0) {
-                errors += &format!("<Error><Key>{}</Key><Code>AccessDenied</Code><Message>not to be logged</Message></Error>", version.0);
+                errors.push(format!("<Error><Key>{}</Key><Code>AccessDenied</Code><Message>not to be logged</Message></Error>", version.0));
             } else if !self.lies {
                 self.versions.remove(&version);
             }
         }
-        format!("<DeleteResult>{errors}</DeleteResult>")
+        format!("<DeleteResult>{}</DeleteResult>", errors.concat())
     }
 
     /// So many versions of an account, two of each key.

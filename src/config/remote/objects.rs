@@ -61,10 +61,16 @@ impl Bucket {
         }
     }
 
+    /// Whether it is on this machine.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.endpoint.split_once("://").is_some_and(|(_, authority)| is_local(host(authority)))
+    }
+
     /// Whether what is said to it can be read on the way.
     #[must_use]
     pub fn in_the_clear(&self) -> bool {
-        self.endpoint.strip_prefix("http://").is_some_and(|authority| !is_local(host(authority)))
+        self.endpoint.starts_with("http://") && !self.is_local()
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) struct Listing {
     by: &'static str,
     /// Many are deleted by one request.
     pub(super) together: bool,
+    /// As many at once as are gone in time.
+    pub(super) most: usize,
     pub(super) root: &'static str,
     pub(super) entries: &'static [&'static str],
     pub(super) id: &'static str,
@@ -46,6 +48,7 @@ pub(super) const VERSIONS: Listing = Listing {
     after: ("key-marker", "version-id-marker"),
     by: "versionId",
     together: true,
+    most: 1000,
     root: "ListVersionsResult",
     entries: &["Version", "DeleteMarker"],
     id: "VersionId",
@@ -58,6 +61,7 @@ pub(super) const UPLOADS: Listing = Listing {
     after: ("key-marker", "upload-id-marker"),
     by: "uploadId",
     together: false,
+    most: 250,
     root: "ListMultipartUploadsResult",
     entries: &["Upload"],
     id: "UploadId",
@@ -80,14 +84,17 @@ impl Client {
     pub(super) fn new(bucket: &Bucket) -> Result<Self, StoreError> {
         // Somebody else may have installed it: there is only this one.
         let _installed = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
+        let mut http = reqwest::Client::builder()
             .user_agent("retentiond")
             .redirect(redirect::Policy::none())
             .connect_timeout(Duration::from_secs(3))
             .timeout(Duration::from_secs(10))
-            .pool_idle_timeout(Duration::from_secs(30))
-            .build()
-            .map_err(|error| StoreError::Refused(format!("cannot be reached: {}", chain(&error))))?;
+            .pool_idle_timeout(Duration::from_secs(30));
+        if bucket.is_local() {
+            http = http.no_proxy();
+        }
+        // What it needs of this machine are root certificates.
+        let http = http.build().map_err(|error| StoreError::Refused(format!("cannot be reached with TLS: {}", chain(&error))))?;
         let (origin, path) = bucket.address();
         Ok(Self { http, bucket: bucket.clone(), origin, path })
     }
@@ -251,11 +258,17 @@ fn pause(said: &str, now: DateTime<Utc>) -> Option<Duration> {
 /// What went wrong on the way, without the address: it holds the account.
 #[expect(clippy::needless_pass_by_value, reason = "what `map_err` hands over")]
 fn away(error: reqwest::Error) -> StoreError {
-    StoreError::Away(chain(&error))
+    if error.is_builder() { StoreError::Refused(chain(&error)) } else { StoreError::Away(chain(&error)) }
 }
 
 fn chain(error: &reqwest::Error) -> String {
-    let mut causes = vec![if error.is_timeout() { "no answer in time".to_owned() } else { "no connection".to_owned() }];
+    let what = match error {
+        error if error.is_builder() => "cannot be asked",
+        error if error.is_timeout() => "no answer in time",
+        error if error.is_connect() => "no connection",
+        _ => "no whole answer",
+    };
+    let mut causes = vec![what.to_owned()];
     let mut cause = error.source();
     while let Some(error) = cause {
         causes.push(error.to_string());

@@ -132,7 +132,12 @@ fn empty(folder: &OwnedFd, limits: &mut Limits<'_>, depth: usize) -> Result<bool
             FileType::Symlink => {
                 return Err(StoreError::Refused("holds a symbolic link, which may lead anywhere; delete it by hand".to_owned()));
             }
-            _ => match unlinkat(folder, &*name, AtFlags::empty()) {
+            FileType::RegularFile
+            | FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown => match unlinkat(folder, &*name, AtFlags::empty()) {
                 Ok(()) => limits.left -= 1,
                 Err(Errno::NOENT) => {}
                 Err(error) => return Err(sorted(error)),

@@ -56,7 +56,8 @@ pub(super) fn s3(request: &Signed<'_>, id: &str, secret: &str, region: &str, now
     let mut headers = request.headers.to_vec();
     headers.sort_unstable();
     let names = headers.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(";");
-    let lines: String = headers.iter().map(|(name, value)| format!("{name}:{}\n", value.trim())).collect();
+    let lines: Vec<String> = headers.iter().map(|(name, value)| format!("{name}:{}\n", value.trim())).collect();
+    let lines = lines.concat();
     let digest = headers.iter().find(|(name, _)| *name == "x-amz-content-sha256").map_or("", |(_, value)| value);
     let canonical = format!("{}\n{}\n{}\n{lines}\n{names}\n{digest}", request.method, encode(request.path, true), query(request.query));
     let (instant, date) = (s3_instant(now), now.format("%Y%m%d").to_string());

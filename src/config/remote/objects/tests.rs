@@ -15,8 +15,9 @@ const S3: &str =
 /// The shipped configuration with a store `backups` that says this, and a target in it for each prefix.
 fn with(store: &str, prefixes: &[&str], places: &str) -> Result<Config, Invalid> {
     let queue = "[[data_classes.targets]]\nstore = \"platform\"\ntable = \"queue_messages\"\n";
-    let targets: String =
+    let targets: Vec<String> =
         prefixes.iter().map(|prefix| format!("[[data_classes.targets]]\nstore = \"backups\"\nprefix = \"{prefix}\"\n\n")).collect();
+    let targets = targets.concat();
     assert!(SHIPPED.contains(queue));
     let shipped = SHIPPED.replacen(queue, &format!("{targets}{queue}"), 1).replacen("places = [\"media_objects\"]", places, 1);
     let all = format!("mode = \"observe\"\n{shipped}\n[stores.backups]\nkind = \"objects\"\n{store}");
@@ -28,7 +29,7 @@ fn bucket(store: &str) -> Bucket {
     let config = with(store, &[], "places = [\"media_objects\"]").unwrap();
     match &config.stores["backups"] {
         Store::Remote(Remote { protocol: Protocol::Objects(Objects::Bucket(bucket)), .. }) => bucket.clone(),
-        other => panic!("{other:?}"),
+        other @ (Store::MainPostgres | Store::Remote(_)) => panic!("{other:?}"),
     }
 }
 
