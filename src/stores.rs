@@ -103,6 +103,7 @@ pub async fn count(targets: &[RemoteTarget], account: &str, deadline: Instant) -
     futures_util::future::join_all(counts).await.into_iter().flatten().collect()
 }
 
+#[cfg_attr(not(feature = "objects"), expect(unused_variables, reason = "only a bucket asks what else is a target"))]
 fn client(remote: &Remote, config: &Config) -> Box<dyn Store> {
     let client: Result<Box<dyn Store>, StoreError> = match &remote.protocol {
         Protocol::Postgres(url) => elsewhere::Elsewhere::new(url).map(|store| Box::new(store) as _),

@@ -316,7 +316,11 @@ pub(crate) async fn world(kind: Kind) -> (World, Place) {
 
 pub(crate) async fn once(world: &World) -> App {
     let app = world.app().await.unwrap();
-    app.run_once(&Stop::default()).await.unwrap();
+    if let Err(failure) = app.run_once(&Stop::default()).await {
+        let errors: Vec<Option<String>> =
+            sqlx::query_scalar("select last_error from retention.jobs").fetch_all(&mut world.connect().await).await.unwrap();
+        panic!("{failure}: {errors:?}");
+    }
     app
 }
 
