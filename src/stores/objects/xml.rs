@@ -114,7 +114,8 @@ pub(super) fn page(answer: &Element, listing: &Listing, prefix: &str) -> Result<
         Some("false") => false,
         _ => return Err(refused("that does not say whether it is all")),
     };
-    let encoded = answer.text("EncodingType") == Some("url");
+    // COS spells it otherwise in one of its answers.
+    let encoded = ["EncodingType", "Encoding-Type"].iter().any(|name| answer.text(name) == Some("url"));
     let decoded = |text: &str| if encoded { decode(text) } else { Some(text.to_owned()) };
     let mut entries = Vec::new();
     for entry in answer.children.iter().filter(|child| listing.entries.contains(&child.name.as_str())) {
@@ -193,7 +194,7 @@ mod tests {
         let plain =
             "<ListVersionsResult><IsTruncated>false</IsTruncated><Version><Key>b/a/&lt;&#x2B;+%41</Key></Version></ListVersionsResult>";
         assert_eq!(versions(plain).unwrap().entries, [entry("b/a/<++%41", "")]);
-        let uploads = "<ListMultipartUploadsResult><IsTruncated>false</IsTruncated><Upload><Key>b/a/u</Key><UploadId>7</UploadId></Upload></ListMultipartUploadsResult>";
+        let uploads = "<ListMultipartUploadsResult><Encoding-Type>url</Encoding-Type><IsTruncated>false</IsTruncated><Upload><Key>b%2Fa%2Fu</Key><UploadId>7</UploadId></Upload></ListMultipartUploadsResult>";
         assert_eq!(page_of_uploads(uploads).entries, [entry("b/a/u", "7")]);
     }
 
