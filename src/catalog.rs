@@ -60,6 +60,12 @@ impl KeyType {
         }
     }
 
+    /// [`KeyType::equals`], for an id that was made of a `from`: not every id of the one type is one of the other.
+    #[must_use]
+    pub fn same(self, column: &str, id: &str, from: Self) -> String {
+        if self == Self::Text || self == from { self.equals(column, id) } else { format!("{column}::text = {id} collate \"C\"") }
+    }
+
     /// `column = id`, in the column's own type for the index, and byte for byte beside it (R7). `id` is a text expression.
     #[must_use]
     pub fn equals(self, column: &str, id: &str) -> String {

@@ -503,8 +503,10 @@ impl Planner {
         )))
         .fetch_all(&mut *tx)
         .await?;
+        // What the daemons of other regions have found is theirs to forget.
+        let ours = class.jobs.is_ours("q");
         sqlx::query(AssertSqlSafe(format!(
-            "delete from retention.quarantine where feature = {feature} and data_class = {name} and last_seen_at < $1"
+            "delete from retention.quarantine q where q.feature = {feature} and q.data_class = {name} and q.last_seen_at < $1 and {ours}"
         )))
         .bind(began)
         .execute(&mut *tx)

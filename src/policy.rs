@@ -58,7 +58,13 @@ impl Policy {
             };
             rule.remote.iter().filter_map(target).collect()
         };
-        let classes = config.data_classes.iter().zip(&layout.targets).enumerate().map(|(index, (rule, tables))| Class {
+        let classes = config
+            .data_classes
+            .iter()
+            .zip(&layout.targets)
+            .enumerate()
+            .map(|(index, (rule, tables))| (rule, tables, Source::new(config, layout, index)));
+        let classes = classes.map(|(rule, tables, source)| Class {
             rule: rule.clone(),
             jobs: jobs::Class {
                 feature: rule.feature.clone(),
@@ -66,8 +72,11 @@ impl Policy {
                 policy: rule.policy(&config.starting_points),
                 places: rule.places_fingerprint(),
                 accepted: accepted.clone(),
+                elsewhere: !rule.remote.is_empty(),
+                copies: last_copy(rule),
+                ours: source.ours(),
             },
-            source: Source::new(config, layout, index),
+            source,
             targets: children_first(Target::of_class(rule, tables)),
             remote: remote(rule),
         });
@@ -79,6 +88,16 @@ impl Policy {
             pinned: layout.pinned().into_iter().map(|(name, oid)| (name.to_owned(), oid)).collect(),
         }
     }
+}
+
+/// See [`jobs::Class::copies`].
+fn last_copy(rule: &config::DataClass) -> Option<String> {
+    let gone = |target: &config::RemoteTarget| match &target.place {
+        config::Place::Copies { expires_after } => Some(format!("{{completed_at}} + {}", expires_after.interval())),
+        config::Place::Table { .. } | config::Place::Prefix { .. } => None,
+    };
+    let gone: Vec<String> = rule.remote.iter().filter_map(gone).collect();
+    (!gone.is_empty()).then(|| format!("greatest({})", gone.join(", ")))
 }
 
 /// Rows that point at others go before them, or else those would wait for another batch.

@@ -19,6 +19,9 @@ const PLAUSIBLE_FROM: &str = "timestamptz '2000-01-01 00:00:00+00'";
 /// Nor are those later than this.
 const PLAUSIBLE_UNTIL: &str = "(now() + interval '1 year')";
 
+/// What stands for an account's id in [`Source::ours`].
+const OURS: &str = "{account}";
+
 /// One starting point as SQL.
 #[derive(Debug, Clone)]
 pub struct Point {
@@ -35,7 +38,8 @@ pub struct Point {
     region: Option<Region>,
 }
 
-/// The daemon's own regions, asked of the account-level table (R9). An account without a row there has no known region.
+/// The daemon's own regions, asked of the account-level table (R9). Of an account that has no row there any more, what was remembered of it counts; one that
+/// was never seen has no known region.
 #[derive(Debug, Clone)]
 struct Region {
     table: Table,
@@ -45,12 +49,27 @@ struct Region {
 }
 
 impl Region {
-    fn contains(&self, id: &str) -> String {
+    /// Whether the account lives here, as a condition; `id` is a text expression that was made of a `from`.
+    fn contains(&self, id: &str, from: KeyType) -> String {
+        let (table, regions) = (&self.table.sql, literals(&self.regions));
+        let row = format!("select 1 from {table} r where {}", self.table.key.same(&format!("r.{}", self.account), id, from));
         format!(
-            "exists (select 1 from {} r where r.{}::text = {id} and r.{}::text = any({}))",
+            "case when exists ({row}) then exists ({row} and r.{}::text = any({regions}))
+                  else exists (select 1 from retention.account_regions g where g.account_id = {id} and g.region = any({regions})) end",
+            self.column
+        )
+    }
+
+    /// Remembers which accounts live here.
+    fn remember(&self) -> String {
+        let (account, column) = (format!("r.{}::text", self.account), format!("r.{}::text", self.column));
+        format!(
+            "insert into retention.account_regions as g (account_id, region)
+             select distinct on ({account}) {account}, {column} from {} r
+             where {column} = any({}) and not exists (select 1 from retention.account_regions g where g.account_id = {account} and g.region = {column})
+             order by {account}
+             on conflict (account_id) do update set region = excluded.region where g.region <> excluded.region",
             self.table.sql,
-            self.account,
-            self.column,
             literals(&self.regions)
         )
     }
@@ -117,6 +136,22 @@ impl Source {
         Self { feature: class.feature.clone(), points: points.collect() }
     }
 
+    /// Whether an account is of the daemon's own regions, as a condition in which `{account}` stands for its id; `None` without regions.
+    #[must_use]
+    pub fn ours(&self) -> Option<String> {
+        let region = self.points.first()?.region.as_ref()?;
+        // Ids of several types meet here; only where all are of one they can be asked for by index.
+        let one = self.points.iter().all(|point| point.table.key == region.table.key);
+        let from = if one { region.table.key } else { KeyType::Text };
+        Some(region.contains(OURS, from))
+    }
+
+    /// The statement that remembers which accounts live in the daemon's regions; `None` without regions.
+    #[must_use]
+    pub fn remember_regions(&self) -> Option<String> {
+        Some(self.points.first()?.region.as_ref()?.remember())
+    }
+
     /// The points, in the order of the class.
     #[must_use]
     pub fn points(&self) -> &[Point] {
@@ -158,11 +193,12 @@ impl Source {
     pub fn implausible(&self) -> String {
         let part = |p: &Point, end: &str| {
             format!(
-                "select s.{}::text as account_id, {} as point, s.{}::text as value from {} s where {} and s.{} {end}{}",
+                "select s.{}::text as account_id, {} as point, s.{}::text as value from {} s where s.{} is not null and {} and s.{} {end}{}",
                 p.account,
                 literal(&p.name),
                 p.since,
                 p.table.sql,
+                p.account,
                 p.of_feature("s", &self.feature),
                 p.since,
                 p.of_region("s")
@@ -228,7 +264,7 @@ impl Point {
         let (account, since) = (&self.account, &self.since);
         format!(
             "select s.{since} as since, s.{account} as key, s.{account}::text as account_id from {} s
-             where s.{since} >= $1::timestamptz and (s.{since} > $1::timestamptz or s.{account} > $2::{}) and s.{since} <= {PLAUSIBLE_UNTIL} and {}",
+             where s.{account} is not null and s.{since} >= $1::timestamptz and (s.{since} > $1::timestamptz or s.{account} > $2::{}) and s.{since} <= {PLAUSIBLE_UNTIL} and {}",
             self.table.sql,
             self.table.key.sql(),
             self.of_feature("s", feature)
@@ -239,7 +275,7 @@ impl Point {
     /// latest, with all others set (R2, R9).
     #[must_use]
     pub fn counts(&self, feature: &str) -> String {
-        let region = self.region.as_ref().map_or_else(|| "true".to_owned(), |r| r.contains("p.account_id"));
+        let region = self.region.as_ref().map_or_else(|| "true".to_owned(), |r| r.contains("p.account_id", self.table.key));
         if self.table.unique {
             return region;
         }
@@ -292,7 +328,7 @@ impl Point {
 
     /// The same, as far as they are this daemon's business (R9).
     fn of_subject(&self, alias: &str, feature: &str, id: &str) -> String {
-        let region = self.region.as_ref().map_or_else(String::new, |r| format!(" and {}", r.contains(id)));
+        let region = self.region.as_ref().map_or_else(String::new, |r| format!(" and {}", r.contains(id, self.table.key)));
         format!("{}{region}", self.of_row(alias, feature, id))
     }
 
@@ -305,7 +341,9 @@ impl Point {
 
     /// Empty without regions, else a condition that begins with `and`: another region's rows are another daemon's.
     fn of_region(&self, alias: &str) -> String {
-        self.region.as_ref().map_or_else(String::new, |r| format!(" and {}", r.contains(&format!("{alias}.{}::text", self.account))))
+        self.region
+            .as_ref()
+            .map_or_else(String::new, |r| format!(" and {}", r.contains(&format!("{alias}.{}::text", self.account), self.table.key)))
     }
 
     fn standing(&self, feature: &str, and: &str) -> String {
@@ -314,13 +352,13 @@ impl Point {
         let region = self.of_region("s");
         if self.table.unique {
             return format!(
-                "select s.{account}::text as account_id, s.{since} as since from {table} s where {of_feature} and s.{since} between {PLAUSIBLE_FROM} and {PLAUSIBLE_UNTIL}{and}{region}"
+                "select s.{account}::text as account_id, s.{since} as since from {table} s where s.{account} is not null and {of_feature} and s.{since} between {PLAUSIBLE_FROM} and {PLAUSIBLE_UNTIL}{and}{region}"
             );
         }
         // Several rows for one subject: in force only when each is set, and then since the latest (R2).
         let same = format!("o.{account} = s.{account} and {}", self.of_feature("o", feature));
         format!(
-            "select s.{account}::text as account_id, max(s.{since}) as since from {table} s where {of_feature} and s.{since} is not null{and}{region} \
+            "select s.{account}::text as account_id, max(s.{since}) as since from {table} s where s.{account} is not null and {of_feature} and s.{since} is not null{and}{region} \
              and not exists (select 1 from {table} o where {same} and (o.{since} is null or o.{since} not between {PLAUSIBLE_FROM} and {PLAUSIBLE_UNTIL})) group by 1"
         )
     }
@@ -350,13 +388,7 @@ impl Point {
     /// Whether this point's table has any row of the account `id`, a text expression that was made of a `from`, as a condition.
     #[must_use]
     pub fn knows(&self, id: &str, from: KeyType) -> String {
-        let column = format!("s.{}", self.account);
-        let same = match self.table.key {
-            KeyType::Text => KeyType::Text.equals(&column, id),
-            key if key == from => key.equals(&column, id),
-            // Not every id of the one type is one of the other.
-            KeyType::Uuid | KeyType::Integer | KeyType::Bigint => format!("{column}::text = {id} collate \"C\""),
-        };
+        let same = self.table.key.same(&format!("s.{}", self.account), id, from);
         format!("exists (select 1 from {} s where {same})", self.table.sql)
     }
 
@@ -418,7 +450,7 @@ impl Point {
 
     fn absence(&self, columns: &str, feature: &str) -> String {
         let of_feature = if self.feature.is_some() { format!(" and a.feature = {}", literal(feature)) } else { String::new() };
-        let region = self.region.as_ref().map_or_else(String::new, |r| format!(" and {}", r.contains("a.account_id")));
+        let region = self.region.as_ref().map_or_else(String::new, |r| format!(" and {}", r.contains("a.account_id", self.table.key)));
         format!(
             "select {columns} from retention.absences a where a.source = {} and a.confirmed_at is not null{of_feature}{region}",
             literal(&self.source)

@@ -2,10 +2,12 @@
 //! The address of a store is a secret; `at` is what of it may be said, and tells whether two names mean one store.
 
 mod objects;
+#[cfg(test)]
+mod tests;
 
 use std::{fs, net::IpAddr};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     Needs, TargetTerms,
@@ -105,7 +107,7 @@ impl Place {
                     (Some((column, feature)), Some((another, of_another))) => column == another && feature != of_another,
                     _ => false,
                 };
-                table.last() == another.last() && (table.len() != another.len() || table == another) && !apart
+                one_table(table, another) && !apart
             }
             (Self::Prefix { prefix }, Self::Prefix { prefix: another }) => objects::overlap(prefix, another),
             // Of different kinds, in stores of different kinds.
@@ -117,9 +119,12 @@ impl Place {
     pub(super) fn overlaps_spelt(&self, spelt: &str) -> bool {
         match self {
             Self::Table { table, .. } => {
-                let parts = TableName::parse(spelt).map(|name| vec![name.schema().to_owned(), name.table().to_owned()]);
-                // Spelt for any store: whatever has the name is meant.
-                table.join(".") == spelt || table.last().is_some_and(|last| last == spelt) || parts.is_ok_and(|parts| parts == *table)
+                // As each kind of database would read it; a name without a schema or database may be in any.
+                let literal = spelt.split('.').map(str::to_owned).collect();
+                let folded = TableName::parse(spelt).map(|name| vec![name.schema().to_owned(), name.table().to_owned()]);
+                let bare = TableName::parse(spelt).ok().filter(|_| !spelt.contains('.')).map(|name| vec![name.table().to_owned()]);
+                let readings: [Option<Vec<String>>; 3] = [Some(literal), folded.ok(), bare];
+                readings.into_iter().flatten().any(|other| one_table(table, &other))
             }
             Self::Prefix { prefix } => objects::overlap(prefix, spelt),
             Self::Copies { .. } => false,
@@ -127,28 +132,16 @@ impl Place {
     }
 }
 
+/// Whether two names can be of one table: whatever is not said may be the same.
+fn one_table(one: &[String], other: &[String]) -> bool {
+    one.iter().rev().zip(other.iter().rev()).all(|(one, other)| one.eq_ignore_ascii_case(other))
+}
+
 /// Reads a store of a kind that is not the main database.
 pub(super) fn remote(t: &mut Table<'_>, kind: &str, needs: Needs) -> Option<Remote> {
     match kind {
-        "postgres" => {
-            let url = secret(t, "url", "url_file", needs)?;
-            let address = super::address::address(secrecy::ExposeSecret::expose_secret(&url)).map_err(|why| t.fault("url", why)).ok()?;
-            let at = identity(secrecy::ExposeSecret::expose_secret(&address.url), 5432);
-            Some(Remote { at, protocol: Protocol::Postgres(address.url) })
-        }
-        "mysql" => {
-            let url = secret(t, "url", "url_file", needs)?;
-            let given = secrecy::ExposeSecret::expose_secret(&url);
-            if needs == Needs::Database && !given.starts_with("mysql://") {
-                t.fault("url", "must start with mysql://");
-                return None;
-            }
-            let spelt = given.to_ascii_lowercase().contains("ssl-mode=") || given.to_ascii_lowercase().contains("sslmode=");
-            let joint = if given.contains('?') { '&' } else { '?' };
-            let weak = spelt || is_local(&host(given));
-            let url = if weak { given.to_owned() } else { format!("{given}{joint}ssl-mode=VERIFY_IDENTITY") };
-            Some(Remote { at: identity(given, 3306), protocol: Protocol::Mysql(url.into()) })
-        }
+        "postgres" => database(t, 5432, needs, Protocol::Postgres, |url| Ok(super::address::address(url)?.url)),
+        "mysql" => database(t, 3306, needs, Protocol::Mysql, mysql_address),
         "objects" => objects::store(t, needs),
         "expiring" => Some(Remote { at: t.key(""), protocol: Protocol::Expiring }),
         other => {
@@ -159,6 +152,39 @@ pub(super) fn remote(t: &mut Table<'_>, kind: &str, needs: Needs) -> Option<Remo
             None
         }
     }
+}
+
+/// A store that is reached by an address alone. Of one that nobody needs now and that lies in a file, nothing is known but its name.
+fn database(
+    t: &mut Table<'_>,
+    port: u16,
+    needs: Needs,
+    protocol: fn(SecretString) -> Protocol,
+    judge: fn(&str) -> Read<SecretString>,
+) -> Option<Remote> {
+    let url = secret(t, "url", "url_file", needs)?;
+    if url.expose_secret().is_empty() && needs == Needs::Nothing {
+        return Some(Remote { at: t.key(""), protocol: protocol(url) });
+    }
+    let url = judge(url.expose_secret()).map_err(|why| t.fault("url", why)).ok()?;
+    let protocol = protocol(url.clone());
+    let at = identity(url.expose_secret(), port);
+    // Its databases are within reach of each other; those of Postgres are not.
+    let at = if matches!(protocol, Protocol::Mysql(_)) { at.trim_end_matches(|c| c != '/').to_owned() } else { at };
+    Some(Remote { at, protocol })
+}
+
+/// Judges an address without repeating it, and makes TLS with proof of identity the default off this machine.
+fn mysql_address(url: &str) -> Read<SecretString> {
+    if !url.starts_with("mysql://") {
+        return Err("must start with mysql://".to_owned());
+    }
+    let spelt = url.to_ascii_lowercase();
+    if is_local(&host(url)) || spelt.contains("ssl-mode=") || spelt.contains("sslmode=") {
+        return Ok(url.into());
+    }
+    let joint = if url.contains('?') { '&' } else { '?' };
+    Ok(format!("{url}{joint}ssl-mode=VERIFY_IDENTITY").into())
 }
 
 /// A secret that is written down or lies in a file, which is read only by whoever is going to use it. Empty when nobody is.
@@ -185,7 +211,14 @@ pub(super) fn place(t: &mut Table<'_>, protocol: &Protocol, feature: Option<&Str
         Protocol::Postgres(_) | Protocol::Mysql(_) => {
             let parse: fn(&str) -> Read<Vec<String>> = if matches!(protocol, Protocol::Mysql(_)) { mysql_name } else { postgres_name };
             let spelt = t.need("table", "which table holds it?", text)?;
-            let table = parse(&spelt).map_err(|why| t.fault("table", why)).ok();
+            let mut table = parse(&spelt).map_err(|why| t.fault("table", why)).ok();
+            if let (Protocol::Mysql(url), Some(table)) = (protocol, &mut table)
+                && table.len() == 1
+                && let Some(database) =
+                    identity(url.expose_secret(), 0).rsplit_once('/').map(|(_, path)| path.to_owned()).filter(|path| !path.is_empty())
+            {
+                table.insert(0, database);
+            }
             let account_column = t.need("account_column", "which column names the account?", column);
             let feature_column = t.maybe("feature_column", column);
             let feature = feature_column.zip(feature.cloned());

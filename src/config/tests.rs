@@ -321,18 +321,14 @@ fn every_mistake_is_named_with_its_remedy() {
         ),
         ("table = \"queue_messages\"", "table = \"a.b.c\"", "data_classes[mps/queue].targets[0].table", "not a table name"),
         // Stores.
-        (
-            "kind = \"postgres\"",
-            "kind = \"mysql\"\nurl = \"mysql://u:hunter2@h/d\"",
-            "stores.platform.kind",
-            "kind \"mysql\" is not available in this version; available: \"postgres\" (the main database)",
-        ),
+        ("kind = \"postgres\"", "kind = \"mysql\"\nurl = \"postgres://u:hunter2@h/d\"", "stores.platform.url", "must start with mysql://"),
+        ("kind = \"postgres\"", "kind = \"mysql\"", "stores.platform.url", "or the path of a file that holds it as url_file"),
         ("kind = \"postgres\"", "kind = \"oracle\"", "stores.platform.kind", "is not one of"),
         (
             "kind = \"postgres\"",
-            "kind = \"postgres\"\nurl = \"postgres://hunter2@h/d\"",
+            "kind = \"postgres\"\nurl = \"postgres://hunter2@h/d?sslmod=require\"",
             "stores.platform.url",
-            "not available in this version",
+            "unknown parameter",
         ),
         ("[stores.platform]\nkind = \"postgres\"", "", "data_classes[mps/configuration].targets[0].store", "write [stores.platform]"),
     ] {

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use sqlx::AssertSqlSafe;
+
 use super::{Planner, stride::Stride};
 use crate::{
     catalog, crash,
@@ -31,6 +33,12 @@ struct Missed {
 impl Planner {
     /// Notes which rows have vanished from the source, and lets the guard see whether that can be believed.
     pub(super) async fn miss(&self) -> Result<(), DatabaseError> {
+        // Before anything counts as missing: whose it was is told by the row that is gone.
+        if let Some(remember) = self.policy.classes.iter().find_map(|class| class.source.remember_regions()) {
+            let mut tx = self.database.begin(Purpose::Bulk).await?;
+            sqlx::query(AssertSqlSafe(remember)).execute(&mut *tx).await?;
+            Database::commit(tx).await?;
+        }
         for roster in roster::rosters(&self.config, &self.layout) {
             let mut missed = self.compare(&roster).await?;
             crash::point("planner.compared");

@@ -6,10 +6,7 @@ mod folder;
 mod sign;
 mod xml;
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::{
     FutureExt, StreamExt,
@@ -22,7 +19,7 @@ use self::{
     client::{Client, Listing, UPLOADS, VERSIONS, is_gone, sorted},
     xml::Entry,
 };
-use super::{Answer, Gone, Store, StoreError};
+use super::{Answer, Gone, Store, StoreError, Until};
 use crate::config::{self, ACCOUNT, Bucket, Config, Objects, Place, Protocol, Remote, Service};
 
 /// As many as a page of a listing holds at most, and as a request may delete.
@@ -72,9 +69,9 @@ struct Swept {
 }
 
 impl Bucketed {
-    async fn purge(&self, place: &Place, account: &str, at_most: u32) -> Result<Gone, StoreError> {
+    async fn purge(&self, place: &Place, account: &str, at_most: u32, until: Until) -> Result<Gone, StoreError> {
         let prefix = self.prefix(place, account)?;
-        let (at_most, until) = (at_most as usize, Instant::now() + BEGINS);
+        let at_most = at_most as usize;
         let mut swept = self.sweep(&VERSIONS, &prefix, at_most, until).await?;
         let rest = at_most.saturating_sub(swept.gone);
         if rest > 0 && matches!(swept.why, None | Some(StoreError::Refused(_))) {
@@ -95,9 +92,10 @@ impl Bucketed {
     }
 
     /// Deletes what the listing shows, page by page from its start; what stays is passed by. Holds a page, and the one before it.
-    async fn sweep(&self, listing: &Listing, prefix: &str, at_most: usize, until: Instant) -> Result<Swept, StoreError> {
+    async fn sweep(&self, listing: &Listing, prefix: &str, at_most: usize, until: Until) -> Result<Swept, StoreError> {
         let (mut swept, mut tried, mut passed, mut after) = (Swept::default(), 0, false, None);
         let mut before: BTreeSet<Entry> = BTreeSet::new();
+        let begins = Until::in_time(BEGINS).or_before(until);
         loop {
             // Enough to tell what became of those before.
             let wanted = (at_most - tried).max(before.len()).clamp(1, listing.most);
@@ -119,11 +117,11 @@ impl Bucketed {
                 continue;
             }
             fresh.truncate(at_most - tried);
-            if fresh.is_empty() || (tried > 0 && Instant::now() >= until) {
+            if fresh.is_empty() || (tried > 0 && begins.passed()) {
                 return Ok(swept);
             }
             tried += fresh.len();
-            match self.erase(listing, &fresh).await {
+            match self.erase(listing, &fresh, until).await {
                 Ok(None) => {}
                 Ok(why) => swept.why = why,
                 Err(why) if swept.gone > 0 => return Ok(Swept { why: Some(why), ..swept }),
@@ -134,11 +132,16 @@ impl Bucketed {
     }
 
     /// Asks to delete all of them. Why one of them was not.
-    async fn erase(&self, listing: &Listing, entries: &[Entry]) -> Result<Option<StoreError>, StoreError> {
+    async fn erase(&self, listing: &Listing, entries: &[Entry], until: Until) -> Result<Option<StoreError>, StoreError> {
         let (together, alone): (Vec<&Entry>, Vec<&Entry>) = entries.iter().partition(|entry| listing.together && xml::can_name(&entry.key));
+        until.still()?;
         let codes = try_join_all(together.chunks(PER_REQUEST).map(|versions| self.client.erase(versions))).await?;
         let mut why = codes.iter().flatten().find(|code| !is_gone(code)).map(|code| sorted(StatusCode::OK, Some(code), None));
-        let asked: Vec<BoxFuture<'_, _>> = alone.into_iter().map(|entry| self.client.erase_one(listing, entry).boxed()).collect();
+        let one = |entry| async move {
+            until.still()?;
+            self.client.erase_one(listing, entry).await
+        };
+        let asked: Vec<BoxFuture<'_, _>> = alone.into_iter().map(|entry| one(entry).boxed()).collect();
         let mut answers = stream::iter(asked).buffer_unordered(AT_ONCE);
         while let Some(answer) = answers.next().await {
             why = answer.err().or(why);
@@ -256,8 +259,8 @@ fn expanded(place: &Place, account: &str) -> Result<String, StoreError> {
 }
 
 impl Store for Bucketed {
-    fn purge<'a>(&'a self, place: &'a Place, account: &'a str, at_most: u32) -> Answer<'a, Gone> {
-        Box::pin(self.purge(place, account, at_most))
+    fn purge<'a>(&'a self, place: &'a Place, account: &'a str, at_most: u32, until: Until) -> Answer<'a, Gone> {
+        Box::pin(self.purge(place, account, at_most, until))
     }
 
     fn left<'a>(&'a self, place: &'a Place, account: &'a str) -> Answer<'a, bool> {

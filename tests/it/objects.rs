@@ -14,7 +14,7 @@ use std::{
 use retentiond::{
     config::{self, Needs, Place},
     planner::Look,
-    stores::{self, Careful, Gone, StoreError},
+    stores::{self, Careful, Gone, StoreError, Until},
 };
 
 use crate::{
@@ -27,6 +27,11 @@ use crate::{
 /// Where the keys of an account begin.
 fn place() -> Place {
     Place::Prefix { prefix: "b/{account_id}/".to_owned() }
+}
+
+/// Until a call may begin to delete.
+fn soon() -> Until {
+    Until::in_time(Duration::from_secs(60))
 }
 
 /// The store that a configuration calls `elsewhere`, without a database.
@@ -205,12 +210,12 @@ async fn what_a_bucket_says_it_has_deleted_is_not_believed() {
     let (server, bucket) = Bucket { page: 1000, lies: true, ..Bucket::default() }.with("a", 4).start();
     let store = self::bucket(server.port);
     for _ in 0..3 {
-        let refused = store.purge(&place(), "a", 100).await.unwrap_err();
+        let refused = store.purge(&place(), "a", 100, soon()).await.unwrap_err();
         assert_eq!(refused, StoreError::Refused("says that it has deleted what is still there".to_owned()));
         assert!(store.left(&place(), "a").await.unwrap());
     }
     bucket.lock().unwrap().lies = false;
-    assert_eq!(store.purge(&place(), "a", 100).await.unwrap(), Gone { records: 4, more: false });
+    assert_eq!(store.purge(&place(), "a", 100, soon()).await.unwrap(), Gone { records: 4, more: false });
     assert!(!store.left(&place(), "a").await.unwrap());
 }
 
@@ -219,12 +224,12 @@ async fn what_is_locked_is_told_by_its_code_and_passed_by() {
     let locked = BTreeSet::from(["b/a/00000".to_owned(), "b/a/00002".to_owned()]);
     let (server, bucket) = Bucket { page: 3, locked, ..Bucket::default() }.with("a", 9).start();
     let store = self::bucket(server.port);
-    assert_eq!(store.purge(&place(), "a", 100).await.unwrap(), Gone { records: 5, more: true });
+    assert_eq!(store.purge(&place(), "a", 100, soon()).await.unwrap(), Gone { records: 5, more: true });
     assert_eq!(bucket.lock().unwrap().versions.len(), 4);
-    let refused = store.purge(&place(), "a", 100).await.unwrap_err();
+    let refused = store.purge(&place(), "a", 100, soon()).await.unwrap_err();
     assert_eq!(refused, StoreError::Refused("AccessDenied".to_owned()), "no key, no message");
     bucket.lock().unwrap().locked.clear();
-    assert_eq!(store.purge(&place(), "a", 100).await.unwrap(), Gone { records: 4, more: false });
+    assert_eq!(store.purge(&place(), "a", 100, soon()).await.unwrap(), Gone { records: 4, more: false });
 }
 
 #[tokio::test]
@@ -232,15 +237,15 @@ async fn a_listing_in_parts_is_read_to_its_end_and_a_call_deletes_no_more_than_i
     let (server, bucket) = Bucket { page: 700, ..Bucket::default() }.with("a", 2300).with("a1", 5).start();
     let store = self::bucket(server.port);
     assert_eq!(store.count(&place(), "a").await.unwrap(), 2300);
-    assert_eq!(store.purge(&place(), "a", 3).await.unwrap(), Gone { records: 3, more: true });
+    assert_eq!(store.purge(&place(), "a", 3, soon()).await.unwrap(), Gone { records: 3, more: true });
     let mut records = 3;
     while records < 2300 {
-        let gone = store.purge(&place(), "a", 2000).await.unwrap();
+        let gone = store.purge(&place(), "a", 2000, soon()).await.unwrap();
         assert!((1..=2000).contains(&gone.records), "{gone:?}");
         records += gone.records;
     }
     assert!(!store.left(&place(), "a").await.unwrap());
-    assert_eq!(store.purge(&place(), "a", 2000).await.unwrap(), Gone { records: 0, more: false });
+    assert_eq!(store.purge(&place(), "a", 2000, soon()).await.unwrap(), Gone { records: 0, more: false });
     let bucket = bucket.lock().unwrap();
     assert!(bucket.requests.iter().all(|versions| *versions <= 1000) && bucket.requests.iter().sum::<usize>() == 2300);
     assert_eq!(bucket.versions.len(), 5, "the neighbour's");
@@ -282,7 +287,7 @@ async fn i6_an_answer_that_is_no_listing_says_nothing_about_what_is_left() {
         let store = bucket(server.port);
         let errors = [
             store.left(&place(), "a").await.unwrap_err(),
-            store.purge(&place(), "a", 10).await.unwrap_err(),
+            store.purge(&place(), "a", 10, soon()).await.unwrap_err(),
             store.count(&place(), "a").await.unwrap_err(),
         ];
         for error in errors {
@@ -295,7 +300,7 @@ async fn i6_an_answer_that_is_no_listing_says_nothing_about_what_is_left() {
 async fn a_bucket_that_asks_for_patience_gets_what_it_asks_for() {
     let server = StandIn::start(|_| async { Said(503, ("retry-after", "7"), "<Error><Code>SlowDown</Code></Error>".to_owned()) });
     let store = bucket(server.port);
-    let throttled = store.purge(&place(), "a", 10).await.unwrap_err();
+    let throttled = store.purge(&place(), "a", 10, soon()).await.unwrap_err();
     assert_eq!(throttled, StoreError::Throttled { what: "HTTP 503".to_owned(), pause: Some(Duration::from_secs(7)) });
     assert!(store.left(&place(), "a").await.unwrap_err().to_string().contains("left alone for a moment"));
 }
@@ -307,12 +312,12 @@ async fn r8_an_account_that_a_key_cannot_hold_literally_is_refused() {
     let (server, _) = Bucket { page: 1000, ..Bucket::default() }.start();
     for store in [folder, bucket(server.port)] {
         for account in ["a/b", "a\\b", "..", "a..b", ".", "", "a\n", "a\u{7f}", &"a".repeat(1100)] {
-            for error in [store.purge(&place(), account, 1).await.map(drop), store.left(&place(), account).await.map(drop)] {
+            for error in [store.purge(&place(), account, 1, soon()).await.map(drop), store.left(&place(), account).await.map(drop)] {
                 assert!(matches!(error, Err(StoreError::Refused(_))), "{account:?}: {error:?}");
             }
         }
         for account in ["Zoë ", "a.b", "{account_id}", "-", "*", "%2f", "a&b<c>"] {
-            assert_eq!(store.purge(&place(), account, 1).await.unwrap(), Gone { records: 0, more: false }, "{account:?}");
+            assert_eq!(store.purge(&place(), account, 1, soon()).await.unwrap(), Gone { records: 0, more: false }, "{account:?}");
             assert!(!store.left(&place(), account).await.unwrap());
         }
     }
@@ -374,8 +379,8 @@ async fn a_folder_is_emptied_to_its_bottom_and_no_link_leads_out_of_it() {
         fs::write(root.join(file), "").unwrap();
     }
     assert_eq!(store.count(&place(), "a1").await.unwrap(), 3);
-    assert_eq!(store.purge(&place(), "a1", 2).await.unwrap(), Gone { records: 2, more: true });
-    assert_eq!(store.purge(&place(), "a1", 2).await.unwrap(), Gone { records: 1, more: false });
+    assert_eq!(store.purge(&place(), "a1", 2, soon()).await.unwrap(), Gone { records: 2, more: true });
+    assert_eq!(store.purge(&place(), "a1", 2, soon()).await.unwrap(), Gone { records: 1, more: false });
     assert!(!store.left(&place(), "a1").await.unwrap() && !root.join("b/a1").exists());
     assert!(root.join("b/a10/1").exists());
 
@@ -384,13 +389,13 @@ async fn a_folder_is_emptied_to_its_bottom_and_no_link_leads_out_of_it() {
     fs::create_dir_all(root.join("b/holds")).unwrap();
     symlink(outside.path(), root.join("b/holds/link")).unwrap();
     for account in ["linked", "holds"] {
-        let refused = store.purge(&place(), account, 9).await.unwrap_err();
+        let refused = store.purge(&place(), account, 9, soon()).await.unwrap_err();
         assert!(matches!(&refused, StoreError::Refused(why) if why.contains("symbolic link")), "{account}: {refused:?}");
     }
     assert!(store.left(&place(), "linked").await.is_err() && store.left(&place(), "holds").await.unwrap());
     fs::rename(root.join("b"), outside.path().join("b")).unwrap();
     symlink(outside.path().join("b"), root.join("b")).unwrap();
-    assert!(store.purge(&place(), "a10", 9).await.is_err());
+    assert!(store.purge(&place(), "a10", 9, soon()).await.is_err());
     assert!(outside.path().join("kept").exists() && outside.path().join("b/a10/1").exists());
 
     fs::remove_file(root.join("b")).unwrap();

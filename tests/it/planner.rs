@@ -476,6 +476,72 @@ async fn r9_an_account_of_another_region_that_vanishes_is_not_this_daemons_to_pu
 }
 
 #[tokio::test]
+async fn i6_a_row_that_names_no_account_stops_nobody() {
+    let mut world = World::new().await;
+    world.sql("create table subs (account_id text, feature text, terminated_at timestamptz, cmq_disabled_at timestamptz); create index on subs (account_id)").await;
+    world.rules = world.rules.replace("\"feature_subscriptions\"", "\"subs\"");
+    world.account("a", "null", "null", "null").await;
+    world
+        .sql(
+            "insert into subs values ('a', 'mps', now() - interval '40 days'), (null, 'mps', now() - interval '40 days'), (null, 'mps', 'infinity');
+             insert into subs values (null, 'mps', now())",
+        )
+        .await;
+    let app = world.app().await.unwrap();
+    look(&app, Look::Resync).await;
+    assert_eq!(look(&app, Look::Poll).await, report(0, 0, 0, 0));
+    app.run_once(&Stop::default()).await.unwrap();
+    assert_eq!(world.left("a").await, left(0, 0, 0, 2));
+}
+
+/// The shipped rules for the accounts of one region.
+fn of_region(rules: &str, region: &str) -> String {
+    let rules = rules.replace("since_column = \"deleted_at\"", "since_column = \"deleted_at\"\nregion_column = \"region\"");
+    format!("regions = [\"{region}\"]\n{rules}")
+}
+
+#[tokio::test]
+async fn r9_an_account_of_ones_own_region_that_vanishes_is_purged() {
+    let mut world = World::new().await;
+    world.account("here", "null", "null", "null").await;
+    world.account("there", "null", "null", "null").await;
+    world.sql("update accounts set region = 'eu-frankfurt' where account_id = 'there'").await;
+    world.sql("alter table feature_subscriptions drop constraint feature_subscriptions_account_id_fkey").await;
+    let rules = world.rules.clone();
+    world.rules = of_region(&rules, "ap-singapore");
+    world.run_passes().await.unwrap();
+    world.sql("delete from accounts").await;
+    world.set("GUARD__MAX_SHRINK", "100%").run_passes().await.unwrap();
+    world.sql("update retention.absences set first_missed_at = first_missed_at - interval '40 days'").await;
+    world.run_passes().await.unwrap();
+    world.run_passes().await.unwrap();
+    assert_eq!((world.left("here").await, world.left("there").await), (left(0, 0, 0, 2), ALL));
+    assert_eq!((world.jobs("here").await.len(), world.jobs("there").await.len()), (2, 0));
+}
+
+#[tokio::test]
+async fn r9_daemons_of_two_regions_that_share_a_database_leave_each_others_jobs_and_findings_alone() {
+    let mut world = World::new().await;
+    for (id, deleted) in [("here", "now() - interval '40 days'"), ("there", "now() - interval '40 days'"), ("bad there", "'infinity'")] {
+        world.account(id, deleted, "null", "null").await;
+    }
+    world.sql("update accounts set region = 'eu-frankfurt' where account_id like '%there'").await;
+    let rules = world.rules.clone();
+    world.rules = of_region(&rules, "eu-frankfurt");
+    let there = world.app().await.unwrap();
+    look(&there, Look::Resync).await;
+    assert_eq!(world.jobs("there").await.len(), 2);
+    world.rules = of_region(&rules, "ap-singapore");
+    world.run_passes().await.unwrap();
+    assert_eq!((world.left("here").await, world.left("there").await), (left(0, 0, 0, 2), ALL));
+    let job = world.job("there", "queue").await;
+    assert_eq!((job.state.as_str(), job.attempts), ("scheduled", 0), "nobody has even claimed it");
+    assert_eq!(world.count("retention.quarantine where account_id = 'bad there'").await, 2);
+    there.run_once(&Stop::default()).await.unwrap();
+    assert_eq!(world.left("there").await, left(0, 0, 0, 2));
+}
+
+#[tokio::test]
 async fn a_starting_point_made_anew_under_the_same_name_is_not_believed_before_it_is_checked() {
     let world = World::new().await;
     world.account("a", "null", "now() - interval '29 days'", "null").await;

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::expanded;
 use crate::{
     config::Place,
-    stores::{Answer, Gone, Store, StoreError},
+    stores::{Answer, Gone, Store, StoreError, Until},
 };
 
 /// Folders in folders; each is open while those in it are emptied.
@@ -33,6 +33,7 @@ pub(super) struct Folder {
 /// How far a purge may go.
 struct Limits<'a> {
     left: u32,
+    until: Until,
     /// Nobody waits for it any more.
     stop: &'a CancellationToken,
 }
@@ -59,10 +60,11 @@ impl Folder {
 }
 
 impl Store for Folder {
-    fn purge<'a>(&'a self, place: &'a Place, account: &'a str, at_most: u32) -> Answer<'a, Gone> {
+    fn purge<'a>(&'a self, place: &'a Place, account: &'a str, at_most: u32, until: Until) -> Answer<'a, Gone> {
         Box::pin(self.with(place, account, move |root, prefix, stop| {
             let Some((parent, name, folder)) = find(root, prefix)? else { return Ok(Gone { records: 0, more: false }) };
-            let mut limits = Limits { left: at_most, stop };
+            until.still()?;
+            let mut limits = Limits { left: at_most, until, stop };
             let emptied = empty(&folder, &mut limits, 0)?;
             let gone = emptied && remove(&parent, &name)?;
             Ok(Gone { records: i64::from(at_most - limits.left), more: !gone })
@@ -121,7 +123,7 @@ fn empty(folder: &OwnedFd, limits: &mut Limits<'_>, depth: usize) -> Result<bool
     let mut all = true;
     for entry in entries(folder, depth)? {
         let (name, kind) = entry?;
-        if limits.left == 0 || limits.stop.is_cancelled() {
+        if limits.left == 0 || limits.until.passed() || limits.stop.is_cancelled() {
             return Ok(false);
         }
         match kind {
