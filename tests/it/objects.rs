@@ -17,6 +17,8 @@ use retentiond::{
     stores::{self, Careful, Gone, StoreError, Until},
 };
 
+use tokio::sync::Notify;
+
 use crate::{
     moto,
     standin::{Asked, Said, StandIn},
@@ -31,7 +33,7 @@ fn place() -> Place {
 
 /// Until a call may begin to delete.
 fn soon() -> Until {
-    Until::in_time(Duration::from_secs(60))
+    Until::in_time(Duration::from_mins(1))
 }
 
 /// The store that a configuration calls `elsewhere`, without a database.
@@ -294,6 +296,42 @@ async fn i6_an_answer_that_is_no_listing_says_nothing_about_what_is_left() {
             assert!(matches!(&error, StoreError::Refused(said) if said.contains(why) && !said.contains("logged")), "{body}: {error:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_or_has_no_time_left_leaves_nothing_half_done() {
+    let bucket = Arc::new(Mutex::new(Bucket { page: 1000, ..Bucket::default() }.with("a", 6)));
+    let (mine, deleted) = (Arc::clone(&bucket), Arc::new(Notify::new()));
+    let tell = Arc::clone(&deleted);
+    let server = StandIn::start(move |asked| {
+        let (said, first) = {
+            let mut bucket = mine.lock().unwrap();
+            (bucket.answer(&asked), asked.method == "POST" && bucket.requests.len() == 1)
+        };
+        let tell = Arc::clone(&tell);
+        async move {
+            if first {
+                // It has happened, and nobody will ever hear of it.
+                tell.notify_one();
+                std::future::pending::<()>().await;
+            }
+            said
+        }
+    });
+    let store = self::bucket(server.port);
+    let late = Until::in_time(Duration::ZERO);
+    assert!(matches!(store.purge(&place(), "a", 4, late).await, Err(StoreError::Away(_))));
+    assert_eq!(bucket.lock().unwrap().requests, [0; 0], "nothing is begun once its time is over");
+
+    let store = self::bucket(server.port);
+    let place = place();
+    tokio::select! {
+        done = store.purge(&place, "a", 4, soon()) => panic!("{done:?}"),
+        () = deleted.notified() => {}
+    }
+    assert!(store.left(&place, "a").await.unwrap());
+    assert_eq!(store.purge(&place, "a", 4, soon()).await.unwrap(), Gone { records: 2, more: false });
+    assert!(!store.left(&place, "a").await.unwrap());
 }
 
 #[tokio::test]
