@@ -17,7 +17,7 @@ mod tests;
 
 pub use policy::{Change, ClassTerms, PointTerms, TargetTerms, Terms};
 pub use raw::environment;
-pub use remote::{ACCOUNT, Place, Protocol, Remote, RemoteTarget};
+pub use remote::{ACCOUNT, Bucket, Objects, Place, Protocol, Remote, RemoteTarget, Service};
 pub use table::{Fault, Invalid};
 pub use validate::{Needs, load, parse};
 

@@ -7,6 +7,8 @@ mod careful;
 mod elsewhere;
 #[cfg(feature = "mysql")]
 mod mysql;
+#[cfg(feature = "objects")]
+mod objects;
 pub mod postgres;
 
 use std::{
@@ -139,7 +141,7 @@ pub fn open(config: &Config) -> BTreeMap<String, Arc<Careful>> {
         let here = |place: &&CustomerPlace| place.store.as_deref().is_none_or(|other| other == name || store(other) == store(name));
         config.customer_places.iter().filter(here).map(|place| place.place.clone()).collect()
     };
-    remote.map(|(name, remote)| (name.clone(), Arc::new(Careful::new(name, client(remote, &media(name)))))).collect()
+    remote.map(|(name, remote)| (name.clone(), Arc::new(Careful::new(name, client(remote, &media(name), config))))).collect()
 }
 
 /// How many records the account has in each of the targets that answer until the deadline; the others are absent, and not zero.
@@ -151,13 +153,18 @@ pub async fn count(targets: &[RemoteTarget], account: &str, deadline: Instant) -
     futures_util::future::join_all(counts).await.into_iter().flatten().collect()
 }
 
-fn client(remote: &Remote, media: &[String]) -> Box<dyn Store> {
+#[cfg_attr(not(feature = "objects"), expect(unused_variables, reason = "only a bucket asks what else is a target"))]
+fn client(remote: &Remote, media: &[String], config: &Config) -> Box<dyn Store> {
     let client: Result<Box<dyn Store>, StoreError> = match &remote.protocol {
         Protocol::Postgres(url) => elsewhere::Elsewhere::new(url, media).map(|store| Box::new(store) as _),
         #[cfg(feature = "mysql")]
         Protocol::Mysql(url) => mysql::Mysql::new(url).map(|store| Box::new(store) as _),
         #[cfg(not(feature = "mysql"))]
         Protocol::Mysql(_) => Err(StoreError::Refused("this program was built without the feature mysql".to_owned())),
+        #[cfg(feature = "objects")]
+        Protocol::Objects(objects) => objects::open(objects, config),
+        #[cfg(not(feature = "objects"))]
+        Protocol::Objects(_) => Err(StoreError::Refused("this program was built without the feature objects".to_owned())),
         Protocol::Expiring => Ok(Box::new(Copies)),
     };
     client.unwrap_or_else(|why| Box::new(Unusable(why)))

@@ -31,7 +31,8 @@ pub(super) struct Class {
 /// A place under the customer's control, with its spelling parsed.
 #[derive(Debug)]
 pub(super) struct Place {
-    pub(super) table: TableName,
+    /// None where places are no tables.
+    pub(super) table: Option<TableName>,
     pub(super) place: CustomerPlace,
 }
 
@@ -74,7 +75,7 @@ pub(super) fn judge(root: &Table<'_>, stores: &Stores, points: &[Point], classes
         for place in classes.iter().flat_map(|class| &class.places) {
             let store = place.place.store.as_ref();
             let everywhere = store.is_none();
-            if place.table == target.table && (everywhere || same(stores, store, Some(&target.store))) {
+            if place.table.as_ref() == Some(&target.table) && (everywhere || same(stores, store, Some(&target.store))) {
                 let owner = &place.place.class;
                 root.fault(key, format!("{spelt:?} is under the customer's control ({owner}) and can never be a target"));
             }

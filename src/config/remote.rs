@@ -1,6 +1,7 @@
 //! Stores outside the main database, and the places in them that hold records: what they are called and how they are reached.
 //! The address of a store is a secret; `at` is what of it may be said, and tells whether two names mean one store.
 
+mod objects;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,8 @@ use super::{
     table::{Read, Table, period, text},
 };
 use crate::model::{Ident, RetentionPeriod, TableName};
+
+pub use objects::{Bucket, Objects, Service};
 
 /// What stands for the account in the name of a place (R8).
 pub const ACCOUNT: &str = "{account_id}";
@@ -42,6 +45,8 @@ pub enum Protocol {
     Postgres(SecretString),
     /// MySQL, MariaDB, TencentDB for MySQL, by its address.
     Mysql(SecretString),
+    /// Objects, in a bucket or a folder.
+    Objects(Objects),
     /// Copies that cannot be deleted one by one: nothing is reached, and each is gone after its time.
     Expiring,
 }
@@ -69,6 +74,11 @@ pub enum Place {
         /// The column that names the feature, and which it is.
         feature: Option<(String, String)>,
     },
+    /// Objects whose keys begin with it.
+    Prefix {
+        /// Ends in `/`, and holds [`ACCOUNT`] once.
+        prefix: String,
+    },
     /// Copies that are gone so long after the last record in them was deleted.
     Copies {
         /// The longest that one of them is kept.
@@ -83,6 +93,7 @@ impl Place {
             Self::Table { table, account_column, feature } => {
                 (table.join("."), Some(account_column.clone()), feature.as_ref().map(|(column, _)| column.clone()), None)
             }
+            Self::Prefix { prefix } => (prefix.clone(), None, None, None),
             Self::Copies { expires_after } => (String::new(), None, None, Some(expires_after.to_string())),
         };
         TargetTerms { table, account_column, feature_column, parent: None, expires_after }
@@ -98,7 +109,9 @@ impl Place {
                 };
                 one_table(table, another) && !apart
             }
-            (Self::Copies { .. }, _) | (_, Self::Copies { .. }) => false,
+            (Self::Prefix { prefix }, Self::Prefix { prefix: another }) => objects::overlap(prefix, another),
+            // Of different kinds, in stores of different kinds.
+            (Self::Table { .. } | Self::Prefix { .. } | Self::Copies { .. }, _) => false,
         }
     }
 
@@ -113,6 +126,7 @@ impl Place {
                 let readings: [Option<Vec<String>>; 3] = [Some(literal), folded.ok(), bare];
                 readings.into_iter().flatten().any(|other| one_table(table, &other))
             }
+            Self::Prefix { prefix } => objects::overlap(prefix, spelt),
             Self::Copies { .. } => false,
         }
     }
@@ -128,9 +142,13 @@ pub(super) fn remote(t: &mut Table<'_>, kind: &str, needs: Needs) -> Option<Remo
     match kind {
         "postgres" => database(t, 5432, needs, Protocol::Postgres, |url| Ok(super::address::address(url)?.url)),
         "mysql" => database(t, 3306, needs, Protocol::Mysql, mysql_address),
+        "objects" => objects::store(t, needs),
         "expiring" => Some(Remote { at: t.key(""), protocol: Protocol::Expiring }),
         other => {
-            t.fault("kind", format!("kind {other:?} is not available in this version; available: \"postgres\", \"mysql\", \"expiring\""));
+            t.fault(
+                "kind",
+                format!("kind {other:?} is not available in this version; available: \"postgres\", \"mysql\", \"objects\", \"expiring\""),
+            );
             None
         }
     }
@@ -205,6 +223,11 @@ pub(super) fn place(t: &mut Table<'_>, protocol: &Protocol, feature: Option<&Str
             let feature_column = t.maybe("feature_column", column);
             let feature = feature_column.zip(feature.cloned());
             Some((spelt, Place::Table { table: table?, account_column: account_column?, feature }))
+        }
+        Protocol::Objects(_) => {
+            let prefix =
+                t.need("prefix", "how do the keys of an account begin? Write it like \"backups/{account_id}/\"", objects::prefix)?;
+            Some((prefix.clone(), Place::Prefix { prefix }))
         }
         Protocol::Expiring => {
             let name = t.need("name", "what are these copies called?", text);

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    CustomerPlace, DataClass, DeleteBy, Exemption, Needs, Owner, RemoteTarget, StartingPoint, Store, Target,
+    CustomerPlace, DataClass, DeleteBy, Exemption, Needs, Owner, Protocol, Remote, RemoteTarget, StartingPoint, Store, Target,
     overlap::{Class, Place, Point},
     remote::{place, remote},
     table::{Read, Table, period, text, texts, word},
@@ -157,7 +157,7 @@ enum Listed {
 }
 
 fn target(t: &mut Table<'_>, stores: &BTreeMap<String, Option<Store>>, feature: Option<&String>) -> (String, Option<Listed>) {
-    let key = t.key("table");
+    let key = t.key(if t.has("prefix") { "prefix" } else { "table" });
     let defined = || stores.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
     let store = t.need("store", "which of [stores.…] holds it?", |value| {
         let store = text(value)?;
@@ -220,8 +220,16 @@ fn protected(spelt: &str, stores: &BTreeMap<String, Option<Store>>, class: Optio
         Some((store, place)) if stores.contains_key(store) => (Some(store.to_owned()), place),
         _ => (None, spelt),
     };
-    // What cannot be a table here would protect nothing, and nobody would notice.
-    let table = TableName::parse(place).map_err(|error| format!("{spelt:?} is neither a table nor store/table: {error}"))?;
+    let named = store.as_ref().and_then(|store| stores.get(store)).and_then(Option::as_ref);
+    // What cannot be a place there would protect nothing, and nobody would notice.
+    let table = if matches!(named, Some(Store::Remote(Remote { protocol: Protocol::Objects(_), .. }))) {
+        if !place.is_empty() && !place.ends_with('/') {
+            return Err(format!("{spelt:?} must end in \"/\": keys that begin with it are protected"));
+        }
+        None
+    } else {
+        Some(TableName::parse(place).map_err(|error| format!("{spelt:?} is neither a table nor store/table: {error}"))?)
+    };
     let class = class.map_or_else(String::new, |(feature, name)| format!("{feature}/{name}"));
     Ok(Place { table, place: CustomerPlace { class, store, place: place.to_owned() } })
 }

@@ -1,12 +1,16 @@
 //! Everything that needs a real Postgres, in one binary: one server for the run, one database for each test.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what it expects and stops where it is not so")]
 
+#[path = "../support/moto.rs"]
+mod moto;
 #[path = "../support/pgbouncer.rs"]
 #[expect(dead_code, reason = "the soak needs more of it")]
 mod pgbouncer;
 #[path = "../support/proxy.rs"]
 #[expect(dead_code, reason = "the soak needs more of it")]
 mod proxy;
+#[path = "../support/standin.rs"]
+mod standin;
 mod world;
 
 mod bad_input;
@@ -26,6 +30,7 @@ mod forecast;
 mod manners;
 mod metrics;
 mod model;
+mod objects;
 mod planner;
 mod policy;
 mod pooler;

@@ -1,6 +1,10 @@
 //! The contract that every store outside the main database keeps, each test with each of them on a real server.
 
-use std::sync::OnceLock;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
 
 use retentiond::{
     app::App,
@@ -11,29 +15,45 @@ use retentiond::{
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, PgConnection};
 
 use crate::{
+    moto::{self, Moto},
     proxy::Proxy,
+    standin::StandIn,
     world::{ALL, World, left, left_out},
 };
 
 /// The kinds of stores, each with a server of its own for the whole run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Postgres,
     Mysql,
+    /// A bucket that keeps versions.
+    S3,
+    /// A bucket that does not, of whoever signs as COS wants it.
+    Cos,
+    Folder,
 }
 
+/// What a target in a store of objects says.
+const PREFIX: &str = "prefix = \"backups/{account_id}/\"";
 /// A port that nobody listens on.
 const NOBODY: u16 = 1;
 
 static POSTGRES: OnceLock<Server> = OnceLock::new();
 static MYSQL: OnceLock<Mariadb> = OnceLock::new();
+static MOTO: OnceLock<Moto> = OnceLock::new();
+static COS: OnceLock<StandIn> = OnceLock::new();
+
+/// The server that speaks like S3, which all tests share.
+pub(crate) fn s3() -> &'static Moto {
+    MOTO.get_or_init(|| Moto::start(&moto::installed().unwrap()))
+}
 
 /// A store of one kind with a place that is new, for one test.
-struct Place {
+pub(crate) struct Place {
     kind: Kind,
     /// What the server calls it.
     name: String,
-    port: u16,
+    pub(crate) port: u16,
     url: String,
 }
 
@@ -49,12 +69,18 @@ fn kinds() -> Vec<Kind> {
         );
         left_out("stores of kind mysql: MariaDB is not installed");
     }
+    if moto::installed().is_some() {
+        kinds.extend([Kind::S3, Kind::Cos]);
+    } else {
+        left_out("buckets: moto is not installed");
+    }
+    kinds.push(Kind::Folder);
     kinds
 }
 
 impl Place {
     async fn new(kind: Kind, world: &World) -> Self {
-        let name = format!("elsewhere_{}", world.database);
+        let mut name = format!("elsewhere_{}", world.database);
         let (url, port) = match kind {
             Kind::Postgres => {
                 let server =
@@ -67,6 +93,13 @@ impl Place {
                 let server = MYSQL.get_or_init(|| Mariadb::start().expect("a MariaDB").expect("it is installed"));
                 (server.url(""), server.port())
             }
+            Kind::S3 | Kind::Cos => {
+                // Buckets may not have all of the names that databases may.
+                name = format!("{}-1250000000", name.replace('_', "-"));
+                let port = if kind == Kind::S3 { s3().port } else { COS.get_or_init(|| moto::cos(s3().port)).port };
+                (format!("http://127.0.0.1:{port}/"), port)
+            }
+            Kind::Folder => (tempfile::tempdir().unwrap().keep().display().to_string(), NOBODY),
         };
         // Triggers are not for the databases that every server has.
         let url = if kind == Kind::Mysql {
@@ -84,8 +117,27 @@ impl Place {
                 place.sql(&format!("create table {name} {records} character set utf8mb4")).await;
                 place.sql(&format!("create index owner on {name} (owner)")).await;
             }
+            Kind::S3 | Kind::Cos => {
+                place.ask("PUT", "", "").await;
+                if kind == Kind::S3 {
+                    let enabled = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
+                    place.ask("PUT", "?versioning", enabled).await;
+                }
+            }
+            Kind::Folder => {}
         }
         place
+    }
+
+    /// Asks the server that speaks like S3 about the bucket.
+    pub(crate) async fn ask(&self, method: &str, path: &str, body: &str) -> String {
+        moto::ask(method, s3().port, &format!("{}{path}", self.name), body).await
+    }
+
+    pub(crate) fn folder(&self, account: &str) -> PathBuf {
+        let away = format!("{}-away", self.url);
+        let root = if Path::new(&away).exists() { &away } else { &self.url };
+        Path::new(root).join("backups").join(account)
     }
 
     async fn sql(&self, statements: &str) {
@@ -98,21 +150,53 @@ impl Place {
                 let mut conn = MySqlConnection::connect(&self.url).await.unwrap();
                 sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&mut conn).await.unwrap();
             }
+            kind @ (Kind::S3 | Kind::Cos | Kind::Folder) => panic!("{kind:?} knows no SQL"),
         }
     }
 
     /// Puts so many records of an account there.
-    async fn put(&self, account: &str, records: i64) {
+    pub(crate) async fn put(&self, account: &str, records: i64) {
         if records == 0 {
             return;
         }
         let name = &self.name;
+        match self.kind {
+            Kind::S3 | Kind::Cos => {
+                let next = self.count(account).await;
+                for n in 1..=records {
+                    let key = moto::encoded(&format!("backups/{account}/{}", next + n));
+                    self.ask("PUT", &format!("/{key}"), "not to be logged").await;
+                }
+                return;
+            }
+            Kind::Folder => {
+                let next = self.count(account).await;
+                fs::create_dir_all(self.folder(account)).unwrap();
+                for n in 1..=records {
+                    fs::write(self.folder(account).join((next + n).to_string()), "not to be logged").unwrap();
+                }
+                return;
+            }
+            Kind::Postgres | Kind::Mysql => {}
+        }
         let next = self.number(&format!("select coalesce(max(id), 0) from {name}")).await;
         let values: Vec<String> = (1..=records).map(|n| format!("({}, '{account}', 'not to be logged')", next + n)).collect();
         self.sql(&format!("insert into {name} values {}", values.join(", "))).await;
     }
 
-    async fn count(&self, account: &str) -> i64 {
+    pub(crate) async fn count(&self, account: &str) -> i64 {
+        match self.kind {
+            Kind::S3 | Kind::Cos => {
+                let prefix = moto::encoded(&format!("backups/{account}/"));
+                let versions = self.ask("GET", &format!("?versions&prefix={prefix}"), "").await;
+                let uploads = self.ask("GET", &format!("?uploads&prefix={prefix}"), "").await;
+                let counts =
+                    ["<Version>", "<DeleteMarker>", "<Upload>"].map(|tag| versions.matches(tag).count() + uploads.matches(tag).count());
+                return i64::try_from(counts.iter().sum::<usize>()).unwrap();
+            }
+            Kind::Folder => return fs::read_dir(self.folder(account)).map_or(0, |found| i64::try_from(found.count()).unwrap()),
+            Kind::Postgres | Kind::Mysql => {}
+        }
         let exactly = if self.kind == Kind::Mysql { format!("binary owner = '{account}'") } else { format!("owner = '{account}'") };
         self.number(&format!("select count(*) from {} where {exactly}", self.name)).await
     }
@@ -122,6 +206,7 @@ impl Place {
         match self.kind {
             Kind::Postgres => sqlx::query_scalar(query).fetch_one(&mut PgConnection::connect(&self.url).await.unwrap()).await.unwrap(),
             Kind::Mysql => sqlx::query_scalar(query).fetch_one(&mut MySqlConnection::connect(&self.url).await.unwrap()).await.unwrap(),
+            kind @ (Kind::S3 | Kind::Cos | Kind::Folder) => panic!("{kind:?} knows no SQL"),
         }
     }
 
@@ -143,6 +228,17 @@ impl Place {
                 ))
                 .await;
             }
+            Kind::S3 | Kind::Cos => {
+                let policy = format!(
+                    "{{\"Version\":\"2012-10-17\",\"Statement\":[{{\"Effect\":\"Deny\",\"Principal\":\"*\",\"Action\":\"s3:DeleteObject\",\"Resource\":\"arn:aws:s3:::{name}/*\"}}]}}"
+                );
+                self.ask("PUT", "?policy", &policy).await;
+            }
+            // What a link leads to is not ours.
+            Kind::Folder => {
+                fs::rename(self.folder("a"), self.folder("../kept")).unwrap();
+                std::os::unix::fs::symlink(self.folder("../kept"), self.folder("a")).unwrap();
+            }
         }
     }
 
@@ -151,37 +247,82 @@ impl Place {
         match self.kind {
             Kind::Postgres => self.sql(&format!("drop trigger stays on {name}")).await,
             Kind::Mysql => self.sql(&format!("drop trigger {name}_stays")).await,
+            Kind::S3 | Kind::Cos => drop(self.ask("DELETE", "?policy", "").await),
+            Kind::Folder => {
+                fs::remove_file(self.folder("a")).unwrap();
+                fs::rename(self.folder("../kept"), self.folder("a")).unwrap();
+            }
         }
     }
 
+    /// From here on nobody answers, or somebody again; through this proxy, where there is a server.
+    fn away(&self, away: bool, proxy: &Proxy) {
+        if self.kind == Kind::Folder {
+            let (here, there) = (self.url.clone(), format!("{}-away", self.url));
+            let (from, to) = if away { (here, there) } else { (there, here) };
+            return fs::rename(from, to).unwrap();
+        }
+        proxy.lead_to(if away { NOBODY } else { self.port });
+        proxy.cut(|| away);
+    }
+
     /// The name of the target.
-    fn target(&self) -> String {
-        format!("elsewhere/{}", self.name)
+    pub(crate) fn target(&self) -> String {
+        match self.kind {
+            Kind::Postgres | Kind::Mysql => format!("elsewhere/{}", self.name),
+            Kind::S3 | Kind::Cos | Kind::Folder => "elsewhere/backups/{account_id}/".to_owned(),
+        }
     }
 
     /// The rules of the world with this place as another target of the class `queue`, behind a port that may be another.
     fn rules(&self, rules: &str, port: u16) -> String {
-        let kind = if self.kind == Kind::Mysql { "mysql" } else { "postgres" };
         let url = self.url.replace(&format!(":{}/", self.port), &format!(":{port}/"));
         let queue = "[[data_classes.targets]]\nstore = \"platform\"\ntable = \"queue_messages\"\n";
         assert!(rules.contains(queue));
-        let target =
-            format!("[[data_classes.targets]]\nstore = \"elsewhere\"\ntable = \"{}\"\naccount_column = \"owner\"\n\n{queue}", self.name);
-        format!("{}\n[stores.elsewhere]\nkind = \"{kind}\"\nurl = \"{url}\"\n", rules.replace(queue, &target))
+        let name = &self.name;
+        let bucket = |service: &str| {
+            format!(
+                "kind = \"objects\"\nservice = \"{service}\"\nendpoint = \"{url}\"\nregion = \"us-east-1\"\nbucket = \"{name}\"\n\
+                 access_key_id = \"id\"\nsecret_access_key = \"not to be logged\"\n"
+            )
+        };
+        let (target, store) = match self.kind {
+            Kind::Postgres => {
+                (format!("table = \"{name}\"\naccount_column = \"owner\""), format!("kind = \"postgres\"\nurl = \"{url}\"\n"))
+            }
+            Kind::Mysql => (format!("table = \"{name}\"\naccount_column = \"owner\""), format!("kind = \"mysql\"\nurl = \"{url}\"\n")),
+            Kind::S3 => (PREFIX.to_owned(), bucket("s3")),
+            Kind::Cos => (PREFIX.to_owned(), bucket("cos")),
+            Kind::Folder => (PREFIX.to_owned(), format!("kind = \"objects\"\nservice = \"fs\"\nroot = \"{url}\"\n")),
+        };
+        let target = format!("[[data_classes.targets]]\nstore = \"elsewhere\"\n{target}\n\n{queue}");
+        format!("{}\n[stores.elsewhere]\n{store}", rules.replace(queue, &target))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.kind == Kind::Folder {
+            let _gone = (fs::remove_dir_all(&self.url), fs::remove_dir_all(format!("{}-away", self.url)));
+        }
     }
 }
 
 /// A world whose queue class has records in another store as well.
-async fn world(kind: Kind) -> (World, Place) {
+pub(crate) async fn world(kind: Kind) -> (World, Place) {
     let mut world = World::new().await;
     let place = Place::new(kind, &world).await;
     world.rules = place.rules(&world.rules, place.port);
     (world, place)
 }
 
-async fn once(world: &World) -> App {
+pub(crate) async fn once(world: &World) -> App {
     let app = world.app().await.unwrap();
-    app.run_once(&Stop::default()).await.unwrap();
+    if let Err(failure) = app.run_once(&Stop::default()).await {
+        let errors: Vec<Option<String>> =
+            sqlx::query_scalar("select last_error from retention.jobs").fetch_all(&mut world.connect().await).await.unwrap();
+        panic!("{failure}: {errors:?}");
+    }
     app
 }
 
@@ -253,8 +394,7 @@ async fn a_store_that_is_away_keeps_no_other_target_waiting_and_its_job_is_compl
         world.rules = world.rules.replace(&format!(":{}/", place.port), &format!(":{}/", proxy.port()));
         world.account("a", "null", "now() - interval '31 days'", "null").await;
         place.put("a", 4).await;
-        proxy.lead_to(NOBODY);
-        proxy.cut(|| true);
+        place.away(true, &proxy);
         let app = world.app().await.unwrap();
         app.planner().look(Look::Resync).await.unwrap();
         let mut worker = app.executor().worker("one".to_owned());
@@ -268,7 +408,7 @@ async fn a_store_that_is_away_keeps_no_other_target_waiting_and_its_job_is_compl
         assert_eq!((place.count("a").await, world.left("a").await), (4, left(0, 0, 0, 2)), "{kind:?}: everything else is gone");
         assert_eq!(world.job("a", "configuration").await.state, "completed");
 
-        proxy.lead_to(place.port);
+        place.away(false, &proxy);
         while world.job("a", "queue").await.state != "completed" {
             worker.step().await.unwrap();
         }
@@ -327,11 +467,10 @@ async fn i6_a_look_that_fails_is_no_look() {
         let app = once(&world).await;
         place.put("a", 3).await;
         world.sql("update retention.done_marks set look_at = now()").await;
-        proxy.lead_to(NOBODY);
-        proxy.cut(|| true);
+        place.away(true, &proxy);
         assert_eq!(app.verifier().pass().await.unwrap().looked, 0, "{kind:?}");
         assert_eq!(world.count("retention.done_marks where look_at > now() and looks = 0").await, 1, "it is made again");
-        proxy.lead_to(place.port);
+        place.away(false, &proxy);
     }
 }
 
