@@ -3,8 +3,12 @@
 //! Targets in the main database are purged by the very transaction that licenses the purge (`postgres.rs`). Everywhere else a target is a place in a
 //! [`Store`]: asked for little at a time, as often as it takes, and believed only about what a look of its own has found (I10).
 
+#[cfg(feature = "amqp")]
+mod amqp;
 mod careful;
 mod elsewhere;
+#[cfg(feature = "amqp")]
+mod literal;
 #[cfg(feature = "mysql")]
 mod mysql;
 pub mod postgres;
@@ -108,6 +112,10 @@ fn client(remote: &Remote) -> Box<dyn Store> {
         Protocol::Mysql(url) => mysql::Mysql::new(url).map(|store| Box::new(store) as _),
         #[cfg(not(feature = "mysql"))]
         Protocol::Mysql(_) => Err(StoreError::Refused("this program was built without the feature mysql".to_owned())),
+        #[cfg(feature = "amqp")]
+        Protocol::Amqp(url) => amqp::Amqp::new(url).map(|store| Box::new(store) as _),
+        #[cfg(not(feature = "amqp"))]
+        Protocol::Amqp(_) => Err(StoreError::Refused("this program was built without the feature amqp".to_owned())),
         Protocol::Expiring => Ok(Box::new(Copies)),
     };
     client.unwrap_or_else(|why| Box::new(Unusable(why)))

@@ -1,6 +1,7 @@
 //! Stores outside the main database, and the places in them that hold records: what they are called and how they are reached.
 //! The address of a store is a secret; `at` is what of it may be said, and tells whether two names mean one store.
 
+mod amqp;
 #[cfg(test)]
 mod tests;
 
@@ -42,6 +43,8 @@ pub enum Protocol {
     Postgres(SecretString),
     /// MySQL, MariaDB, TencentDB for MySQL, by its address.
     Mysql(SecretString),
+    /// A broker that speaks AMQP 0-9-1, by its address.
+    Amqp(SecretString),
     /// Copies that cannot be deleted one by one: nothing is reached, and each is gone after its time.
     Expiring,
 }
@@ -69,6 +72,11 @@ pub enum Place {
         /// The column that names the feature, and which it is.
         feature: Option<(String, String)>,
     },
+    /// A queue of each account's own, whose name holds [`ACCOUNT`] once.
+    Queue {
+        /// Its name for all accounts.
+        queue: String,
+    },
     /// Copies that are gone so long after the last record in them was deleted.
     Copies {
         /// The longest that one of them is kept.
@@ -83,6 +91,7 @@ impl Place {
             Self::Table { table, account_column, feature } => {
                 (table.join("."), Some(account_column.clone()), feature.as_ref().map(|(column, _)| column.clone()), None)
             }
+            Self::Queue { queue } => (queue.clone(), None, None, None),
             Self::Copies { expires_after } => (String::new(), None, None, Some(expires_after.to_string())),
         };
         TargetTerms { table, account_column, feature_column, parent: None, expires_after }
@@ -98,7 +107,8 @@ impl Place {
                 };
                 table.last() == another.last() && (table.len() != another.len() || table == another) && !apart
             }
-            (Self::Copies { .. }, _) | (_, Self::Copies { .. }) => false,
+            (Self::Queue { queue }, Self::Queue { queue: another }) => collide(queue, another),
+            (Self::Table { .. } | Self::Queue { .. } | Self::Copies { .. }, _) => false,
         }
     }
 
@@ -110,8 +120,18 @@ impl Place {
                 // Spelt for any store: whatever has the name is meant.
                 table.join(".") == spelt || table.last().is_some_and(|last| last == spelt) || parts.is_ok_and(|parts| parts == *table)
             }
+            Self::Queue { queue } => collide(queue, spelt),
             Self::Copies { .. } => false,
         }
+    }
+}
+
+/// Whether two names, of which the first holds [`ACCOUNT`], can come to the same, for two accounts that may be different ones.
+fn collide(template: &str, other: &str) -> bool {
+    let (head, tail) = template.split_once(ACCOUNT).unwrap_or((template, ""));
+    match other.split_once(ACCOUNT) {
+        Some((of_other, end)) => (head.starts_with(of_other) || of_other.starts_with(head)) && (tail.ends_with(end) || end.ends_with(tail)),
+        None => other.strip_prefix(head).is_some_and(|rest| rest.ends_with(tail)),
     }
 }
 
@@ -120,9 +140,13 @@ pub(super) fn remote(t: &mut Table<'_>, kind: &str, needs: Needs) -> Option<Remo
     match kind {
         "postgres" => database(t, 5432, needs, Protocol::Postgres, |url| Ok(super::address::address(url)?.url)),
         "mysql" => database(t, 3306, needs, Protocol::Mysql, mysql_address),
+        "amqp" => amqp::store(t, needs),
         "expiring" => Some(Remote { at: t.key(""), protocol: Protocol::Expiring }),
         other => {
-            t.fault("kind", format!("kind {other:?} is not available in this version; available: \"postgres\", \"mysql\", \"expiring\""));
+            t.fault(
+                "kind",
+                format!("kind {other:?} is not available in this version; available: \"postgres\", \"mysql\", \"amqp\", \"expiring\""),
+            );
             None
         }
     }
@@ -187,6 +211,10 @@ pub(super) fn place(t: &mut Table<'_>, protocol: &Protocol, feature: Option<&Str
             let feature = feature_column.zip(feature.cloned());
             Some((spelt, Place::Table { table: table?, account_column: account_column?, feature }))
         }
+        Protocol::Amqp(_) => {
+            let queue = t.need("queue", "which queue holds it? Write queue = \"mps.{account_id}\"", amqp::queue)?;
+            Some((queue.clone(), Place::Queue { queue }))
+        }
         Protocol::Expiring => {
             let name = t.need("name", "what are these copies called?", text);
             let expires_after =
@@ -204,6 +232,19 @@ fn column(value: &::config::Value) -> Read<String> {
 fn postgres_name(spelt: &str) -> Read<Vec<String>> {
     let name = TableName::parse(spelt).map_err(|error| format!("{spelt:?}: {error}"))?;
     Ok(vec![name.schema().to_owned(), name.table().to_owned()])
+}
+
+/// A name that tells the accounts apart: [`ACCOUNT`] stands in it once (R8).
+fn of_each_account(value: &::config::Value) -> Read<String> {
+    let given = text(value)?;
+    if given.chars().any(char::is_control) {
+        return Err(format!("{given:?} holds a control character"));
+    }
+    match given.matches(ACCOUNT).count() {
+        1 => Ok(given),
+        0 => Err(format!("{given:?} is one place for all accounts: write {ACCOUNT} where the account's id stands")),
+        _ => Err(format!("{given:?} names {ACCOUNT} more than once: keep one of them")),
+    }
 }
 
 /// `table` or `database.table`, taken literally.

@@ -8,7 +8,14 @@ use sqlx::Connection;
 use crate::world::World;
 
 fn queue() -> Class {
-    Class { feature: "mps".to_owned(), name: "queue".to_owned(), policy: String::new(), places: String::new(), accepted: String::new(), ours: None }
+    Class {
+        feature: "mps".to_owned(),
+        name: "queue".to_owned(),
+        policy: String::new(),
+        places: String::new(),
+        accepted: String::new(),
+        ours: None,
+    }
 }
 
 /// A worker looks, finds nothing, and only then asks how long it may rest. A job that becomes ready in between must wake it at once, or it is
