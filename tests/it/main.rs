@@ -9,6 +9,8 @@ mod pgbouncer;
 #[path = "../support/proxy.rs"]
 #[expect(dead_code, reason = "the soak needs more of it")]
 mod proxy;
+#[path = "../support/rabbitmq.rs"]
+mod rabbitmq;
 mod world;
 
 mod bad_input;

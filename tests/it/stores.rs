@@ -1,5 +1,7 @@
 //! The contract that every store outside the main database keeps, each test with each of them on a real server.
 
+mod amqp;
+
 use std::sync::OnceLock;
 
 use retentiond::{
@@ -13,6 +15,7 @@ use sqlx::{AssertSqlSafe, Connection, MySqlConnection, PgConnection};
 use crate::{
     mariadb::{self, Mariadb},
     proxy::Proxy,
+    rabbitmq::{self, Rabbitmq, Visitor},
     world::{ALL, World, left, left_out},
 };
 
@@ -21,6 +24,7 @@ use crate::{
 enum Kind {
     Postgres,
     Mysql,
+    Amqp,
 }
 
 /// A port that nobody listens on.
@@ -28,6 +32,7 @@ const NOBODY: u16 = 1;
 
 static POSTGRES: OnceLock<Server> = OnceLock::new();
 static MYSQL: OnceLock<Mariadb> = OnceLock::new();
+static AMQP: OnceLock<Rabbitmq> = OnceLock::new();
 
 /// A store of one kind with a place that is new, for one test.
 struct Place {
@@ -36,6 +41,8 @@ struct Place {
     name: String,
     port: u16,
     url: String,
+    /// Who has the account's queue for itself.
+    owner: tokio::sync::Mutex<Option<Visitor>>,
 }
 
 /// Every kind whose server is installed; none is missing where `RETENTIOND_TEST_ALL` says so.
@@ -49,6 +56,11 @@ fn kinds() -> Vec<Kind> {
             "MariaDB is not installed: apt-get install mariadb-server"
         );
         left_out("stores of kind mysql: MariaDB is not installed");
+    }
+    if rabbitmq::installed().is_some() {
+        kinds.push(Kind::Amqp);
+    } else {
+        left_out("stores of kind amqp: RabbitMQ is not installed");
     }
     kinds
 }
@@ -68,6 +80,10 @@ impl Place {
                 let server = MYSQL.get_or_init(|| Mariadb::start(&mariadb::installed().unwrap()));
                 (server.url(""), server.port)
             }
+            Kind::Amqp => {
+                let server = AMQP.get_or_init(|| Rabbitmq::start(&rabbitmq::installed().unwrap()));
+                (server.url("all"), server.port)
+            }
         };
         // Triggers are not for the databases that every server has.
         let url = if kind == Kind::Mysql {
@@ -77,7 +93,7 @@ impl Place {
         } else {
             url
         };
-        let place = Self { kind, name: name.clone(), port, url };
+        let place = Self { kind, name: name.clone(), port, url, owner: tokio::sync::Mutex::default() };
         let records = "(id bigint primary key, owner varchar(200) not null, secret text)";
         match kind {
             Kind::Postgres => place.sql(&format!("create table {name} {records}; create index on {name} (owner)")).await,
@@ -85,6 +101,8 @@ impl Place {
                 place.sql(&format!("create table {name} {records} character set utf8mb4")).await;
                 place.sql(&format!("create index owner on {name} (owner)")).await;
             }
+            // Whoever puts records there makes the queue.
+            Kind::Amqp => {}
         }
         place
     }
@@ -99,11 +117,22 @@ impl Place {
                 let mut conn = MySqlConnection::connect(&self.url).await.unwrap();
                 sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&mut conn).await.unwrap();
             }
+            Kind::Amqp => panic!("a broker knows no SQL"),
         }
+    }
+
+    /// What the account's own place is called where there is one for each.
+    fn of(&self, account: &str) -> String {
+        format!("{}.{account}", self.name)
     }
 
     /// Puts so many records of an account there.
     async fn put(&self, account: &str, records: i64) {
+        if self.kind == Kind::Amqp {
+            let visitor = Visitor::new(&self.url).await;
+            visitor.put(&self.of(account), records, false).await;
+            return visitor.leave().await;
+        }
         let name = &self.name;
         let next = self.number(&format!("select coalesce(max(id), 0) from {name}")).await;
         let values: Vec<String> = (1..=records).map(|n| format!("({}, '{account}', 'not to be logged')", next + n)).collect();
@@ -111,6 +140,16 @@ impl Place {
     }
 
     async fn count(&self, account: &str) -> i64 {
+        if self.kind == Kind::Amqp {
+            let owner = self.owner.lock().await;
+            let queue = self.of(account);
+            // To anybody else the queue is locked.
+            return match owner.as_ref() {
+                Some(owner) => owner.look(&queue).await,
+                None => Visitor::new(&self.url).await.look(&queue).await,
+            }
+            .unwrap_or(0);
+        }
         let exactly = if self.kind == Kind::Mysql { format!("binary owner = '{account}'") } else { format!("owner = '{account}'") };
         self.number(&format!("select count(*) from {} where {exactly}", self.name)).await
     }
@@ -120,10 +159,11 @@ impl Place {
         match self.kind {
             Kind::Postgres => sqlx::query_scalar(query).fetch_one(&mut PgConnection::connect(&self.url).await.unwrap()).await.unwrap(),
             Kind::Mysql => sqlx::query_scalar(query).fetch_one(&mut MySqlConnection::connect(&self.url).await.unwrap()).await.unwrap(),
+            Kind::Amqp => panic!("a broker knows no SQL"),
         }
     }
 
-    /// From here on deletes of the account's records do nothing, and say nothing.
+    /// From here on deletes of the records of account `a` do nothing, and say nothing.
     async fn swallow(&self) {
         let name = &self.name;
         match self.kind {
@@ -141,6 +181,14 @@ impl Place {
                 ))
                 .await;
             }
+            // A broker cannot keep a queue and say that it is gone; one that refuses is the nearest to it.
+            Kind::Amqp => {
+                let (queue, messages) = (self.of("a"), self.count("a").await);
+                let owner = Visitor::new(&self.url).await;
+                owner.delete(&queue).await;
+                owner.put(&queue, messages, true).await;
+                *self.owner.lock().await = Some(owner);
+            }
         }
     }
 
@@ -149,22 +197,29 @@ impl Place {
         match self.kind {
             Kind::Postgres => self.sql(&format!("drop trigger stays on {name}")).await,
             Kind::Mysql => self.sql(&format!("drop trigger {name}_stays")).await,
+            Kind::Amqp => self.owner.lock().await.take().unwrap().leave().await,
         }
     }
 
     /// The name of the target.
     fn target(&self) -> String {
-        format!("elsewhere/{}", self.name)
+        match self.kind {
+            Kind::Amqp => format!("elsewhere/{}", self.of("{account_id}")),
+            Kind::Postgres | Kind::Mysql => format!("elsewhere/{}", self.name),
+        }
     }
 
     /// The rules of the world with this place as another target of the class `queue`, behind a port that may be another.
     fn rules(&self, rules: &str, port: u16) -> String {
-        let kind = if self.kind == Kind::Mysql { "mysql" } else { "postgres" };
+        let (kind, place) = match self.kind {
+            Kind::Postgres => ("postgres", format!("table = \"{}\"\naccount_column = \"owner\"", self.name)),
+            Kind::Mysql => ("mysql", format!("table = \"{}\"\naccount_column = \"owner\"", self.name)),
+            Kind::Amqp => ("amqp", format!("queue = \"{}\"", self.of("{account_id}"))),
+        };
         let url = self.url.replace(&format!(":{}/", self.port), &format!(":{port}/"));
         let queue = "[[data_classes.targets]]\nstore = \"platform\"\ntable = \"queue_messages\"\n";
         assert!(rules.contains(queue));
-        let target =
-            format!("[[data_classes.targets]]\nstore = \"elsewhere\"\ntable = \"{}\"\naccount_column = \"owner\"\n\n{queue}", self.name);
+        let target = format!("[[data_classes.targets]]\nstore = \"elsewhere\"\n{place}\n\n{queue}");
         format!("{}\n[stores.elsewhere]\nkind = \"{kind}\"\nurl = \"{url}\"\n", rules.replace(queue, &target))
     }
 }
