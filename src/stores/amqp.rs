@@ -98,12 +98,10 @@ impl Amqp {
         match self.channel().await?.queue_delete(nobodys, unless).await {
             Ok(_) => Ok(Vec::new()),
             Err(error) if is_gone(&error) => Ok(Vec::new()),
-            Err(error) => match sorted(&error) {
-                StoreError::Refused(why) => {
-                    Ok(vec![format!("cannot be deleted: {why}; the user needs the permission configure on its name")])
-                }
-                other => Err(other),
-            },
+            Err(error) => {
+                let StoreError::Refused(why) = sorted(&error) else { return Err(sorted(&error)) };
+                Ok(vec![format!("cannot be deleted: {why}; the user needs the permission configure on its name")])
+            }
         }
     }
 }
@@ -138,7 +136,7 @@ fn said(error: &lapin::Error) -> Option<&AMQPError> {
     if let ErrorKind::ProtocolError(said) = error.kind() { Some(said) } else { None }
 }
 
-/// Whether the broker says that there is no such queue. It also says NOT_FOUND of a queue that is there, on a node that is down (I6).
+/// Whether the broker says that there is no such queue. It also says `NOT_FOUND` of a queue that is there, on a node that is down (I6).
 fn is_gone(error: &lapin::Error) -> bool {
     said(error).is_some_and(|said| {
         *said.kind() == AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) && said.get_message().as_str().starts_with("NOT_FOUND - no queue '")
