@@ -191,8 +191,12 @@ impl App {
     /// Only what was due when this run began to purge counts: a job that falls due behind its back is the next run's.
     async fn verdict(&self, asked_at: DateTime<Utc>) -> Result<(), Failure> {
         let mut tx = self.database.begin(Purpose::Read).await?;
-        let query =
-            format!("select count(*) from retention.jobs j where j.retain_until <= $1 and not {} and not {}", held("j"), paused("j"));
+        let ours = self.policy.classes.first().map_or_else(|| "true".to_owned(), |class| class.jobs.is_ours("j"));
+        let query = format!(
+            "select count(*) from retention.jobs j where j.retain_until <= $1 and not {} and not {} and {ours}",
+            held("j"),
+            paused("j")
+        );
         let due: i64 = sqlx::query_scalar(AssertSqlSafe(query)).bind(asked_at).fetch_one(&mut *tx).await.map_err(DatabaseError::from)?;
         let guard = crate::safeguards::guard(&mut tx).await?;
         match (self.config.mode, due) {

@@ -33,7 +33,7 @@ use crate::{
     policy::{Class, Policy},
     pressure::Pressure,
     safeguards,
-    stores::postgres::Target,
+    stores::{Until, postgres::Target},
 };
 
 use account::{LOCKED, LOCKED_PAUSE, Purged, UNDELETABLE, account, pause};
@@ -88,7 +88,15 @@ impl Executor {
     #[must_use]
     pub fn worker(&self, name: String) -> Worker {
         let pace = Pace::new(self.config.executor.max_rows_per_batch);
-        Worker { executor: self.clone(), name, stop: CancellationToken::new(), turn: 0, lane: Lane::Fresh, pace, worked: false }
+        Worker {
+            executor: self.clone(),
+            name,
+            stop: CancellationToken::new(),
+            turn: 0,
+            lanes: vec![Lane::Fresh; self.policy.classes.len()],
+            pace,
+            worked: false,
+        }
     }
 
     /// Jobs completed by this process.
@@ -172,8 +180,8 @@ pub struct Worker {
     stop: CancellationToken,
     /// The class that is asked first; moves on so that no class starves another.
     turn: usize,
-    /// Whom the next claim prefers: large accounts and all others take turns.
-    lane: Lane,
+    /// Whom the next claim in each class prefers: large accounts and all others take turns.
+    lanes: Vec<Lane>,
     /// How much at once: follows how long batches take, how large accounts are, and how hard the database is pressed.
     pace: Pace,
     /// The last step did something.
@@ -202,19 +210,21 @@ impl Worker {
             let index = self.turn % classes;
             // Also when it fails: the others have their turn.
             self.turn = index + 1;
-            let (Some(class), Some(batch)) = (executor.policy.classes.get(index), executor.batches.get(index)) else {
+            let (Some(class), Some(batch), Some(&lane)) =
+                (executor.policy.classes.get(index), executor.batches.get(index), self.lanes.get(index))
+            else {
                 continue;
             };
             let asked = if class.remote.is_empty() { self.pace.jobs() } else { self.pace.jobs().min(away::GROUP) };
-            let claimed_at = Instant::now();
-            let mut claimed = self.claim(class, asked).await?;
+            let claimed_at = Until::in_time(Duration::ZERO);
+            let mut claimed = self.claim(class, lane, asked).await?;
             // Somebody may wait to be weighed, also at the head of a long queue.
             let passed_over = claimed.first().is_none_or(|job| job.passed_over);
             if passed_over && self.weigh(class).await? && claimed.is_empty() {
-                claimed = self.claim(class, asked).await?;
+                claimed = self.claim(class, lane, asked).await?;
             }
             if !claimed.is_empty() {
-                self.lane = self.lane.other();
+                self.lanes[index] = lane.other();
                 self.worked = true;
                 self.pace.claimed(claimed.iter().any(|job| job.pressing));
                 if let Some((claimed, away)) = self.elsewhere(class, batch, claimed, claimed_at).await? {
@@ -226,14 +236,14 @@ impl Worker {
         Ok(Step::Idle)
     }
 
-    async fn claim(&self, class: &Class, at_most: i64) -> Result<Vec<Claimed>, DatabaseError> {
+    async fn claim(&self, class: &Class, lane: Lane, at_most: i64) -> Result<Vec<Claimed>, DatabaseError> {
         let config = &self.executor.config;
         let mut tx = self.executor.database.begin(Purpose::Work).await?;
         // Asked as late as can be: connections may have been scarce.
         if self.stop.is_cancelled() {
             return Ok(Vec::new());
         }
-        let claimed = jobs::claim(&mut tx, &class.jobs, self.lane, &self.name, config.executor.lease, config.guard.window, at_most).await?;
+        let claimed = jobs::claim(&mut tx, &class.jobs, lane, &self.name, config.executor.lease, config.guard.window, at_most).await?;
         if !claimed.is_empty() {
             crash::point("executor.claiming");
         }
@@ -420,7 +430,7 @@ impl Worker {
                 tell::batch(class, job, target, *records, took);
                 metrics::records_deleted(&class.jobs.feature, &class.jobs.name, target, *records);
             }
-            tell::outcome(class, job, progress, left.get(&job.id).map(Vec::as_slice));
+            tell::outcome(class, job, progress, left.get(&job.id).map(Vec::as_slice), recorded.last_copy_gone_at);
             if let (Next::Complete, Some(completed_at)) = (progress.next, recorded.completed_at) {
                 self.executor.completed.fetch_add(1, Ordering::Relaxed);
                 metrics::completed(&class.jobs.feature, &class.jobs.name, (completed_at - job.retain_until).as_seconds_f64());
@@ -471,6 +481,9 @@ impl Worker {
         budget: i64,
     ) -> Result<Option<usize>, DatabaseError> {
         // What has begun in another store says nothing about its size here.
+        if class.targets.is_empty() {
+            return Ok(Some(jobs.len()));
+        }
         if jobs.first().is_some_and(|job| job.begun) && class.remote.is_empty() {
             return Ok(None);
         }
@@ -534,7 +547,7 @@ impl Worker {
             crash::point("executor.gave_back");
             // Of a job that somebody else has by now there is nothing to say.
             if ours {
-                tell::outcome(class, &job, &progress, None);
+                tell::outcome(class, &job, &progress, None, None);
             }
         }
         Ok(())

@@ -34,7 +34,7 @@ pub const PATIENT_LOOKS: i32 = 3;
 pub type Counts = BTreeMap<String, i64>;
 
 /// One data class of the job table, with the fingerprints its rows are compared with.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Class {
     /// The feature.
     pub feature: String,
@@ -46,6 +46,11 @@ pub struct Class {
     pub places: String,
     /// Fingerprint of the whole policy it belongs to, which must be in force.
     pub accepted: String,
+    /// Some of its targets are in other stores: that a job has begun says nothing about its size.
+    pub elsewhere: bool,
+    /// When the last copy is gone that cannot be deleted one by one, as an expression in which `{completed_at}` stands for when its job was completed; `None`
+    /// when there are no such copies.
+    pub copies: Option<String>,
     /// Whether an account is this daemon's business, as a condition in which `{account}` stands for its id; `None` when all are.
     pub ours: Option<String>,
 }
@@ -55,6 +60,12 @@ impl Class {
     #[must_use]
     pub fn of(&self, alias: &str) -> String {
         format!("{alias}.feature = {} and {alias}.data_class = {}", literal(&self.feature), literal(&self.name))
+    }
+
+    /// The account under `alias` is this daemon's business, as a condition (R9).
+    #[must_use]
+    pub fn is_ours(&self, alias: &str) -> String {
+        self.ours.as_ref().map_or_else(|| "true".to_owned(), |ours| ours.replace("{account}", &format!("{alias}.account_id")))
     }
 
     /// The open jobs of this class under `alias`, by the index that claims follow.
@@ -373,10 +384,10 @@ impl Lane {
     }
 
     /// The jobs in it under the alias `j`, as a condition, and how many one claim takes.
-    fn of(self) -> (&'static str, &'static str) {
+    fn of(self, elsewhere: bool) -> (&'static str, &'static str) {
         match self {
             Self::Fresh => ("j.purge_began_at is null", "$3"),
-            Self::Begun => ("j.purge_began_at is not null", "1"),
+            Self::Begun => ("j.purge_began_at is not null", if elsewhere { "$3" } else { "1" }),
         }
     }
 }
@@ -398,7 +409,7 @@ pub async fn claim(
     at_most: i64,
 ) -> Result<Vec<Claimed>, DatabaseError> {
     let due = |lane: Lane, unless: &str| {
-        let (of, at_most) = lane.of();
+        let (of, at_most) = lane.of(class.elsewhere);
         format!(
             "select j.id, j.continues, j.account_id, j.lease_until is not null as lapsed, j.admitted_at is null as begins, {} as admitted_at from retention.jobs j
              where {} and {of} and j.ready_at <= now() and j.retain_until <= now() and (j.lease_until is null or j.lease_until <= now())

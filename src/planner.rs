@@ -33,7 +33,6 @@ use crate::{
         forecast::{self, Forecast, News},
         server::{self, Server},
     },
-    source::OURS,
     sql::literal,
     stores::postgres,
 };
@@ -505,9 +504,9 @@ impl Planner {
         .fetch_all(&mut *tx)
         .await?;
         // What the daemons of other regions have found is theirs to forget.
-        let ours = class.jobs.ours.as_ref().map_or_else(String::new, |ours| format!(" and {}", ours.replace(OURS, "q.account_id")));
+        let ours = class.jobs.is_ours("q");
         sqlx::query(AssertSqlSafe(format!(
-            "delete from retention.quarantine q where q.feature = {feature} and q.data_class = {name} and q.last_seen_at < $1{ours}"
+            "delete from retention.quarantine q where q.feature = {feature} and q.data_class = {name} and q.last_seen_at < $1 and {ours}"
         )))
         .bind(began)
         .execute(&mut *tx)

@@ -20,7 +20,7 @@ const PLAUSIBLE_FROM: &str = "timestamptz '2000-01-01 00:00:00+00'";
 const PLAUSIBLE_UNTIL: &str = "(now() + interval '1 year')";
 
 /// What stands for an account's id in [`Source::ours`].
-pub const OURS: &str = "{account}";
+const OURS: &str = "{account}";
 
 /// One starting point as SQL.
 #[derive(Debug, Clone)]
@@ -136,7 +136,7 @@ impl Source {
         Self { feature: class.feature.clone(), points: points.collect() }
     }
 
-    /// Whether an account is of the daemon's own regions, as a condition in which [`OURS`] stands for its id; `None` without regions.
+    /// Whether an account is of the daemon's own regions, as a condition in which `{account}` stands for its id; `None` without regions.
     #[must_use]
     pub fn ours(&self) -> Option<String> {
         let region = self.points.first()?.region.as_ref()?;
@@ -193,11 +193,12 @@ impl Source {
     pub fn implausible(&self) -> String {
         let part = |p: &Point, end: &str| {
             format!(
-                "select s.{}::text as account_id, {} as point, s.{}::text as value from {} s where {} and s.{} {end}{}",
+                "select s.{}::text as account_id, {} as point, s.{}::text as value from {} s where s.{} is not null and {} and s.{} {end}{}",
                 p.account,
                 literal(&p.name),
                 p.since,
                 p.table.sql,
+                p.account,
                 p.of_feature("s", &self.feature),
                 p.since,
                 p.of_region("s")
@@ -263,7 +264,7 @@ impl Point {
         let (account, since) = (&self.account, &self.since);
         format!(
             "select s.{since} as since, s.{account} as key, s.{account}::text as account_id from {} s
-             where s.{since} >= $1::timestamptz and (s.{since} > $1::timestamptz or s.{account} > $2::{}) and s.{since} <= {PLAUSIBLE_UNTIL} and {}",
+             where s.{account} is not null and s.{since} >= $1::timestamptz and (s.{since} > $1::timestamptz or s.{account} > $2::{}) and s.{since} <= {PLAUSIBLE_UNTIL} and {}",
             self.table.sql,
             self.table.key.sql(),
             self.of_feature("s", feature)
@@ -351,13 +352,13 @@ impl Point {
         let region = self.of_region("s");
         if self.table.unique {
             return format!(
-                "select s.{account}::text as account_id, s.{since} as since from {table} s where {of_feature} and s.{since} between {PLAUSIBLE_FROM} and {PLAUSIBLE_UNTIL}{and}{region}"
+                "select s.{account}::text as account_id, s.{since} as since from {table} s where s.{account} is not null and {of_feature} and s.{since} between {PLAUSIBLE_FROM} and {PLAUSIBLE_UNTIL}{and}{region}"
             );
         }
         // Several rows for one subject: in force only when each is set, and then since the latest (R2).
         let same = format!("o.{account} = s.{account} and {}", self.of_feature("o", feature));
         format!(
-            "select s.{account}::text as account_id, max(s.{since}) as since from {table} s where {of_feature} and s.{since} is not null{and}{region} \
+            "select s.{account}::text as account_id, max(s.{since}) as since from {table} s where s.{account} is not null and {of_feature} and s.{since} is not null{and}{region} \
              and not exists (select 1 from {table} o where {same} and (o.{since} is null or o.{since} not between {PLAUSIBLE_FROM} and {PLAUSIBLE_UNTIL})) group by 1"
         )
     }

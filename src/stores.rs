@@ -9,6 +9,8 @@ mod careful;
 mod elsewhere;
 #[cfg(feature = "amqp")]
 mod literal;
+#[cfg(feature = "mongodb")]
+mod mongodb;
 #[cfg(feature = "mysql")]
 mod mysql;
 pub mod postgres;
@@ -22,7 +24,10 @@ use std::{
 
 use futures_util::future::BoxFuture;
 
-use crate::config::{Config, Place, Protocol, Remote};
+use crate::{
+    clock,
+    config::{Config, CustomerPlace, Place, Protocol, Remote},
+};
 
 pub use careful::{CALL, Careful};
 
@@ -32,8 +37,9 @@ pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 /// A store outside the main database. Each call is bounded, can be repeated, and can be given up at any instant: what it did stays done, and
 /// the next one goes on from there. The account's id is taken literally or not at all (R8).
 pub trait Store: fmt::Debug + Send + Sync {
-    /// Deletes at most `at_most` records of the account. None there is a success.
-    fn purge<'a>(&'a self, place: &'a Place, account: &'a str, at_most: u32) -> Answer<'a, Gone>;
+    /// Deletes at most `at_most` records of the account. None there is a success. Nothing that deletes is begun once `until` has passed; look at it right
+    /// before.
+    fn purge<'a>(&'a self, place: &'a Place, account: &'a str, at_most: u32, until: Until) -> Answer<'a, Gone>;
 
     /// Whether any record of the account is left: a look of its own, at the state that counts. What could not be looked at is an error (I6).
     fn left<'a>(&'a self, place: &'a Place, account: &'a str) -> Answer<'a, bool>;
@@ -73,6 +79,44 @@ pub enum StoreError {
     Refused(String),
 }
 
+/// An instant after which nothing is begun any more, by a clock that goes on while the process or its machine stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Until(Duration);
+
+impl Until {
+    /// So long from now.
+    #[must_use]
+    pub fn in_time(time: Duration) -> Self {
+        Self(clock::reading() + time)
+    }
+
+    /// So much later.
+    #[must_use]
+    pub fn and(self, time: Duration) -> Self {
+        Self(self.0 + time)
+    }
+
+    /// The earlier of the two.
+    #[must_use]
+    pub fn or_before(self, other: Self) -> Self {
+        Self(self.0.min(other.0))
+    }
+
+    /// Whether it is over.
+    #[must_use]
+    pub fn passed(self) -> bool {
+        clock::reading() >= self.0
+    }
+
+    /// An error once it is over.
+    ///
+    /// # Errors
+    /// That there was no time left.
+    pub fn still(self) -> Result<(), StoreError> {
+        if self.passed() { Err(StoreError::Away("there was no time left to begin".to_owned())) } else { Ok(()) }
+    }
+}
+
 /// A target in a store, ready to be asked.
 #[derive(Debug, Clone)]
 pub struct RemoteTarget {
@@ -93,7 +137,12 @@ pub fn open(config: &Config) -> BTreeMap<String, Arc<Careful>> {
         crate::config::Store::Remote(remote) => Some((name, remote)),
         crate::config::Store::MainPostgres => None,
     });
-    remote.map(|(name, remote)| (name.clone(), Arc::new(Careful::new(name, client(remote))))).collect()
+    let media = |name: &str| -> Vec<String> {
+        let store = |name: &str| config.stores.get(name);
+        let here = |place: &&CustomerPlace| place.store.as_deref().is_none_or(|other| other == name || store(other) == store(name));
+        config.customer_places.iter().filter(here).map(|place| place.place.clone()).collect()
+    };
+    remote.map(|(name, remote)| (name.clone(), Arc::new(Careful::new(name, client(remote, &media(name)))))).collect()
 }
 
 /// How many records the account has in each of the targets that answer until the deadline; the others are absent, and not zero.
@@ -105,13 +154,17 @@ pub async fn count(targets: &[RemoteTarget], account: &str, deadline: Instant) -
     futures_util::future::join_all(counts).await.into_iter().flatten().collect()
 }
 
-fn client(remote: &Remote) -> Box<dyn Store> {
+fn client(remote: &Remote, media: &[String]) -> Box<dyn Store> {
     let client: Result<Box<dyn Store>, StoreError> = match &remote.protocol {
-        Protocol::Postgres(url) => elsewhere::Elsewhere::new(url).map(|store| Box::new(store) as _),
+        Protocol::Postgres(url) => elsewhere::Elsewhere::new(url, media).map(|store| Box::new(store) as _),
         #[cfg(feature = "mysql")]
         Protocol::Mysql(url) => mysql::Mysql::new(url).map(|store| Box::new(store) as _),
         #[cfg(not(feature = "mysql"))]
         Protocol::Mysql(_) => Err(StoreError::Refused("this program was built without the feature mysql".to_owned())),
+        #[cfg(feature = "mongodb")]
+        Protocol::Mongodb(url) => mongodb::Mongodb::new(url).map(|store| Box::new(store) as _),
+        #[cfg(not(feature = "mongodb"))]
+        Protocol::Mongodb(_) => Err(StoreError::Refused("this program was built without the feature mongodb".to_owned())),
         #[cfg(feature = "amqp")]
         Protocol::Amqp(url) => amqp::Amqp::new(url).map(|store| Box::new(store) as _),
         #[cfg(not(feature = "amqp"))]
@@ -126,7 +179,7 @@ fn client(remote: &Remote) -> Box<dyn Store> {
 struct Unusable(StoreError);
 
 impl Store for Unusable {
-    fn purge<'a>(&'a self, _: &'a Place, _: &'a str, _: u32) -> Answer<'a, Gone> {
+    fn purge<'a>(&'a self, _: &'a Place, _: &'a str, _: u32, _: Until) -> Answer<'a, Gone> {
         Box::pin(async { Err(self.0.clone()) })
     }
 
@@ -148,7 +201,7 @@ impl Store for Unusable {
 struct Copies;
 
 impl Store for Copies {
-    fn purge<'a>(&'a self, _: &'a Place, _: &'a str, _: u32) -> Answer<'a, Gone> {
+    fn purge<'a>(&'a self, _: &'a Place, _: &'a str, _: u32, _: Until) -> Answer<'a, Gone> {
         Box::pin(async { Ok(Gone { records: 0, more: false }) })
     }
 

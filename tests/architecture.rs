@@ -25,7 +25,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("source", "catalog config database model retention sql"),
     ("safeguards", "clock config database model sql"),
     ("jobs", "database model retention safeguards sql"),
-    ("stores", "catalog config database metrics model sql"),
+    ("stores", "catalog clock config database metrics model sql"),
     ("policy", "catalog config database jobs retention source stores"),
     // Passes.
     ("planner", "catalog clock config crash database jobs model policy retention safeguards source sql stores"),

@@ -2,6 +2,7 @@
 //! The address of a store is a secret; `at` is what of it may be said, and tells whether two names mean one store.
 
 mod amqp;
+mod mongodb;
 #[cfg(test)]
 mod tests;
 
@@ -43,6 +44,8 @@ pub enum Protocol {
     Postgres(SecretString),
     /// MySQL, MariaDB, TencentDB for MySQL, by its address.
     Mysql(SecretString),
+    /// A database of MongoDB, by its address.
+    Mongodb(SecretString),
     /// A broker that speaks AMQP 0-9-1, by its address.
     Amqp(SecretString),
     /// Copies that cannot be deleted one by one: nothing is reached, and each is gone after its time.
@@ -72,6 +75,13 @@ pub enum Place {
         /// The column that names the feature, and which it is.
         feature: Option<(String, String)>,
     },
+    /// A collection of documents.
+    Collection {
+        /// Its name.
+        collection: String,
+        /// The field that names the account.
+        account_field: String,
+    },
     /// A queue of each account's own, whose name holds [`ACCOUNT`] once.
     Queue {
         /// Its name for all accounts.
@@ -91,6 +101,7 @@ impl Place {
             Self::Table { table, account_column, feature } => {
                 (table.join("."), Some(account_column.clone()), feature.as_ref().map(|(column, _)| column.clone()), None)
             }
+            Self::Collection { collection, account_field } => (collection.clone(), Some(account_field.clone()), None, None),
             Self::Queue { queue } => (queue.clone(), None, None, None),
             Self::Copies { expires_after } => (String::new(), None, None, Some(expires_after.to_string())),
         };
@@ -105,10 +116,11 @@ impl Place {
                     (Some((column, feature)), Some((another, of_another))) => column == another && feature != of_another,
                     _ => false,
                 };
-                table.last() == another.last() && (table.len() != another.len() || table == another) && !apart
+                one_table(table, another) && !apart
             }
             (Self::Queue { queue }, Self::Queue { queue: another }) => collide(queue, another),
-            (Self::Table { .. } | Self::Queue { .. } | Self::Copies { .. }, _) => false,
+            (Self::Collection { collection, .. }, Self::Collection { collection: another, .. }) => collection == another,
+            (Self::Table { .. } | Self::Collection { .. } | Self::Queue { .. } | Self::Copies { .. }, _) => false,
         }
     }
 
@@ -116,10 +128,14 @@ impl Place {
     pub(super) fn overlaps_spelt(&self, spelt: &str) -> bool {
         match self {
             Self::Table { table, .. } => {
-                let parts = TableName::parse(spelt).map(|name| vec![name.schema().to_owned(), name.table().to_owned()]);
-                // Spelt for any store: whatever has the name is meant.
-                table.join(".") == spelt || table.last().is_some_and(|last| last == spelt) || parts.is_ok_and(|parts| parts == *table)
+                // As each kind of database would read it; a name without a schema or database may be in any.
+                let literal = spelt.split('.').map(str::to_owned).collect();
+                let folded = TableName::parse(spelt).map(|name| vec![name.schema().to_owned(), name.table().to_owned()]);
+                let bare = TableName::parse(spelt).ok().filter(|_| !spelt.contains('.')).map(|name| vec![name.table().to_owned()]);
+                let readings: [Option<Vec<String>>; 3] = [Some(literal), folded.ok(), bare];
+                readings.into_iter().flatten().any(|other| one_table(table, &other))
             }
+            Self::Collection { collection, .. } => mongodb::is_spelt(collection, spelt),
             Self::Queue { queue } => collide(queue, spelt),
             Self::Copies { .. } => false,
         }
@@ -135,17 +151,23 @@ fn collide(template: &str, other: &str) -> bool {
     }
 }
 
+/// Whether two names can be of one table: whatever is not said may be the same.
+fn one_table(one: &[String], other: &[String]) -> bool {
+    one.iter().rev().zip(other.iter().rev()).all(|(one, other)| one.eq_ignore_ascii_case(other))
+}
+
 /// Reads a store of a kind that is not the main database.
 pub(super) fn remote(t: &mut Table<'_>, kind: &str, needs: Needs) -> Option<Remote> {
     match kind {
         "postgres" => database(t, 5432, needs, Protocol::Postgres, |url| Ok(super::address::address(url)?.url)),
         "mysql" => database(t, 3306, needs, Protocol::Mysql, mysql_address),
+        "mongodb" => mongodb::store(t, needs),
         "amqp" => amqp::store(t, needs),
         "expiring" => Some(Remote { at: t.key(""), protocol: Protocol::Expiring }),
         other => {
             t.fault(
                 "kind",
-                format!("kind {other:?} is not available in this version; available: \"postgres\", \"mysql\", \"amqp\", \"expiring\""),
+                format!("kind {other:?} is not available in this version; available: \"postgres\", \"mysql\", \"mongodb\", \"amqp\", \"expiring\""),
             );
             None
         }
@@ -165,7 +187,11 @@ fn database(
         return Some(Remote { at: t.key(""), protocol: protocol(url) });
     }
     let url = judge(url.expose_secret()).map_err(|why| t.fault("url", why)).ok()?;
-    Some(Remote { at: identity(url.expose_secret(), port), protocol: protocol(url) })
+    let protocol = protocol(url.clone());
+    let at = identity(url.expose_secret(), port);
+    // Its databases are within reach of each other; those of Postgres are not.
+    let at = if matches!(protocol, Protocol::Mysql(_)) { at.trim_end_matches(|c| c != '/').to_owned() } else { at };
+    Some(Remote { at, protocol })
 }
 
 /// Judges an address without repeating it, and makes TLS with proof of identity the default off this machine.
@@ -205,11 +231,24 @@ pub(super) fn place(t: &mut Table<'_>, protocol: &Protocol, feature: Option<&Str
         Protocol::Postgres(_) | Protocol::Mysql(_) => {
             let parse: fn(&str) -> Read<Vec<String>> = if matches!(protocol, Protocol::Mysql(_)) { mysql_name } else { postgres_name };
             let spelt = t.need("table", "which table holds it?", text)?;
-            let table = parse(&spelt).map_err(|why| t.fault("table", why)).ok();
+            let mut table = parse(&spelt).map_err(|why| t.fault("table", why)).ok();
+            if let (Protocol::Mysql(url), Some(table)) = (protocol, &mut table)
+                && table.len() == 1
+                && let Some(database) =
+                    identity(url.expose_secret(), 0).rsplit_once('/').map(|(_, path)| path.to_owned()).filter(|path| !path.is_empty())
+            {
+                table.insert(0, database);
+            }
             let account_column = t.need("account_column", "which column names the account?", column);
             let feature_column = t.maybe("feature_column", column);
             let feature = feature_column.zip(feature.cloned());
             Some((spelt, Place::Table { table: table?, account_column: account_column?, feature }))
+        }
+        Protocol::Mongodb(_) => {
+            let collection = t.need("collection", "which collection holds it?", mongodb::collection);
+            let account_field = t.need("account_field", "which field of a document names the account?", mongodb::field);
+            let collection = collection?;
+            Some((collection.clone(), Place::Collection { collection, account_field: account_field? }))
         }
         Protocol::Amqp(_) => {
             let queue = t.need("queue", "which queue holds it? Write queue = \"mps.{account_id}\"", amqp::queue)?;

@@ -68,7 +68,7 @@ pub(super) fn account(
         outcomes,
         began: next == Next::Complete || purged.records.values().any(|records| *records > 0),
         looks,
-        error: away.and_then(|away| away.error.clone()).or(residue),
+        error: away.and_then(Away::error).or(residue),
     }
 }
 

@@ -1,6 +1,7 @@
-//! The part of a purge that happens in other stores (R19). Intent before: a job that is going to be purged says so, durably, before the first call.
-//! Then, while the rows that license it are locked in the main database, each of its targets is asked for a little; a reactivation, a hold or a pause waits for
-//! that at most. What came of it is told to the batch in the main database, which alone completes a job.
+//! The part of a purge that happens in other stores (R19). First a look, for what is not there needs no purge. Intent before: a job that is going to be
+//! purged says so, durably, before the first call. Then, while the rows that license it are locked in the main database, each of its targets that hold
+//! records is asked for a little, and everything that could stand in the way is asked again before each call; a reactivation, a hold or a pause waits for
+//! one call at most. Then another look. What came of it is told to the batch in the main database, which alone completes a job.
 //!
 //! Targets of one store go in their order, and after a failure no further; other stores and other jobs go on.
 
@@ -10,6 +11,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
+use tokio::sync::Mutex;
 
 use super::{
     Batch, Worker,
@@ -23,7 +25,8 @@ use crate::{
     jobs::{self, Claimed, Next},
     metrics,
     policy::Class,
-    safeguards, stores,
+    safeguards,
+    stores::{self, RemoteTarget, StoreError, Until},
 };
 
 /// After so long no further call is begun: the rows are let go.
@@ -32,18 +35,22 @@ const AT_MOST: Duration = Duration::from_secs(2);
 const AT_ONCE: usize = 8;
 /// Jobs in one group.
 pub(super) const GROUP: i64 = 64;
+/// Its stores take their time.
+const SLOW: &str = "slow";
 
 /// What a job came to in other stores.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Away {
     /// Records that are gone, by target.
-    pub(super) records: BTreeMap<String, i64>,
-    /// Targets that still hold records, or were not looked at.
-    pub(super) left: Vec<String>,
-    /// The time was over before each target was asked.
+    records: BTreeMap<String, i64>,
+    /// Targets that hold records, as the last look at each says, or could not be looked at.
+    pub(super) left: BTreeSet<String>,
+    /// Targets of which nothing can be said before another try, for there was no time or no licence for one.
     cut: bool,
-    /// What went wrong, for one target after the other.
-    pub(super) error: Option<String>,
+    /// Stores that gave no answer.
+    failed: BTreeSet<String>,
+    /// What went wrong, one target after the other.
+    errors: Vec<String>,
 }
 
 impl Away {
@@ -51,18 +58,32 @@ impl Away {
     pub(super) fn together(away: Option<&Self>, next: Next, backoff: Duration, patient: bool) -> Next {
         let pause = if patient { LOCKED_PAUSE } else { backoff };
         match (next, away) {
-            // Nothing was asked, for something stood in the way a moment ago.
+            // There was no time to look.
             (Next::Complete, None) => Next::Crowded,
-            (Next::Complete, Some(away)) if away.error.is_some() => Next::Retry(backoff),
+            (Next::Complete, Some(away)) if !away.errors.is_empty() => Next::Retry(backoff),
             (Next::Complete, Some(away)) if away.left.is_empty() => Next::Complete,
             (Next::Complete, Some(away)) if away.records.values().any(|records| *records > 0) => Next::Continue,
-            (Next::Complete, Some(away)) if away.cut => Next::Crowded,
+            (Next::Complete, Some(away)) if away.cut => Next::Wait(SLOW, LOCKED_PAUSE),
             // It says that it deletes, and yet they are still there.
             (Next::Complete, Some(_)) => Next::Wait(UNDELETABLE, pause),
             (next, _) => next,
         }
     }
+
+    /// What went wrong.
+    pub(super) fn error(&self) -> Option<String> {
+        (!self.errors.is_empty()).then(|| self.errors.join("; "))
+    }
+
+    fn failed(&mut self, target: &RemoteTarget, error: &StoreError) {
+        self.failed.insert(target.store.clone());
+        self.left.insert(target.name.clone());
+        self.errors.push(format!("{}: {error}", target.name));
+    }
 }
+
+/// Jobs with what they came to so far.
+type Jobs = BTreeMap<i64, Away>;
 
 impl Worker {
     /// Purges what the jobs have in other stores, if their class has targets there. Yields the jobs with what that came to, for the batch in the main
@@ -72,23 +93,30 @@ impl Worker {
         class: &Class,
         batch: &Batch,
         mut claimed: Vec<Claimed>,
-        claimed_at: Instant,
-    ) -> Result<Option<(Vec<Claimed>, BTreeMap<i64, Away>)>, DatabaseError> {
+        claimed_at: Until,
+    ) -> Result<Option<(Vec<Claimed>, Jobs)>, DatabaseError> {
         if class.remote.is_empty() {
-            return Ok(Some((claimed, BTreeMap::new())));
+            return Ok(Some((claimed, Jobs::new())));
         }
         let began = Instant::now();
-        let away = match self.away(class, batch, &claimed, claimed_at).await {
-            Ok(away) => away,
-            Err(error) if error.kind() == Kind::Unreachable => return Err(error),
-            Err(error) if error.kind() == Kind::Locked => return self.step_aside(class, claimed).await.map(|()| None),
-            Err(error) => {
-                for job in claimed {
-                    self.fail(class, job, error.to_string()).await?;
+        let lease = self.executor.config.executor.lease;
+        let in_time = claimed.iter().map(|job| look(class, job, Away::default(), claimed_at.and(lease / 3)).boxed());
+        let mut away: Jobs = at_once(in_time).await.into_iter().filter_map(|(id, away)| Some((id, away?))).collect();
+        let holds = |job: &&Claimed| away.get(&job.id).is_some_and(|away| !away.left.is_empty());
+        let holding: Vec<Claimed> = claimed.iter().filter(holds).cloned().collect();
+        if !holding.is_empty() {
+            match self.purge_away(class, batch, &holding, &mut away, claimed_at.and(lease)).await {
+                Ok(()) => {}
+                Err(error) if error.kind() == Kind::Unreachable => return Err(error),
+                Err(error) if error.kind() == Kind::Locked => return self.step_aside(class, claimed).await.map(|()| None),
+                Err(error) => {
+                    for job in claimed {
+                        self.fail(class, job, error.to_string()).await?;
+                    }
+                    return Ok(None);
                 }
-                return Ok(None);
             }
-        };
+        }
         // Whatever becomes of the batch, so much is gone.
         for job in &mut claimed {
             for (target, records) in away.get(&job.id).into_iter().flat_map(|away| &away.records) {
@@ -103,39 +131,51 @@ impl Worker {
         Ok(Some((claimed, away)))
     }
 
-    /// Those that may not be purged now are absent.
-    async fn away(
+    /// Intent, purge, look. What a job came to stays in `away`; an error is about all of them, and comes before the first call.
+    async fn purge_away(
         &self,
         class: &Class,
         batch: &Batch,
-        group: &[Claimed],
-        claimed_at: Instant,
-    ) -> Result<BTreeMap<i64, Away>, DatabaseError> {
-        if group.iter().any(|job| !job.begun) {
-            let mut tx = self.executor.database.begin(Purpose::Write).await?;
-            let licensed = self.licensed(&mut tx, batch, group).await?;
-            jobs::intend(&mut tx, &licensed).await?;
-            crash::point("executor.intending");
-            Database::commit(tx).await?;
-            crash::point("executor.intended");
-        }
+        holding: &[Claimed],
+        away: &mut Jobs,
+        lease: Until,
+    ) -> Result<(), DatabaseError> {
+        let mut tx = self.executor.database.begin(Purpose::Write).await?;
+        let licensed = self.licensed(&mut tx, batch, holding).await?;
+        jobs::intend(&mut tx, &licensed).await?;
+        crash::point("executor.intending");
+        Database::commit(tx).await?;
+        crash::point("executor.intended");
         let mut tx = self.executor.database.begin(Purpose::Write).await?;
         // As long as the last call may take, and a little longer.
-        let idle = AT_MOST + stores::CALL * 2 + Duration::from_secs(5);
+        let idle = AT_MOST + stores::CALL + Duration::from_secs(5);
         sqlx::query("select set_config('idle_in_transaction_session_timeout', $1, true)")
             .bind(idle.as_millis().to_string())
             .execute(&mut *tx)
             .await?;
-        let licensed: BTreeSet<i64> = self.licensed(&mut tx, batch, group).await?.into_iter().map(|(id, _)| id).collect();
-        let until = (Instant::now() + AT_MOST).min(claimed_at + self.executor.config.executor.lease);
+        let licensed: BTreeSet<i64> = self.licensed(&mut tx, batch, holding).await?.into_iter().map(|(id, _)| id).collect();
+        let (until, tx) = (Until::in_time(AT_MOST).or_before(lease), Mutex::new(tx));
         let at_most = u32::try_from(self.pace.rows()).unwrap_or(u32::MAX);
-        let jobs = group.iter().filter(|job| licensed.contains(&job.id));
-        let asked: Vec<BoxFuture<'_, (i64, Away)>> =
-            jobs.map(|job| ask(class, job, at_most, until).map(|away| (job.id, away)).boxed()).collect();
-        let away = stream::iter(asked).buffer_unordered(AT_ONCE).collect().await;
+        let mut asked = Vec::new();
+        for job in holding {
+            let Some(mut so_far) = away.remove(&job.id) else { continue };
+            if licensed.contains(&job.id) {
+                asked.push(ask(&tx, batch, class, job, so_far, at_most, until).boxed());
+            } else {
+                so_far.cut = true;
+                away.insert(job.id, so_far);
+            }
+        }
+        let asked: Jobs = at_once(asked).await.into_iter().collect();
         crash::point("executor.away");
         drop(tx);
-        Ok(away)
+        let looks = holding.iter().filter_map(|job| Some(look(class, job, asked.get(&job.id)?.clone(), lease).boxed()));
+        for (id, looked) in at_once(looks).await {
+            // Without a look it is as it was: what was purged may be left.
+            let unlooked = asked.get(&id).cloned().map(|so_far| Away { cut: true, ..so_far });
+            away.extend(looked.or(unlooked).map(|so_far| (id, so_far)));
+        }
+        Ok(())
     }
 
     /// The jobs whose starting point stands, with their fences; they and their source rows are locked.
@@ -150,36 +190,76 @@ impl Worker {
     }
 }
 
-/// Asks each target of one job.
-async fn ask(class: &Class, job: &Claimed, at_most: u32, until: Instant) -> Away {
-    let mut away = Away::default();
-    let (mut failed, mut errors) = (BTreeSet::new(), Vec::new());
-    for target in &class.remote {
-        let late = Instant::now() >= until;
-        if failed.contains(&target.store) || late {
-            away.cut |= late;
-            away.left.push(target.name.clone());
+async fn at_once<T>(work: impl IntoIterator<Item = BoxFuture<'_, T>>) -> Vec<T> {
+    stream::iter(work.into_iter().collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await
+}
+
+/// Looks at each target of which nothing is known yet, or that holds records as far as is known. `None` when there was no time for it.
+async fn look(class: &Class, job: &Claimed, so_far: Away, until: Until) -> (i64, Option<Away>) {
+    let first = so_far.left.is_empty();
+    let mut away = Away { left: BTreeSet::new(), ..so_far.clone() };
+    for target in class.remote.iter().filter(|target| first || so_far.left.contains(&target.name)) {
+        if until.passed() {
+            return (job.id, None);
+        }
+        if away.failed.contains(&target.store) {
+            away.left.insert(target.name.clone());
             continue;
         }
-        let purged = target.client.purge(&target.place, &job.account_id, at_most).await;
-        let left = match purged {
-            Ok(gone) => {
-                *away.records.entry(target.name.clone()).or_default() += gone.records;
-                // A look of its own, once there may be nothing left.
-                if gone.more || Instant::now() >= until { Ok(true) } else { target.client.left(&target.place, &job.account_id).await }
-            }
-            Err(error) => Err(error),
-        };
-        match left {
+        match target.client.left(&target.place, &job.account_id).await {
+            Ok(true) => drop(away.left.insert(target.name.clone())),
             Ok(false) => {}
-            Ok(true) => away.left.push(target.name.clone()),
-            Err(error) => {
-                failed.insert(target.store.clone());
-                away.left.push(target.name.clone());
-                errors.push(format!("{}: {error}", target.name));
-            }
+            Err(error) => away.failed(target, &error),
         }
     }
-    away.error = (!errors.is_empty()).then(|| errors.join("; "));
-    away
+    (job.id, Some(away))
+}
+
+/// Asks each target of one job that holds records to delete some.
+async fn ask(tx: &Mutex<Tx>, batch: &Batch, class: &Class, job: &Claimed, mut away: Away, at_most: u32, until: Until) -> (i64, Away) {
+    let holding = away.left.clone();
+    for target in class.remote.iter().filter(|target| holding.contains(&target.name)) {
+        if away.failed.contains(&target.store) {
+            continue;
+        }
+        // Not every row that could withdraw it can be locked: one may have come that was not there. And the locks are worth nothing once their connection
+        // is lost, of which nobody else would tell.
+        let stands = match batch.license(&mut *tx.lock().await, std::slice::from_ref(job)).await {
+            Ok(verdicts) => verdicts.get(&job.id) == Some(&Verdict::Stands),
+            Err(_) => false,
+        };
+        if !stands || until.passed() {
+            away.cut = true;
+            break;
+        }
+        match target.client.purge(&target.place, &job.account_id, at_most, until).await {
+            Ok(gone) => *away.records.entry(target.name.clone()).or_default() += gone.records,
+            Err(error) => away.failed(target, &error),
+        }
+    }
+    (job.id, away)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_look_that_found_nothing_in_any_store_completes() {
+        let (backoff, pause) = (Duration::from_secs(7), LOCKED_PAUSE);
+        let together = |away: Option<&Away>, next| Away::together(away, next, backoff, true);
+        let left = Away { left: BTreeSet::from(["s/t".to_owned()]), ..Away::default() };
+        let some = Away { records: BTreeMap::from([("s/t".to_owned(), 1)]), ..left.clone() };
+        assert_eq!(together(Some(&Away::default()), Next::Complete), Next::Complete);
+        assert_eq!(together(None, Next::Complete), Next::Crowded);
+        assert_eq!(together(Some(&some), Next::Complete), Next::Continue);
+        assert_eq!(together(Some(&left), Next::Complete), Next::Wait(UNDELETABLE, pause));
+        assert_eq!(Away::together(Some(&left), Next::Complete, backoff, false), Next::Wait(UNDELETABLE, backoff));
+        assert_eq!(together(Some(&Away { cut: true, ..left.clone() }), Next::Complete), Next::Wait(SLOW, pause), "it could not be asked");
+        let failed = Away { errors: vec!["s/t: away".to_owned()], ..Away::default() };
+        assert_eq!(together(Some(&failed), Next::Complete), Next::Retry(backoff));
+        for next in [Next::Continue, Next::Crowded, Next::Retry(pause), Next::Wait("held", pause)] {
+            assert_eq!(together(Some(&Away::default()), next), next);
+        }
+    }
 }

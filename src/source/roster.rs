@@ -268,6 +268,12 @@ impl Roster {
                  select {source}, a.account_id, a.feature, clock_timestamp() from known a
                  where not a.later and not exists (select 1 from there t where t.id = a.id and t.subject = a.subject) and not {present}
                  on conflict (source, md5(account_id), md5(coalesce(feature, ''))) do nothing returning 1),
+             back as (
+                 -- Whoever is there is missed no longer: if it goes again, that is another absence.
+                 delete from retention.absences a using (
+                     select substr(t.subject, strpos(t.subject, ':') + 1, n) as account_id, nullif(substr(t.subject, strpos(t.subject, ':') + 1 + n), '') as feature
+                     from there t cross join cast(split_part(t.subject, ':', 1) as int4) n) t
+                 where a.source = {source} and a.account_id = t.account_id and a.feature is not distinct from t.feature),
              pieces as materialized (
                  select id, piece, lower, lead(lower) over (partition by id order by piece) as next, members, checksum, subjects
                  from (select id, piece, (array_agg(key order by key))[1]::text as lower, count(*) as members, sum(hash) as checksum,

@@ -14,7 +14,7 @@ use lapin::{
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 
-use super::{Answer, Gone, Store, StoreError, literal};
+use super::{Answer, Gone, Store, StoreError, Until, literal};
 use crate::config::Place;
 
 /// A broker that is silent for twice as many seconds is gone, unless the address says otherwise.
@@ -68,9 +68,11 @@ impl Amqp {
         Connection::connect_uri_with_config(self.uri.clone(), named, tls, lapin::runtime::default_runtime()?).await
     }
 
-    async fn purge(&self, place: &Place, account: &str) -> Result<Gone, StoreError> {
+    async fn purge(&self, place: &Place, account: &str, until: Until) -> Result<Gone, StoreError> {
         let queue = queue(place, account)?;
-        let deleted = self.channel().await?.queue_delete(queue, QueueDeleteOptions::default()).await;
+        let channel = self.channel().await?;
+        until.still()?;
+        let deleted = channel.queue_delete(queue, QueueDeleteOptions::default()).await;
         match deleted {
             Ok(messages) => Ok(Gone { records: i64::from(messages), more: false }),
             Err(error) if is_gone(&error) => Ok(Gone { records: 0, more: false }),
@@ -108,8 +110,8 @@ impl Amqp {
 
 impl Store for Amqp {
     /// A queue goes as a whole: it is one unit, however many messages are in it.
-    fn purge<'a>(&'a self, place: &'a Place, account: &'a str, _: u32) -> Answer<'a, Gone> {
-        Box::pin(self.purge(place, account))
+    fn purge<'a>(&'a self, place: &'a Place, account: &'a str, _: u32, until: Until) -> Answer<'a, Gone> {
+        Box::pin(self.purge(place, account, until))
     }
 
     /// An empty queue is left too: a message that is fetched and not acknowledged is in it, and in no count.

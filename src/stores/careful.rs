@@ -9,7 +9,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Answer, Gone, Store, StoreError};
+use super::{Answer, Gone, Store, StoreError, Until};
 use crate::{config::Place, metrics};
 
 /// A call that took longer is given up; what it asked for may have happened.
@@ -48,8 +48,8 @@ impl Careful {
     ///
     /// # Errors
     /// Those of the store; that it is left alone for now.
-    pub async fn purge(&self, place: &Place, account: &str, at_most: u32) -> Result<Gone, StoreError> {
-        self.ask(self.store.purge(place, account, at_most)).await
+    pub async fn purge(&self, place: &Place, account: &str, at_most: u32, until: Until) -> Result<Gone, StoreError> {
+        self.ask(self.store.purge(place, account, at_most, until)).await
     }
 
     /// See [`Store::left`].

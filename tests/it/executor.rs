@@ -669,6 +669,37 @@ async fn i13_a_job_that_kills_its_connection_does_not_take_its_neighbours_along(
 }
 
 /// One class whose jobs cannot be claimed keeps no other from being purged.
+/// Two classes with work, each with a large account under way: turns of classes and turns of large accounts must not fall together.
+#[tokio::test]
+async fn i13_large_accounts_of_two_classes_keep_nobody_waiting() {
+    let mut world = World::new().await;
+    world.set("EXECUTOR__MAX_ROWS_PER_BATCH", "10");
+    world.account("huge", "null", "now() - interval '40 days'", "null").await;
+    world
+        .sql(
+            "insert into queue_messages (account_id, event_type) select 'huge', 'WorkflowTask' from generate_series(1, 2000);
+             insert into task_configurations (task_id, account_id, task_type, source_media_path, output_path)
+             select 'huge-' || n, 'huge', 'WorkflowTask', '', '' from generate_series(1, 2000) n",
+        )
+        .await;
+    let app = world.app().await.unwrap();
+    app.planner().look(Look::Resync).await.unwrap();
+    let mut worker = app.executor().worker("one".to_owned());
+    while world.count("retention.jobs where purge_began_at is null").await > 0 {
+        step(&mut worker).await;
+    }
+    world.account("new", "null", "now() - interval '39 days'", "null").await;
+    app.planner().look(Look::Resync).await.unwrap();
+    for _ in 0..16 {
+        step(&mut worker).await;
+    }
+    assert_eq!(world.left("new").await, left(0, 0, 0, 2));
+    assert_eq!(
+        (world.job("huge", "queue").await.state, world.job("huge", "configuration").await.state),
+        ("scheduled".into(), "scheduled".into())
+    );
+}
+
 #[tokio::test]
 async fn i13_a_class_whose_claim_fails_keeps_no_other_waiting() {
     let world = World::new().await;

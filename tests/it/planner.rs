@@ -475,6 +475,25 @@ async fn r9_an_account_of_another_region_that_vanishes_is_not_this_daemons_to_pu
     }
 }
 
+#[tokio::test]
+async fn i6_a_row_that_names_no_account_stops_nobody() {
+    let mut world = World::new().await;
+    world.sql("create table subs (account_id text, feature text, terminated_at timestamptz, cmq_disabled_at timestamptz); create index on subs (account_id)").await;
+    world.rules = world.rules.replace("\"feature_subscriptions\"", "\"subs\"");
+    world.account("a", "null", "null", "null").await;
+    world
+        .sql(
+            "insert into subs values ('a', 'mps', now() - interval '40 days'), (null, 'mps', now() - interval '40 days'), (null, 'mps', 'infinity');
+             insert into subs values (null, 'mps', now())",
+        )
+        .await;
+    let app = world.app().await.unwrap();
+    look(&app, Look::Resync).await;
+    assert_eq!(look(&app, Look::Poll).await, report(0, 0, 0, 0));
+    app.run_once(&Stop::default()).await.unwrap();
+    assert_eq!(world.left("a").await, left(0, 0, 0, 2));
+}
+
 /// The shipped rules for the accounts of one region.
 fn of_region(rules: &str, region: &str) -> String {
     let rules = rules.replace("since_column = \"deleted_at\"", "since_column = \"deleted_at\"\nregion_column = \"region\"");

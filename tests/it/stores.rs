@@ -133,6 +133,9 @@ impl Place {
             visitor.put(&self.of(account), records, false).await;
             return visitor.leave().await;
         }
+        if records == 0 {
+            return;
+        }
         let name = &self.name;
         let next = self.number(&format!("select coalesce(max(id), 0) from {name}")).await;
         let values: Vec<String> = (1..=records).map(|n| format!("({}, '{account}', 'not to be logged')", next + n)).collect();
@@ -386,4 +389,108 @@ async fn i6_a_look_that_fails_is_no_look() {
         assert_eq!(world.count("retention.done_marks where look_at > now() and looks = 0").await, 1, "it is made again");
         proxy.lead_to(place.port);
     }
+}
+
+#[tokio::test]
+async fn a_class_whose_records_are_all_elsewhere_is_purged_too() {
+    for kind in kinds() {
+        let (mut world, place) = world(kind).await;
+        world.rules = world
+            .rules
+            .replace("[[data_classes.targets]]\nstore = \"platform\"\ntable = \"queue_messages\"\naccount_column = \"account_id\"\n", "");
+        assert!(!world.rules.contains("queue_messages"));
+        for n in 0..5 {
+            world.account(&format!("a{n}"), "null", "now() - interval '8 days'", "null").await;
+            place.put(&format!("a{n}"), n).await;
+        }
+        once(&world).await;
+        for n in 0..5 {
+            let job = world.job(&format!("a{n}"), "queue").await;
+            assert_eq!((job.state.as_str(), job.records_deleted.0[&place.target()]), ("completed", n), "{kind:?}: {:?}", job.last_error);
+            assert_eq!(place.count(&format!("a{n}")).await, 0);
+        }
+    }
+}
+
+/// A foreign key of a table that the daemon may not touch is invisible to it, but for one right; a DELETE would follow it all the same.
+#[tokio::test]
+async fn r13_a_cascade_that_nobody_would_see_is_refused() {
+    if !kinds().contains(&Kind::Mysql) {
+        return;
+    }
+    let (mut world, place) = world(Kind::Mysql).await;
+    let (name, user) = (&place.name, "modest");
+    world.account("a", "null", "now() - interval '8 days'", "null").await;
+    place.put("a", 2).await;
+    place
+        .sql(&format!(
+            "create user if not exists {user}@'127.0.0.1' identified by 'p'; grant select, delete on {name}.{name} to {user}@'127.0.0.1';
+             create table media (id bigint primary key, record bigint, foreign key (record) references {name} (id) on delete cascade); insert into media values (1, 1)"
+        ))
+        .await;
+    world.rules = world.rules.replace("mysql://root@", &format!("mysql://{user}:p@"));
+    let app = world.app().await.unwrap();
+    app.planner().look(Look::Resync).await.unwrap();
+    let mut worker = app.executor().worker("one".to_owned());
+    for (grant, words) in
+        [("", "without the right PROCESS"), ("grant process on *.* to modest@'127.0.0.1'", "foreign key with a delete action")]
+    {
+        if !grant.is_empty() {
+            place.sql(grant).await;
+        }
+        world.sql("update retention.jobs set ready_at = now(), last_error = null").await;
+        while world.job("a", "queue").await.last_error.is_none() {
+            worker.step().await.unwrap();
+        }
+        let error = world.job("a", "queue").await.last_error.unwrap();
+        // A connection knows the rights that it was opened with.
+        assert!(error.contains(words) || error.contains("PROCESS"), "{error}");
+        assert_eq!((place.count("a").await, place.number("select count(*) from media").await), (2, 1));
+    }
+    place.sql("drop table media").await;
+    let again = world.app().await.unwrap();
+    again.run_once(&Stop::default()).await.unwrap();
+    assert_eq!((world.job("a", "queue").await.state.as_str(), place.count("a").await), ("completed", 0));
+}
+
+#[tokio::test]
+async fn i4_a_part_of_a_table_that_the_customer_controls_is_refused_in_another_database_too() {
+    let (mut world, place) = world(Kind::Postgres).await;
+    let name = &place.name;
+    world.account("a", "null", "now() - interval '8 days'", "null").await;
+    place.put("a", 2).await;
+    place.sql(&format!("create table media_{name} (like {name}); alter table {name} inherit media_{name}")).await;
+    world.rules = world.rules.replace("places = [\"media_objects\"]", &format!("places = [\"media_objects\", \"elsewhere/media_{name}\"]"));
+    let app = world.app().await.unwrap();
+    app.planner().look(Look::Resync).await.unwrap();
+    let mut worker = app.executor().worker("one".to_owned());
+    while world.job("a", "queue").await.last_error.is_none() {
+        worker.step().await.unwrap();
+    }
+    assert!(world.job("a", "queue").await.last_error.unwrap().contains("under the customer's control"));
+    assert_eq!(place.count("a").await, 2);
+}
+
+#[tokio::test]
+async fn copies_that_expire_are_told_with_the_date_of_the_last_one() {
+    let mut world = World::new().await;
+    let queue = "[[data_classes.targets]]\nstore = \"platform\"\ntable = \"queue_messages\"\n";
+    let copies = |name: &str, after: &str| {
+        format!("[[data_classes.targets]]\nstore = \"dumps\"\nname = \"{name}\"\nexpires_after = \"{after}\"\n\n")
+    };
+    world.rules = format!(
+        "{}\n[stores.dumps]\nkind = \"expiring\"\n",
+        world.rules.replace(queue, &(copies("nightly", "7d") + &copies("monthly", "2months") + queue))
+    );
+    world.account("a", "null", "now() - interval '31 days'", "null").await;
+    once(&world).await;
+    let job = world.job("a", "queue").await;
+    let months = chrono::Months::new(2);
+    assert_eq!(job.last_copy_gone_at, job.completed_at.and_then(|at| at.checked_add_months(months)));
+    assert_eq!((job.records_deleted.0["dumps/nightly"], job.outcomes["dumps/monthly"].as_str()), (0, "unknown"));
+    assert!(job.count_exact, "nothing was asked to delete there");
+    assert_eq!(world.job("a", "configuration").await.last_copy_gone_at, None);
+    let explained = world.json(&["explain", "a"]);
+    let shown = explained["classes"].as_array().unwrap().iter().find(|class| class["data_class"] == "queue").unwrap();
+    assert!(shown["jobs"][0]["last_copy_gone_at"].is_string(), "{shown}");
 }

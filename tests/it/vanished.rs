@@ -145,6 +145,28 @@ async fn i1_a_row_that_vanishes_during_a_comparison_is_first_missed_after_it_van
     assert!(missed.iter().all(|at| *at >= after), "{missed:?} {after}");
 }
 
+/// Who comes back and goes again while a comparison is under way is missed anew: what it wrote in between has a period of its own.
+#[tokio::test]
+async fn i1_a_row_that_a_comparison_saw_back_is_missed_anew_when_it_goes_again() {
+    let world = World::new().await;
+    world.account("gone", "null", "null", "null").await;
+    let app = world.app().await.unwrap();
+    app.planner().look(Look::Resync).await.unwrap();
+    world.vanish("gone").await;
+    app.planner().look(Look::Resync).await.unwrap();
+    assert_eq!(world.count("retention.absences").await, 2);
+    world.account("gone", "null", "null", "null").await;
+    let mut tx = app.database.begin(Purpose::Bulk).await.unwrap();
+    let (layout, _) = catalog::inspect(&mut tx, &app.config).await.unwrap();
+    for roster in rosters(&app.config, &layout.unwrap()) {
+        let mut walk = roster.open(&mut tx).await.unwrap();
+        let differ = roster.compare(&mut tx, &mut walk, 10).await.unwrap();
+        roster.look_into(&mut tx, &differ).await.unwrap();
+    }
+    Database::commit(tx).await.unwrap();
+    assert_eq!(world.count("retention.absences").await, 0, "they were seen");
+}
+
 /// The ranges touch each other, leave no gap, and remember exactly who is there.
 async fn in_order(world: &World, table: &str, wanted: i64) {
     let ranges = format!("retention.roster r where r.source like '%\"{table}\"%'");

@@ -1,5 +1,7 @@
 //! Stores outside the main database, as they are written down.
 
+mod amqp;
+
 use std::collections::BTreeMap;
 
 use secrecy::ExposeSecret;
@@ -33,7 +35,7 @@ fn a_store_outside_the_main_database_is_read_with_its_targets() {
     )
     .unwrap();
     let Store::Remote(Remote { at, protocol: Protocol::Mysql(url) }) = &config.stores["other"] else { panic!("{:?}", config.stores) };
-    assert_eq!(at, "mysql://db.example:3306/media");
+    assert_eq!(at, "mysql://db.example:3306/", "the databases of a server are within reach of each other");
     assert!(url.expose_secret().ends_with("?charset=utf8mb4&ssl-mode=VERIFY_IDENTITY"), "off this machine the server proves who it is");
     let queue = &config.data_classes[1];
     assert_eq!(queue.targets.len(), 1);
@@ -58,6 +60,7 @@ fn r13_what_targets_in_other_stores_must_not_do_is_refused() {
         (MYSQL, vec![("queue", table("media_objects"))], "is under the customer's control"),
         (MYSQL, vec![("queue", table("media.media_objects"))], "is under the customer's control"),
         (MYSQL, vec![("queue", table("events")), ("configuration", table("events"))], "nothing tells their records apart"),
+        (MYSQL, vec![("queue", table("events")), ("configuration", table("media.events"))], "nothing tells their records apart"),
         (MYSQL, vec![("queue", table("a.b.c"))], "is neither a table nor database.table"),
         (MYSQL, vec![("queue", "table = \"events\"".to_owned())], "which column names the account?"),
         (MYSQL, vec![("queue", table("events") + "\nparent = \"other\"")], "unknown key"),
@@ -85,58 +88,27 @@ fn r11_a_target_in_another_store_is_a_part_of_the_policy() {
 }
 
 #[test]
-fn a_broker_and_its_queues_are_read() {
-    let at = |url: &str| {
-        let config = with_store(&format!("kind = \"amqp\"\nurl = \"{url}\""), &[("queue", "queue = \"mps.{account_id}\"")]).unwrap();
-        let queue = &config.data_classes[1].remote[0];
-        assert_eq!(queue.name, "other/mps.{account_id}");
-        assert_eq!(queue.place, Place::Queue { queue: "mps.{account_id}".to_owned() });
-        let Store::Remote(Remote { at, protocol: Protocol::Amqp(given) }) = &config.stores["other"] else { panic!("{:?}", config.stores) };
-        assert_eq!(given.expose_secret(), url);
-        at.clone()
+fn i4_media_is_protected_under_every_name_of_its_place() {
+    let two = |place: &str, url: &str, target: &str| {
+        let media = SHIPPED.replacen("\"media_objects\"]", &format!("\"{place}\"]"), 1);
+        let other = format!(
+            "[stores.other]\nkind = \"mysql\"\nurl = \"mysql://u@127.0.0.1/app\"\n[stores.twin]\nkind = \"mysql\"\nurl = \"{url}\"\n"
+        );
+        let queue = "[[data_classes.targets]]\nstore = \"platform\"\ntable = \"queue_messages\"";
+        let target = format!("[[data_classes.targets]]\nstore = \"twin\"\ntable = \"{target}\"\naccount_column = \"owner\"\n\n{queue}");
+        let rules = format!("{}\n{other}", media.replacen(queue, &target, 1));
+        config::parse(&[("all", &rules), ("mine", MINE)], &BTreeMap::new(), Needs::Database)
     };
-    for same in ["amqps://u:p@Broker", "amqps://broker/%2f", "amqps://v@broker:5671/%2F?heartbeat=5"] {
-        assert_eq!(at(same), "amqps://broker:5671//");
-    }
-    assert_eq!(at("amqp://127.0.0.1/m%70s"), "amqp://127.0.0.1:5672/mps");
-}
-
-#[test]
-fn what_is_wrong_with_a_broker_or_a_queue_is_said_with_its_remedy() {
-    const QUEUE: &str = "queue = \"mps.{account_id}\"";
-    for (url, words) in [
-        ("postgres://hunter2@db", "must start with amqps://"),
-        ("amqp://u:hunter2@broker/%2f", "write amqps://"),
-        ("amqp://u:hunter2@10.0.0.1", "write amqps://"),
-        ("amqps://u:hunter2@[2001:db8::1]", "write a name or an IPv4 address"),
-        ("amqps://u:hunter2@", "write a name or an IPv4 address"),
-        ("amqps://u:hunter2@broker/", "leave it out, or write /%2f"),
-        ("amqps://u:hunter2@broker//", "write it as %2f"),
-        ("amqps://u:hunter2@broker?verify=verify_none", "has an unknown parameter \"verify\""),
-        ("amqps://u:hunter2#@broker", "write it as %23"),
+    for (place, url, target) in [
+        ("other/app.media", "mysql://u@127.0.0.1/app", "media"),
+        ("other/media", "mysql://u@127.0.0.1/app", "app.media"),
+        ("other/app.media", "mysql://u@127.0.0.1/elsewhere", "app.media"),
+        ("twin/media", "mysql://u@127.0.0.1:3306/app", "media"),
+        ("media", "mysql://u@10.0.0.1/app", "Media"),
     ] {
-        let found = faults(with_store(&format!("kind = \"amqp\"\nurl = \"{url}\""), &[("queue", QUEUE)]));
-        assert!(found[0].starts_with("stores.other.url: ") && found[0].contains(words), "{url}: {found:?}");
-        assert!(!format!("{found:?}").contains("hunter2"));
+        let found = faults(two(place, url, target));
+        assert!(found[0].contains("under the customer's control"), "{place} {url} {target}: {found:?}");
     }
-    let long = format!("queue = \"{{account_id}}{}\"", "x".repeat(250));
-    let broker = |targets: &[(&str, &str)]| faults(with_store("kind = \"amqp\"\nurl = \"amqp://127.0.0.1\"", targets));
-    for (queue, words) in [
-        ("queue = \"mps\"", "is one place for all accounts: write {account_id}"),
-        ("queue = \"{account_id}.{account_id}\"", "keep one of them"),
-        ("queue = \"mps\\n{account_id}\"", "holds a control character"),
-        ("queue = \"amq.{account_id}\"", "the broker's own"),
-        (long.as_str(), "is longer than the 255 bytes"),
-        ("table = \"a\"", "write queue = \"mps.{account_id}\""),
-        ("queue = \"{account_id}_objects\"", "is under the customer's control"),
-        ("queue = \"media_{account_id}\"", "is under the customer's control"),
-    ] {
-        let found = broker(&[("queue", queue)]).join("\n").to_lowercase();
-        assert!(found.contains(&words.to_lowercase()), "{queue}: {found}");
-    }
-    // An account `7.dead` may come tomorrow.
-    let two = [("queue", QUEUE), ("configuration", "queue = \"mps.{account_id}.dead\"")];
-    assert!(broker(&two)[0].contains("nothing tells their records apart"));
-    let apart = [("queue", QUEUE), ("configuration", "queue = \"mps-dead.{account_id}\"")];
-    assert!(with_store("kind = \"amqp\"\nurl = \"amqp://127.0.0.1\"", &apart).is_ok());
+    assert!(two("other/app.media", "mysql://u@127.0.0.1/app", "events").is_ok());
+    assert!(two("other/media", "mysql://u@10.0.0.1/app", "media").is_ok(), "another server");
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use retentiond::{
     config,
-    stores::{self, Careful, StoreError},
+    stores::{self, Careful, StoreError, Until},
 };
 
 use super::{Kind, Place, once, world};
@@ -28,6 +28,10 @@ fn ask(world: &World) -> (Arc<Careful>, config::Place) {
     let config = world.config();
     let target = config.data_classes.iter().flat_map(|class| &class.remote).next().unwrap();
     (Arc::clone(&stores::open(&config)["elsewhere"]), target.place.clone())
+}
+
+fn soon() -> Until {
+    Until::in_time(stores::CALL)
 }
 
 #[tokio::test]
@@ -68,14 +72,14 @@ async fn r8_an_id_that_no_name_of_a_queue_can_hold_is_never_asked_for() {
     let (store, target) = ask(&world);
     let long = "x".repeat(256);
     for account in ["a/b", "a\\b", "..", "a\n", "", long.as_str()] {
-        for answer in [store.purge(&target, account, 1).await.map(|_| ()), store.left(&target, account).await.map(|_| ())] {
+        for answer in [store.purge(&target, account, 1, soon()).await.map(|_| ()), store.left(&target, account).await.map(|_| ())] {
             assert!(matches!(&answer, Err(StoreError::Refused(why)) if why.contains("account's id")), "{account:?}: {answer:?}");
         }
     }
     // Whatever else it holds stands for itself.
     let odd = "*#%2f a.Ünï {account_id}";
     place.put(odd, 1).await;
-    assert_eq!(store.purge(&target, odd, 1).await.unwrap().records, 1);
+    assert_eq!(store.purge(&target, odd, 1, soon()).await.unwrap().records, 1);
     assert_eq!(Visitor::new(&place.url).await.look(&place.of(odd)).await, None);
 }
 
@@ -93,7 +97,7 @@ async fn a_broker_that_refuses_says_why_and_keeps_its_queue() {
     ] {
         world.rules = rules.replace(from, to);
         let (store, target) = ask(&world);
-        let (checked, purged) = (store.check(&target).await, store.purge(&target, "a", 1).await);
+        let (checked, purged) = (store.check(&target).await, store.purge(&target, "a", 1, soon()).await);
         let refused = |answer: &Result<String, StoreError>| match answer {
             Ok(problem) => problem.starts_with("cannot be deleted: ") && problem.contains(why) && problem.contains("permission configure"),
             Err(StoreError::Refused(said)) => said.contains(why) && !said.contains("hunter2"),
