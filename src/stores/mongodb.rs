@@ -99,7 +99,8 @@ impl Mongodb {
         let ids = documents.ids(at_most).await.map_err(|error| sorted(&error))?;
         let Some(full) = ids.as_ref().map(|(_, full)| *full) else {
             if documents.count(Some(1)).await.map_err(|error| sorted(&error))? > 0 {
-                let how = "names the account in an array, by a number or by a binary id, which nothing is deleted by; a string names it exactly";
+                let how =
+                    "names the account in an array, by a number or by a binary id, which nothing is deleted by; a string names it exactly";
                 return Err(StoreError::Refused(how.to_owned()));
             }
             return Ok(Gone { records: 0, more: false });
@@ -134,7 +135,9 @@ impl Mongodb {
             index.keys.keys().next() == Some(account_field) && exact && whole
         };
         if !indexes.iter().any(serves) {
-            problems.push(format!("has no index that leads with {account_field:?} and compares byte by byte: each purge reads the whole collection"));
+            problems.push(format!(
+                "has no index that leads with {account_field:?} and compares byte by byte: each purge reads the whole collection"
+            ));
         }
         let numbers = doc! { account_field: { "$type": ["number", "objectId", "binData", "array"] } };
         if documents.collection.find_one(numbers).await.map_err(|error| sorted(&error))?.is_some() {

@@ -11,6 +11,8 @@ mod pgbouncer;
 mod proxy;
 #[path = "../support/rabbitmq.rs"]
 mod rabbitmq;
+#[path = "../support/secantus.rs"]
+mod secantus;
 mod world;
 
 mod bad_input;

@@ -1,6 +1,7 @@
 //! The contract that every store outside the main database keeps, each test with each of them on a real server.
 
 mod amqp;
+mod mongodb;
 
 use std::sync::OnceLock;
 
@@ -16,6 +17,7 @@ use crate::{
     mariadb::{self, Mariadb},
     proxy::Proxy,
     rabbitmq::{self, Rabbitmq, Visitor},
+    secantus::{self, Documents, Secantus},
     world::{ALL, World, left, left_out},
 };
 
@@ -24,6 +26,7 @@ use crate::{
 enum Kind {
     Postgres,
     Mysql,
+    Mongodb,
     Amqp,
 }
 
@@ -43,6 +46,8 @@ struct Place {
     url: String,
     /// Who has the account's queue for itself.
     owner: tokio::sync::Mutex<Option<Visitor>>,
+    /// A server of its own, for one that fails on purpose fails for everybody.
+    documents: Option<(Secantus, Documents)>,
 }
 
 /// Every kind whose server is installed; none is missing where `RETENTIOND_TEST_ALL` says so.
@@ -57,6 +62,11 @@ fn kinds() -> Vec<Kind> {
         );
         left_out("stores of kind mysql: MariaDB is not installed");
     }
+    if secantus::installed().is_some() {
+        kinds.push(Kind::Mongodb);
+    } else {
+        left_out("stores of kind mongodb: SecantusDB is not installed");
+    }
     if rabbitmq::installed().is_some() {
         kinds.push(Kind::Amqp);
     } else {
@@ -68,6 +78,7 @@ fn kinds() -> Vec<Kind> {
 impl Place {
     async fn new(kind: Kind, world: &World) -> Self {
         let name = format!("elsewhere_{}", world.database);
+        let mut documents = None;
         let (url, port) = match kind {
             Kind::Postgres => {
                 let server =
@@ -79,6 +90,14 @@ impl Place {
             Kind::Mysql => {
                 let server = MYSQL.get_or_init(|| Mariadb::start(&mariadb::installed().unwrap()));
                 (server.url(""), server.port)
+            }
+            Kind::Mongodb => {
+                let server = Secantus::start(&secantus::installed().unwrap());
+                let (url, port) = (server.url(&name), server.port);
+                let visitor = Documents::of(&server, &name, "Records").await;
+                visitor.0.create_index(::mongodb::IndexModel::builder().keys(::mongodb::bson::doc! { "owner": 1 }).build()).await.unwrap();
+                documents = Some((server, visitor));
+                (url, port)
             }
             Kind::Amqp => {
                 let server = AMQP.get_or_init(|| Rabbitmq::start(&rabbitmq::installed().unwrap()));
@@ -93,7 +112,7 @@ impl Place {
         } else {
             url
         };
-        let place = Self { kind, name: name.clone(), port, url, owner: tokio::sync::Mutex::default() };
+        let place = Self { kind, name: name.clone(), port, url, owner: tokio::sync::Mutex::default(), documents };
         let records = "(id bigint primary key, owner varchar(200) not null, secret text)";
         match kind {
             Kind::Postgres => place.sql(&format!("create table {name} {records}; create index on {name} (owner)")).await,
@@ -102,7 +121,7 @@ impl Place {
                 place.sql(&format!("create index owner on {name} (owner)")).await;
             }
             // Whoever puts records there makes the queue.
-            Kind::Amqp => {}
+            Kind::Mongodb | Kind::Amqp => {}
         }
         place
     }
@@ -117,7 +136,7 @@ impl Place {
                 let mut conn = MySqlConnection::connect(&self.url).await.unwrap();
                 sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&mut conn).await.unwrap();
             }
-            Kind::Amqp => panic!("a broker knows no SQL"),
+            Kind::Mongodb | Kind::Amqp => panic!("it knows no SQL"),
         }
     }
 
@@ -128,6 +147,9 @@ impl Place {
 
     /// Puts so many records of an account there.
     async fn put(&self, account: &str, records: i64) {
+        if let Some((_, documents)) = &self.documents {
+            return documents.put(account, records).await;
+        }
         if self.kind == Kind::Amqp {
             let visitor = Visitor::new(&self.url).await;
             visitor.put(&self.of(account), records, false).await;
@@ -143,6 +165,9 @@ impl Place {
     }
 
     async fn count(&self, account: &str) -> i64 {
+        if let Some((_, documents)) = &self.documents {
+            return documents.count(account).await;
+        }
         if self.kind == Kind::Amqp {
             let owner = self.owner.lock().await;
             let queue = self.of(account);
@@ -162,7 +187,7 @@ impl Place {
         match self.kind {
             Kind::Postgres => sqlx::query_scalar(query).fetch_one(&mut PgConnection::connect(&self.url).await.unwrap()).await.unwrap(),
             Kind::Mysql => sqlx::query_scalar(query).fetch_one(&mut MySqlConnection::connect(&self.url).await.unwrap()).await.unwrap(),
-            Kind::Amqp => panic!("a broker knows no SQL"),
+            Kind::Mongodb | Kind::Amqp => panic!("it knows no SQL"),
         }
     }
 
@@ -184,6 +209,8 @@ impl Place {
                 ))
                 .await;
             }
+            // It has no triggers; one that refuses is the nearest to it.
+            Kind::Mongodb => self.documents.as_ref().unwrap().1.fail(&["delete"], ::mongodb::bson::doc! { "errorCode": 13 }).await,
             // A broker cannot keep a queue and say that it is gone; one that refuses is the nearest to it.
             Kind::Amqp => {
                 let (queue, messages) = (self.of("a"), self.count("a").await);
@@ -200,6 +227,7 @@ impl Place {
         match self.kind {
             Kind::Postgres => self.sql(&format!("drop trigger stays on {name}")).await,
             Kind::Mysql => self.sql(&format!("drop trigger {name}_stays")).await,
+            Kind::Mongodb => self.documents.as_ref().unwrap().1.fail(&[], ::mongodb::bson::doc! {}).await,
             Kind::Amqp => self.owner.lock().await.take().unwrap().leave().await,
         }
     }
@@ -208,6 +236,7 @@ impl Place {
     fn target(&self) -> String {
         match self.kind {
             Kind::Amqp => format!("elsewhere/{}", self.of("{account_id}")),
+            Kind::Mongodb => "elsewhere/Records".to_owned(),
             Kind::Postgres | Kind::Mysql => format!("elsewhere/{}", self.name),
         }
     }
@@ -217,6 +246,7 @@ impl Place {
         let (kind, place) = match self.kind {
             Kind::Postgres => ("postgres", format!("table = \"{}\"\naccount_column = \"owner\"", self.name)),
             Kind::Mysql => ("mysql", format!("table = \"{}\"\naccount_column = \"owner\"", self.name)),
+            Kind::Mongodb => ("mongodb", "collection = \"Records\"\naccount_field = \"owner\"".to_owned()),
             Kind::Amqp => ("amqp", format!("queue = \"{}\"", self.of("{account_id}"))),
         };
         let url = self.url.replace(&format!(":{}/", self.port), &format!(":{port}/"));

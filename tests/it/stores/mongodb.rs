@@ -1,0 +1,1 @@
+//! What only collections of documents have.
