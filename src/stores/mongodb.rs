@@ -140,7 +140,8 @@ impl Mongodb {
             ));
         }
         let numbers = doc! { account_field: { "$type": ["number", "objectId", "binData", "array"] } };
-        if documents.collection.find_one(numbers).await.map_err(|error| sorted(&error))?.is_some() {
+        // A look at the whole collection where there is no index: worth a moment.
+        if let Ok(Some(_)) = documents.collection.find_one(numbers).max_time(CALL / 5).await {
             problems.push(format!("holds documents whose {account_field:?} is no string: none of them is ever deleted"));
         }
         Ok(problems)
