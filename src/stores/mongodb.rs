@@ -40,11 +40,15 @@ struct Documents {
 impl Mongodb {
     /// A store behind this address. Opens no connection.
     pub(super) fn new(url: &SecretString) -> Result<Self, StoreError> {
-        // What the parser says may repeat the address; not so about a parameter.
-        ::mongodb::options::ConnectionString::parse(url.expose_secret()).map_err(|error| match error.kind.as_ref() {
-            ErrorKind::InvalidArgument { message, .. } if message.contains("is an invalid option") => StoreError::Refused(message.clone()),
-            _ => StoreError::Refused("its address is no address of MongoDB".to_owned()),
-        })?;
+        if let Err(error) = ::mongodb::options::ConnectionString::parse(url.expose_secret()) {
+            // What the parser says may repeat the address; not so about a parameter.
+            let said = error.to_string();
+            let parameter = said.split(": ").find(|part| part.contains("is an invalid option"));
+            return Err(StoreError::Refused(format!(
+                "its address is no address of MongoDB{}",
+                parameter.map(|of| format!(": {of}")).unwrap_or_default()
+            )));
+        }
         Ok(Self { url: url.clone(), client: OnceCell::new() })
     }
 
@@ -216,6 +220,7 @@ fn readings(account: &str) -> Vec<Bson> {
 }
 
 /// Sorts an error by what to do about it. Of a message that can quote a document only its number is kept.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the driver adds kinds of errors as it likes")]
 fn sorted(error: &Error) -> StoreError {
     let (code, what) = match error.kind.as_ref() {
         ErrorKind::Command(said) => (said.code, format!("{} (error {})", said.message, said.code)),
@@ -228,8 +233,11 @@ fn sorted(error: &Error) -> StoreError {
         | ErrorKind::IncompatibleServer { message, .. } => return StoreError::Refused(message.clone()),
         ErrorKind::InvalidArgument { .. } => return StoreError::Refused("its address says what this driver cannot do".to_owned()),
         ErrorKind::Bson(_) => return StoreError::Refused("an answer that is no BSON".to_owned()),
-        // The network and its like: waiting may help.
-        _ => return StoreError::Away(error.to_string()),
+        ErrorKind::Io(_) | ErrorKind::ConnectionPoolCleared { .. } | ErrorKind::DnsResolve { .. } | ErrorKind::ServerSelection { .. } => {
+            return StoreError::Away(error.to_string());
+        }
+        // Who knows what it quotes.
+        _ => return StoreError::Away("an answer that the driver cannot make out".to_owned()),
     };
     if error.contains_label("SystemOverloadedError") || code == 16500 {
         return StoreError::Throttled { what, pause: error.base_backoff() };

@@ -1,4 +1,4 @@
-//! A server that speaks like MongoDB: SecantusDB, found in the folder of the build, in memory, on loopback, gone when its owner is gone.
+//! A server that speaks like `MongoDB`: `SecantusDB`, found in the folder of the build, in memory, on loopback, gone when its owner is gone.
 
 use std::{
     fs,

@@ -60,7 +60,9 @@ fn address(url: &str) -> Read<(SecretString, String)> {
         return Err("names no host".to_owned());
     }
     let named = |host: &String| host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map(|(host, _)| host.to_owned());
-    let local = |host: &String| host.ends_with(".sock") || is_local(&named(host).unwrap_or_else(|| host.clone()));
+    // Of a socket in the file system.
+    let path = |host: &String| host.starts_with("%2f");
+    let local = |host: &String| path(host) || is_local(&named(host).unwrap_or_else(|| host.clone()));
     let spelt = parameters.to_ascii_lowercase().split('&').any(|one| one.starts_with("tls=") || one.starts_with("ssl="));
     // What a record of the DNS leads to has TLS unless the address says otherwise.
     let url = if scheme == "mongodb+srv" || spelt || hosts.iter().all(local) {
@@ -69,7 +71,7 @@ fn address(url: &str) -> Read<(SecretString, String)> {
         format!("{url}{}tls=true", if url.contains('?') { '&' } else { '?' })
     };
     if scheme == "mongodb" {
-        for host in hosts.iter_mut().filter(|host| named(host).is_none() && !host.ends_with(".sock")) {
+        for host in hosts.iter_mut().filter(|host| named(host).is_none() && !path(host)) {
             host.push_str(":27017");
         }
     }

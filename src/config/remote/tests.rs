@@ -1,6 +1,7 @@
 //! Stores outside the main database, as they are written down.
 
 mod amqp;
+mod mongodb;
 
 use std::collections::BTreeMap;
 

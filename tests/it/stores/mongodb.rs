@@ -16,6 +16,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
+use tokio_util::task::TaskTracker;
 
 use super::{Kind, Place, world};
 use crate::{
@@ -101,13 +102,15 @@ async fn overhear(upstream: u16) -> (u16, Arc<Mutex<Vec<Vec<u8>>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (port, heard) = (listener.local_addr().unwrap().port(), Arc::new(Mutex::new(Vec::new())));
     let hearing = Arc::clone(&heard);
-    tokio::spawn(async move {
+    let tasks = TaskTracker::new();
+    let within = tasks.clone();
+    tasks.spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
             let (mut asks, mut told) = client.into_split();
             let (mut answers, mut tells) = TcpStream::connect(("127.0.0.1", upstream)).await.unwrap().into_split();
-            tokio::spawn(async move { tokio::io::copy(&mut answers, &mut told).await });
+            within.spawn(async move { tokio::io::copy(&mut answers, &mut told).await });
             let hearing = Arc::clone(&hearing);
-            tokio::spawn(async move {
+            within.spawn(async move {
                 while let Ok(length) = asks.read_u32_le().await {
                     let mut message = length.to_le_bytes().to_vec();
                     message.resize(length as usize, 0);
@@ -161,7 +164,7 @@ async fn what_may_be_the_accounts_and_is_named_by_no_string_keeps_the_job_open()
     let uuid = "67e55044-10b1-426f-9247-bb680e5fe0c8";
     let binary = mongodb::bson::Binary {
         subtype: mongodb::bson::spec::BinarySubtype::Uuid,
-        bytes: uuid.bytes().filter(|b| *b != b'-').collect::<Vec<_>>().chunks(2).map(|two| hex(two)).collect(),
+        bytes: uuid.bytes().filter(|b| *b != b'-').collect::<Vec<_>>().chunks(2).map(hex).collect(),
     };
     for (account, owner) in [
         ("7", Bson::Int32(7)),
