@@ -74,6 +74,9 @@ pub enum StoreError {
         /// How long.
         pause: Option<Duration>,
     },
+    /// There was no time left to begin; nothing was asked.
+    #[error("there was no time left to begin")]
+    Late,
     /// It will not, until somebody does something about it: credentials, grants, a place that is missing or is not what it should be.
     #[error("{0}")]
     Refused(String),
@@ -113,7 +116,7 @@ impl Until {
     /// # Errors
     /// That there was no time left.
     pub fn still(self) -> Result<(), StoreError> {
-        if self.passed() { Err(StoreError::Away("there was no time left to begin".to_owned())) } else { Ok(()) }
+        if self.passed() { Err(StoreError::Late) } else { Ok(()) }
     }
 }
 

@@ -1,8 +1,6 @@
 //! Everything that needs a real Postgres, in one binary: one server for the run, one database for each test.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what it expects and stops where it is not so")]
 
-#[path = "../support/mariadb.rs"]
-mod mariadb;
 #[path = "../support/pgbouncer.rs"]
 #[expect(dead_code, reason = "the soak needs more of it")]
 mod pgbouncer;

@@ -7,14 +7,13 @@ use std::sync::OnceLock;
 
 use retentiond::{
     app::App,
-    embedded::{Options, Server},
+    embedded::{Mariadb, Options, Server},
     lifecycle::Stop,
     planner::Look,
 };
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, PgConnection};
 
 use crate::{
-    mariadb::{self, Mariadb},
     proxy::Proxy,
     rabbitmq::{self, Rabbitmq, Visitor},
     secantus::{self, Documents, Secantus},
@@ -53,7 +52,7 @@ struct Place {
 /// Every kind whose server is installed; none is missing where `RETENTIOND_TEST_ALL` says so.
 fn kinds() -> Vec<Kind> {
     let mut kinds = vec![Kind::Postgres];
-    if mariadb::installed().is_some() {
+    if Mariadb::is_installed() {
         kinds.push(Kind::Mysql);
     } else {
         assert!(
@@ -88,8 +87,8 @@ impl Place {
                 (url, port)
             }
             Kind::Mysql => {
-                let server = MYSQL.get_or_init(|| Mariadb::start(&mariadb::installed().unwrap()));
-                (server.url(""), server.port)
+                let server = MYSQL.get_or_init(|| Mariadb::start().expect("a MariaDB").expect("it is installed"));
+                (server.url(""), server.port())
             }
             Kind::Mongodb => {
                 let server = Secantus::start(&secantus::installed().unwrap());
@@ -524,4 +523,50 @@ async fn copies_that_expire_are_told_with_the_date_of_the_last_one() {
     let explained = world.json(&["explain", "a"]);
     let shown = explained["classes"].as_array().unwrap().iter().find(|class| class["data_class"] == "queue").unwrap();
     assert!(shown["jobs"][0]["last_copy_gone_at"].is_string(), "{shown}");
+}
+
+/// What was deleted elsewhere may be counted too low then, and says so; everything else is as if nothing had happened.
+#[cfg(debug_assertions)]
+#[tokio::test]
+async fn i8_killed_between_any_two_steps_of_a_purge_elsewhere_it_ends_right() {
+    use retentiond::crash::{ELSEWHERE, VARIABLE};
+    for kind in kinds() {
+        for point in ELSEWHERE {
+            let (mut world, place) = world(kind).await;
+            world.set("EXECUTOR__LEASE", "5s");
+            world.account("a", "null", "now() - interval '8 days'", "null").await;
+            place.put("a", 3).await;
+            let died = world.command(&["run", "--once"]).env(VARIABLE, point).output().unwrap();
+            assert!(!died.status.success(), "{kind:?} {point}");
+            let began = world.job("a", "queue").await.purge_began_at.is_some();
+            assert_eq!(began, point != "executor.intending", "{point}: the intent is durable before anything is asked for");
+            assert_eq!(place.count("a").await, if point == "executor.away" { 0 } else { 3 }, "{kind:?} {point}");
+            assert_eq!(world.left("a").await, ALL);
+            world.sql("update retention.jobs set lease_until = now(), ready_at = now() where lease_until is not null").await;
+            once(&world).await;
+            let job = world.job("a", "queue").await;
+            assert_eq!((job.state.as_str(), place.count("a").await, world.left("a").await), ("completed", 0, left(3, 5, 0, 2)));
+            assert_eq!((job.records_deleted.0["platform/queue_messages"], job.count_exact), (7, false));
+        }
+    }
+}
+
+/// As many calls at once as there can be, again and again on the same connections.
+#[tokio::test]
+async fn many_accounts_at_once_are_purged_to_the_last_record() {
+    for kind in kinds() {
+        let (mut world, place) = world(kind).await;
+        world.set("EXECUTOR__MAX_ROWS_PER_BATCH", "5");
+        for n in 0..150 {
+            world.account(&format!("a{n}"), "null", "now() - interval '8 days'", "null").await;
+            place.put(&format!("a{n}"), 7).await;
+        }
+        once(&world).await;
+        assert_eq!(place.number(&format!("select count(*) from {}", place.name)).await, 0, "{kind:?}");
+        let wrong = format!(
+            "retention.every_job where data_class = 'queue' and (state <> 'completed' or records_deleted ->> '{}' <> '7')",
+            place.target()
+        );
+        assert_eq!(world.count(&wrong).await, 0, "{kind:?}");
+    }
 }
