@@ -4,6 +4,8 @@
 //! [`Store`]: asked for little at a time, as often as it takes, and believed only about what a look of its own has found (I10).
 
 mod careful;
+#[cfg(feature = "cmq")]
+mod cmq;
 mod elsewhere;
 #[cfg(feature = "mysql")]
 mod mysql;
@@ -67,6 +69,14 @@ pub enum StoreError {
         what: String,
         /// How long.
         pause: Option<Duration>,
+    },
+    /// It is not certain yet: to be asked again after a while. Nothing is wrong.
+    #[error("{what}")]
+    Later {
+        /// What is waited for.
+        what: String,
+        /// How long.
+        pause: Duration,
     },
     /// It will not, until somebody does something about it: credentials, grants, a place that is missing or is not what it should be.
     #[error("{0}")]
@@ -155,6 +165,10 @@ fn client(remote: &Remote, media: &[String]) -> Box<dyn Store> {
         Protocol::Mysql(url) => mysql::Mysql::new(url).map(|store| Box::new(store) as _),
         #[cfg(not(feature = "mysql"))]
         Protocol::Mysql(_) => Err(StoreError::Refused("this program was built without the feature mysql".to_owned())),
+        #[cfg(feature = "cmq")]
+        Protocol::Cmq(cmq) => cmq::Queues::new(cmq).map(|store| Box::new(store) as _),
+        #[cfg(not(feature = "cmq"))]
+        Protocol::Cmq(_) => Err(StoreError::Refused("this program was built without the feature cmq".to_owned())),
         Protocol::Expiring => Ok(Box::new(Copies)),
     };
     client.unwrap_or_else(|why| Box::new(Unusable(why)))

@@ -31,7 +31,8 @@ pub(super) struct Class {
 /// A place under the customer's control, with its spelling parsed.
 #[derive(Debug)]
 pub(super) struct Place {
-    pub(super) table: TableName,
+    /// As a table, where it can be one.
+    pub(super) table: Option<TableName>,
     pub(super) place: CustomerPlace,
 }
 
@@ -74,7 +75,7 @@ pub(super) fn judge(root: &Table<'_>, stores: &Stores, points: &[Point], classes
         for place in classes.iter().flat_map(|class| &class.places) {
             let store = place.place.store.as_ref();
             let everywhere = store.is_none();
-            if place.table == target.table && (everywhere || same(stores, store, Some(&target.store))) {
+            if place.table.as_ref() == Some(&target.table) && (everywhere || same(stores, store, Some(&target.store))) {
                 let owner = &place.place.class;
                 root.fault(key, format!("{spelt:?} is under the customer's control ({owner}) and can never be a target"));
             }
@@ -113,6 +114,8 @@ fn judge_remote(root: &Table<'_>, stores: &Stores, classes: &[Class]) {
                     key,
                     format!("{:?} overlaps {:?}, a target of {owner}; nothing tells their records apart", target.name, other.name),
                 );
+            } else if target.name == other.name {
+                root.fault(key, format!("{:?} names two places; define the store a second time, under another name", target.name));
             }
         }
     }

@@ -1,12 +1,15 @@
 //! Stores outside the main database, and the places in them that hold records: what they are called and how they are reached.
 //! The address of a store is a secret; `at` is what of it may be said, and tells whether two names mean one store.
 
+mod cmq;
 #[cfg(test)]
 mod tests;
 
 use std::{fs, net::IpAddr};
 
 use secrecy::{ExposeSecret, SecretString};
+
+pub use cmq::{Cmq, Named};
 
 use super::{
     Needs, TargetTerms,
@@ -42,6 +45,8 @@ pub enum Protocol {
     Postgres(SecretString),
     /// MySQL, MariaDB, TencentDB for MySQL, by its address.
     Mysql(SecretString),
+    /// TDMQ for CMQ, by its API.
+    Cmq(Cmq),
     /// Copies that cannot be deleted one by one: nothing is reached, and each is gone after its time.
     Expiring,
 }
@@ -69,6 +74,15 @@ pub enum Place {
         /// The column that names the feature, and which it is.
         feature: Option<(String, String)>,
     },
+    /// A queue or topic of TDMQ for CMQ, in each region of its store.
+    Cmq {
+        /// A topic, and no queue.
+        topic: bool,
+        /// Its name.
+        name: Named,
+        /// The queue that its dead letters go to.
+        dead_letter_queue: Option<Named>,
+    },
     /// Copies that are gone so long after the last record in them was deleted.
     Copies {
         /// The longest that one of them is kept.
@@ -83,6 +97,7 @@ impl Place {
             Self::Table { table, account_column, feature } => {
                 (table.join("."), Some(account_column.clone()), feature.as_ref().map(|(column, _)| column.clone()), None)
             }
+            Self::Cmq { topic, name, dead_letter_queue } => (cmq::terms(*topic, name, dead_letter_queue.as_ref()), None, None, None),
             Self::Copies { expires_after } => (String::new(), None, None, Some(expires_after.to_string())),
         };
         TargetTerms { table, account_column, feature_column, parent: None, expires_after }
@@ -98,7 +113,12 @@ impl Place {
                 };
                 one_table(table, another) && !apart
             }
-            (Self::Copies { .. }, _) | (_, Self::Copies { .. }) => false,
+            (
+                Self::Cmq { topic, name, dead_letter_queue },
+                Self::Cmq { topic: other_topic, name: other_name, dead_letter_queue: other_dead },
+            ) => cmq::overlap((*topic, name, dead_letter_queue.as_ref()), (*other_topic, other_name, other_dead.as_ref())),
+            // One store holds places of one kind; copies hold nothing that could be asked for.
+            (Self::Table { .. } | Self::Cmq { .. } | Self::Copies { .. }, _) => false,
         }
     }
 
@@ -113,6 +133,7 @@ impl Place {
                 let readings: [Option<Vec<String>>; 3] = [Some(literal), folded.ok(), bare];
                 readings.into_iter().flatten().any(|other| one_table(table, &other))
             }
+            Self::Cmq { name, dead_letter_queue, .. } => cmq::overlap_spelt(spelt, name, dead_letter_queue.as_ref()),
             Self::Copies { .. } => false,
         }
     }
@@ -128,9 +149,10 @@ pub(super) fn remote(t: &mut Table<'_>, kind: &str, needs: Needs) -> Option<Remo
     match kind {
         "postgres" => database(t, 5432, needs, Protocol::Postgres, |url| Ok(super::address::address(url)?.url)),
         "mysql" => database(t, 3306, needs, Protocol::Mysql, mysql_address),
+        "cmq" => cmq::store(t, needs),
         "expiring" => Some(Remote { at: t.key(""), protocol: Protocol::Expiring }),
         other => {
-            t.fault("kind", format!("kind {other:?} is not available in this version; available: \"postgres\", \"mysql\", \"expiring\""));
+            t.fault("kind", format!("kind {other:?} is not available in this version; available: \"postgres\", \"mysql\", \"cmq\", \"expiring\""));
             None
         }
     }
@@ -206,6 +228,7 @@ pub(super) fn place(t: &mut Table<'_>, protocol: &Protocol, feature: Option<&Str
             let feature = feature_column.zip(feature.cloned());
             Some((spelt, Place::Table { table: table?, account_column: account_column?, feature }))
         }
+        Protocol::Cmq(_) => cmq::place(t),
         Protocol::Expiring => {
             let name = t.need("name", "what are these copies called?", text);
             let expires_after =

@@ -221,7 +221,11 @@ fn protected(spelt: &str, stores: &BTreeMap<String, Option<Store>>, class: Optio
         _ => (None, spelt),
     };
     // What cannot be a table here would protect nothing, and nobody would notice.
-    let table = TableName::parse(place).map_err(|error| format!("{spelt:?} is neither a table nor store/table: {error}"))?;
+    let table = match TableName::parse(place) {
+        Ok(table) => Some(table),
+        Err(_) if store.as_ref().and_then(|store| stores.get(store)?.as_ref()).is_some_and(Store::holds_no_tables) => None,
+        Err(error) => return Err(format!("{spelt:?} is neither a table nor store/table: {error}")),
+    };
     let class = class.map_or_else(String::new, |(feature, name)| format!("{feature}/{name}"));
     Ok(Place { table, place: CustomerPlace { class, store, place: place.to_owned() } })
 }
