@@ -1,6 +1,8 @@
 //! Everything that needs a real Postgres, in one binary: one server for the run, one database for each test.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what it expects and stops where it is not so")]
 
+#[path = "../support/cmq.rs"]
+mod cmq;
 #[path = "../support/mariadb.rs"]
 mod mariadb;
 #[path = "../support/pgbouncer.rs"]
@@ -15,6 +17,7 @@ mod bad_input;
 mod children;
 mod cli;
 mod clock;
+mod cmq_queues;
 mod coverage;
 // A release build has no points to die at.
 #[cfg(debug_assertions)]

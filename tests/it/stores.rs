@@ -11,6 +11,8 @@ use retentiond::{
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, PgConnection};
 
 use crate::{
+    cmq::{self, StandIn},
+    cmq_queues::look_soon,
     mariadb::{self, Mariadb},
     proxy::Proxy,
     world::{ALL, World, left, left_out},
@@ -21,13 +23,17 @@ use crate::{
 enum Kind {
     Postgres,
     Mysql,
+    Cmq,
 }
 
+/// Where the queues of this suite are.
+const REGION: &str = "ap-singapore";
 /// A port that nobody listens on.
 const NOBODY: u16 = 1;
 
 static POSTGRES: OnceLock<Server> = OnceLock::new();
 static MYSQL: OnceLock<Mariadb> = OnceLock::new();
+static CMQ: OnceLock<StandIn> = OnceLock::new();
 
 /// A store of one kind with a place that is new, for one test.
 struct Place {
@@ -40,7 +46,7 @@ struct Place {
 
 /// Every kind whose server is installed; none is missing where `RETENTIOND_TEST_ALL` says so.
 fn kinds() -> Vec<Kind> {
-    let mut kinds = vec![Kind::Postgres];
+    let mut kinds = vec![Kind::Postgres, Kind::Cmq];
     if mariadb::installed().is_some() {
         kinds.push(Kind::Mysql);
     } else {
@@ -56,6 +62,10 @@ fn kinds() -> Vec<Kind> {
 impl Place {
     async fn new(kind: Kind, world: &World) -> Self {
         let name = format!("elsewhere_{}", world.database);
+        if kind == Kind::Cmq {
+            let server = CMQ.get_or_init(StandIn::start);
+            return Self { kind, name, port: server.port, url: String::new() };
+        }
         let (url, port) = match kind {
             Kind::Postgres => {
                 let server =
@@ -68,6 +78,7 @@ impl Place {
                 let server = MYSQL.get_or_init(|| Mariadb::start(&mariadb::installed().unwrap()));
                 (server.url(""), server.port)
             }
+            Kind::Cmq => unreachable!("it has no tables"),
         };
         // Triggers are not for the databases that every server has.
         let url = if kind == Kind::Mysql {
@@ -85,6 +96,7 @@ impl Place {
                 place.sql(&format!("create table {name} {records} character set utf8mb4")).await;
                 place.sql(&format!("create index owner on {name} (owner)")).await;
             }
+            Kind::Cmq => {}
         }
         place
     }
@@ -99,6 +111,7 @@ impl Place {
                 let mut conn = MySqlConnection::connect(&self.url).await.unwrap();
                 sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&mut conn).await.unwrap();
             }
+            Kind::Cmq => unreachable!("it speaks no SQL"),
         }
     }
 
@@ -107,13 +120,28 @@ impl Place {
         if records == 0 {
             return;
         }
+        if self.kind == Kind::Cmq {
+            return self.queue(account, |queue| queue.messages += records);
+        }
         let name = &self.name;
         let next = self.number(&format!("select coalesce(max(id), 0) from {name}")).await;
         let values: Vec<String> = (1..=records).map(|n| format!("({}, '{account}', 'not to be logged')", next + n)).collect();
         self.sql(&format!("insert into {name} values {}", values.join(", "))).await;
     }
 
+    /// Changes the queue of an account.
+    fn queue(&self, account: &str, change: impl FnOnce(&mut cmq::Queue)) {
+        let name = format!("{}-{account}", self.name);
+        CMQ.get().unwrap().queue(REGION, &name, |queue| {
+            queue.spelt = Some(name.clone());
+            change(queue);
+        });
+    }
+
     async fn count(&self, account: &str) -> i64 {
+        if self.kind == Kind::Cmq {
+            return CMQ.get().unwrap().count(REGION, &format!("{}-{account}", self.name));
+        }
         let exactly = if self.kind == Kind::Mysql { format!("binary owner = '{account}'") } else { format!("owner = '{account}'") };
         self.number(&format!("select count(*) from {} where {exactly}", self.name)).await
     }
@@ -123,6 +151,7 @@ impl Place {
         match self.kind {
             Kind::Postgres => sqlx::query_scalar(query).fetch_one(&mut PgConnection::connect(&self.url).await.unwrap()).await.unwrap(),
             Kind::Mysql => sqlx::query_scalar(query).fetch_one(&mut MySqlConnection::connect(&self.url).await.unwrap()).await.unwrap(),
+            Kind::Cmq => unreachable!("it speaks no SQL"),
         }
     }
 
@@ -144,6 +173,7 @@ impl Place {
                 ))
                 .await;
             }
+            Kind::Cmq => drop(CMQ.get().unwrap().cloud().kept.insert(name.clone())),
         }
     }
 
@@ -152,12 +182,14 @@ impl Place {
         match self.kind {
             Kind::Postgres => self.sql(&format!("drop trigger stays on {name}")).await,
             Kind::Mysql => self.sql(&format!("drop trigger {name}_stays")).await,
+            Kind::Cmq => drop(CMQ.get().unwrap().cloud().kept.remove(name)),
         }
     }
 
     /// The name of the target.
     fn target(&self) -> String {
-        format!("elsewhere/{}", self.name)
+        let account = if self.kind == Kind::Cmq { "-{account_id}" } else { "" };
+        format!("elsewhere/{}{account}", self.name)
     }
 
     /// The rules of the world with this place as another target of the class `queue`, behind a port that may be another.
@@ -166,6 +198,10 @@ impl Place {
         let url = self.url.replace(&format!(":{}/", self.port), &format!(":{port}/"));
         let queue = "[[data_classes.targets]]\nstore = \"platform\"\ntable = \"queue_messages\"\n";
         assert!(rules.contains(queue));
+        if self.kind == Kind::Cmq {
+            let target = format!("[[data_classes.targets]]\nstore = \"elsewhere\"\nqueue = \"{}-{{account_id}}\"\n\n{queue}", self.name);
+            return format!("{}\n[stores.elsewhere]\n{}", rules.replace(queue, &target), StandIn::store(&[REGION], port));
+        }
         let target =
             format!("[[data_classes.targets]]\nstore = \"elsewhere\"\ntable = \"{}\"\naccount_column = \"owner\"\n\n{queue}", self.name);
         format!("{}\n[stores.elsewhere]\nkind = \"{kind}\"\nurl = \"{url}\"\n", rules.replace(queue, &target))
@@ -175,6 +211,7 @@ impl Place {
 /// A world whose queue class has records in another store as well.
 async fn world(kind: Kind) -> (World, Place) {
     let mut world = World::new().await;
+    world.adjust = look_soon;
     let place = Place::new(kind, &world).await;
     world.rules = place.rules(&world.rules, place.port);
     (world, place)
@@ -192,8 +229,10 @@ async fn what_is_due_is_purged_in_every_store_and_nothing_else_is() {
         let (mut world, place) = world(kind).await;
         world.set("EXECUTOR__MAX_ROWS_PER_BATCH", "3");
         world.account("Zoe", "null", "now() - interval '7 days 1 minute'", "null").await;
-        world.account("not yet", "null", "now() - interval '6 days 23 hours 59 minutes'", "null").await;
-        for account in ["Zoe", "zoe", "Zoé", "Zoe ", "not yet"] {
+        world.account("not-yet", "null", "now() - interval '6 days 23 hours 59 minutes'", "null").await;
+        // A queue has no such names, and no two that differ in upper and lower case alone.
+        let others = if kind == Kind::Cmq { ["Zoe-", "Zoe1", "xZoe"] } else { ["zoe", "Zoé", "Zoe "] };
+        for account in others.into_iter().chain(["Zoe", "not-yet"]) {
             place.put(account, 7).await;
         }
         once(&world).await;
@@ -203,11 +242,11 @@ async fn what_is_due_is_purged_in_every_store_and_nothing_else_is() {
         assert_eq!(job.outcomes[&place.target()], "deleted");
         assert!(!job.count_exact, "{kind:?} counts are a lower bound");
         assert_eq!((place.count("Zoe").await, world.left("Zoe").await), (0, left(3, 5, 0, 2)));
-        for account in ["zoe", "Zoé", "Zoe ", "not yet"] {
+        for account in others.into_iter().chain(["not-yet"]) {
             assert_eq!(place.count(account).await, 7, "{kind:?}: {account:?}");
         }
-        assert_eq!(world.left("not yet").await, ALL);
-        assert!(world.job("not yet", "queue").await.purge_began_at.is_none());
+        assert_eq!(world.left("not-yet").await, ALL);
+        assert!(world.job("not-yet", "queue").await.purge_began_at.is_none());
     }
 }
 
