@@ -152,7 +152,10 @@ pub(super) fn remote(t: &mut Table<'_>, kind: &str, needs: Needs) -> Option<Remo
         "cmq" => cmq::store(t, needs),
         "expiring" => Some(Remote { at: t.key(""), protocol: Protocol::Expiring }),
         other => {
-            t.fault("kind", format!("kind {other:?} is not available in this version; available: \"postgres\", \"mysql\", \"cmq\", \"expiring\""));
+            t.fault(
+                "kind",
+                format!("kind {other:?} is not available in this version; available: \"postgres\", \"mysql\", \"cmq\", \"expiring\""),
+            );
             None
         }
     }

@@ -265,8 +265,9 @@ mod tests {
         assert_eq!(together(Some(&left), Next::Complete), Next::Wait(UNDELETABLE, pause));
         assert_eq!(Away::together(Some(&left), Next::Complete, backoff, false), Next::Wait(UNDELETABLE, backoff));
         assert_eq!(together(Some(&Away { cut: true, ..left.clone() }), Next::Complete), Next::Wait(SLOW, pause), "it could not be asked");
-        let later = |target: &str, seconds| Away { later: BTreeMap::from([(target.to_owned(), Duration::from_secs(seconds))]), ..Away::default() };
-        assert_eq!(together(Some(&later("s/u", 60)), Next::Complete), Next::Wait(SETTLING, Duration::from_secs(60)), "not sure yet");
+        let later =
+            |target: &str, seconds| Away { later: BTreeMap::from([(target.to_owned(), Duration::from_secs(seconds))]), ..Away::default() };
+        assert_eq!(together(Some(&later("s/u", 59)), Next::Complete), Next::Wait(SETTLING, Duration::from_secs(59)), "not sure yet");
         let both = Away { left: left.left.clone(), ..later("s/t", 9) };
         assert_eq!(together(Some(&both), Next::Complete), Next::Wait(SETTLING, Duration::from_secs(9)));
         let stuck = Away { left: left.left.clone(), ..later("s/u", 9) };

@@ -141,9 +141,8 @@ impl Region<'_> {
     fn is_named(&self, said: &Value, name: &str) -> Result<(), Failed> {
         match said.as_str() {
             Some(said) if said == name => Ok(()),
-            Some(said) if said.eq_ignore_ascii_case(name) => {
-                Err(self.refused("one is there whose name differs in upper and lower case, which the service does not tell apart: whose is it?"))
-            }
+            Some(said) if said.eq_ignore_ascii_case(name) => Err(self
+                .refused("one is there whose name differs in upper and lower case, which the service does not tell apart: whose is it?")),
             _ => Err(self.refused("the answer is about something else")),
         }
     }
@@ -152,12 +151,7 @@ impl Region<'_> {
 impl Queues {
     /// Opens no connection.
     pub(super) fn new(cmq: &config::Cmq) -> Result<Self, StoreError> {
-        Ok(Self {
-            api: Api::new(cmq)?,
-            regions: cmq.regions.clone(),
-            memory: Memory::new(cmq.looks_apart),
-            looks_apart: cmq.looks_apart,
-        })
+        Ok(Self { api: Api::new(cmq)?, regions: cmq.regions.clone(), memory: Memory::new(cmq.looks_apart), looks_apart: cmq.looks_apart })
     }
 
     /// Asks every region at once.
@@ -195,7 +189,7 @@ impl Queues {
             // The binding is known from the queue, so that goes first.
             Names::Queue(name, Some(dead)) => match self.purge_queue(region, name, (Some(dead), None), until).await? {
                 State::Gone => self.purge_queue(region, dead, (None, Some(name)), until).await,
-                state => Ok(state),
+                state @ (State::Later(_) | State::Stays) => Ok(state),
             },
         }
     }

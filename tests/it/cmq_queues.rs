@@ -275,7 +275,9 @@ async fn check_says_what_stands_in_the_way_in_each_region() {
     server.queue(THERE, "mps-a", |queue| (queue.rewind, queue.dead_letters_to) = (60, Some("shared".to_owned())));
     server.cloud().forbidden.insert("ClearCmqQueue".to_owned());
     let found = check();
-    for words in ["eu-frankfurt keeps what was consumed", "dead letters of \"mps-a\" to \"shared\"", "ClearCmqQueue", "lacks the permission"] {
+    for words in
+        ["eu-frankfurt keeps what was consumed", "dead letters of \"mps-a\" to \"shared\"", "ClearCmqQueue", "lacks the permission"]
+    {
         assert!(found.contains(words), "{words}: {found}");
     }
     assert!(server.has(THERE, "mps-a"), "to ask changes nothing");

@@ -43,7 +43,9 @@ impl Named {
     /// Why no account has a queue or topic of that name.
     pub fn parse(spelt: &str) -> Result<Self, String> {
         let Some((before, after)) = spelt.split_once(ACCOUNT).filter(|(_, after)| !after.contains(ACCOUNT)) else {
-            return Err(format!("{spelt:?} must hold {ACCOUNT} exactly once, like \"mps-{ACCOUNT}\": what all accounts share cannot be purged of one"));
+            return Err(format!(
+                "{spelt:?} must hold {ACCOUNT} exactly once, like \"mps-{ACCOUNT}\": what all accounts share cannot be purged of one"
+            ));
         };
         let letter_first = before.is_empty() || before.starts_with(|c: char| c.is_ascii_alphabetic());
         if !before.chars().chain(after.chars()).all(of_a_name) || !letter_first || before.len() + after.len() >= LONGEST {
@@ -63,7 +65,9 @@ impl Named {
         let name = format!("{}{account}{}", self.before, self.after);
         let sound = !account.is_empty() && account.chars().all(of_a_name) && name.starts_with(|c: char| c.is_ascii_alphabetic());
         if !sound || name.len() > LONGEST || reserved(&name) {
-            return Err("this account id cannot be a part of such a name: a letter, then letters, digits, - and _, at most 64 in all".to_owned());
+            return Err(
+                "this account id cannot be a part of such a name: a letter, then letters, digits, - and _, at most 64 in all".to_owned()
+            );
         }
         Ok(name)
     }
@@ -105,7 +109,8 @@ fn reserved(name: &str) -> bool {
 
 /// Whether a message could be in both.
 pub(super) fn overlap(place: (bool, &Named, Option<&Named>), other: (bool, &Named, Option<&Named>)) -> bool {
-    let names = |(_, name, dead): (bool, &Named, Option<&Named>)| [Some(name.clone()), dead.cloned()].into_iter().flatten().collect::<Vec<_>>();
+    let names =
+        |(_, name, dead): (bool, &Named, Option<&Named>)| [Some(name.clone()), dead.cloned()].into_iter().flatten().collect::<Vec<_>>();
     place.0 == other.0 && names(place).iter().any(|one| names(other).iter().any(|another| one.meets(another)))
 }
 
@@ -128,7 +133,10 @@ pub(super) fn store(t: &mut Table<'_>, needs: Needs) -> Option<Remote> {
     let regions = t.need("regions", "name every region that has queues, like regions = [\"ap-singapore\"]", |value| {
         let regions = texts(value)?;
         let sound = |region: &String| region.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-        regions.iter().find(|region| !sound(region)).map_or(Ok(()), |bad| Err(format!("{bad:?} is no region: write it like \"ap-singapore\"")))?;
+        regions
+            .iter()
+            .find(|region| !sound(region))
+            .map_or(Ok(()), |bad| Err(format!("{bad:?} is no region: write it like \"ap-singapore\"")))?;
         Ok(regions)
     });
     let endpoint = t.need("endpoint", "write endpoint = \"https://tdmq.intl.tencentcloudapi.com\"", endpoint);
@@ -152,7 +160,10 @@ fn endpoint(value: &::config::Value) -> Read<String> {
     if authority.is_empty() || !authority.chars().all(sound) {
         return Err(format!("is no endpoint: {remedy}"));
     }
-    let bare = authority.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(authority.as_str(), |(host, _)| host);
+    let bare = authority
+        .rsplit_once(':')
+        .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()))
+        .map_or(authority.as_str(), |(host, _)| host);
     match scheme {
         "https" => Ok(format!("https://{authority}")),
         "http" if is_local(bare) => Ok(format!("http://{authority}")),
@@ -176,7 +187,10 @@ pub(super) fn place(t: &mut Table<'_>) -> Option<(String, Place)> {
     }
     let dead_letter_queue = t.maybe("dead_letter_queue", named).map(|(name, _)| name);
     if dead_letter_queue.as_ref().is_some_and(|dead| dead.meets(&name)) {
-        t.fault("dead_letter_queue", format!("could be the queue of another account by {spelt:?}: their names must begin or end differently"));
+        t.fault(
+            "dead_letter_queue",
+            format!("could be the queue of another account by {spelt:?}: their names must begin or end differently"),
+        );
     }
     Some((spelt, Place::Cmq { topic, name, dead_letter_queue }))
 }

@@ -160,7 +160,8 @@ fn sorted(code: &str, what: &str, pause: Option<Duration>) -> Failed {
         Failed::InUse(what.to_owned())
     } else if is("RequestLimitExceeded") {
         StoreError::Throttled { what: what.to_owned(), pause }.into()
-    } else if is("InternalError") || is("ServiceUnavailable") || is("FailedOperation.OperateLater") || is("FailedOperation.CmqBackendError") {
+    } else if is("InternalError") || is("ServiceUnavailable") || is("FailedOperation.OperateLater") || is("FailedOperation.CmqBackendError")
+    {
         StoreError::Away(what.to_owned()).into()
     } else if is("AuthFailure.SignatureExpire") {
         refused("; the clock of this machine is wrong by minutes")
@@ -223,23 +224,32 @@ mod tests {
         for gone in ["ResourceNotFound", "ResourceNotFound.Queue"] {
             assert_eq!(says(gone), Failed::NotThere);
         }
-        for throttled in ["RequestLimitExceeded", "RequestLimitExceeded.UinLimitExceeded", "RequestLimitExceeded.GlobalRegionUinLimitExceeded"] {
+        for throttled in
+            ["RequestLimitExceeded", "RequestLimitExceeded.UinLimitExceeded", "RequestLimitExceeded.GlobalRegionUinLimitExceeded"]
+        {
             assert_eq!(says(throttled), Failed::Error(StoreError::Throttled { what: "w".to_owned(), pause: Some(Duration::from_secs(7)) }));
         }
         for away in ["InternalError", "InternalError.Retry", "FailedOperation.CmqBackendError", "FailedOperation.OperateLater"] {
             assert_eq!(says(away), Failed::Error(StoreError::Away("w".to_owned())), "{away}");
         }
         assert_eq!(says("ResourceInUse.Topic"), Failed::InUse("w".to_owned()));
-        for code in
-            ["AuthFailure.SecretIdNotFound", "AuthFailure.UnauthorizedOperation", "ResourceUnavailable.FundRequired", "ResourceNotFoundish", "", "Other"]
-        {
+        for code in [
+            "AuthFailure.SecretIdNotFound",
+            "AuthFailure.UnauthorizedOperation",
+            "ResourceUnavailable.FundRequired",
+            "ResourceNotFoundish",
+            "",
+            "Other",
+        ] {
             assert!(refused(code), "{code}");
         }
     }
 
     #[test]
     fn a_status_without_an_answer_is_never_a_success() {
-        for (status, throttled, away) in [(429, true, false), (503, true, false), (200, false, true), (500, false, true), (403, false, false)] {
+        for (status, throttled, away) in
+            [(429, true, false), (503, true, false), (200, false, true), (500, false, true), (403, false, false)]
+        {
             let error = by_status(status, "w", None);
             assert_eq!(matches!(error, StoreError::Throttled { .. }), throttled, "{status}");
             assert_eq!(matches!(error, StoreError::Away(_)), away, "{status}");
