@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 use self::{
     api::{Api, Failed},
@@ -21,8 +21,12 @@ use self::{
 use super::{Answer, Gone, Store, StoreError, Until};
 use crate::config::{self, Named, Place};
 
-/// A call asks for nothing more after so long, so that what is under way ends in time.
-const AT_MOST: Duration = Duration::from_secs(3);
+/// A call waits so long for its turn.
+const TURN: Duration = Duration::from_secs(1);
+/// And asks for nothing more after so long, so that what is under way ends in time.
+const AT_MOST: Duration = Duration::from_millis(2_500);
+/// Regions that are asked at once, for one account or several: who has his turn has all that may be asked for, instead of everybody a part.
+const AT_ONCE: usize = 16;
 /// Entries of one list.
 const PAGE: u64 = 50;
 /// An account that nobody has, to ask whether something would be allowed.
@@ -35,6 +39,7 @@ pub(super) struct Queues {
     regions: Vec<String>,
     memory: Memory,
     looks_apart: Duration,
+    turns: Semaphore,
 }
 
 /// The names of one account, or what is asked about those of all.
@@ -151,21 +156,35 @@ impl Region<'_> {
 impl Queues {
     /// Opens no connection.
     pub(super) fn new(cmq: &config::Cmq) -> Result<Self, StoreError> {
-        Ok(Self { api: Api::new(cmq)?, regions: cmq.regions.clone(), memory: Memory::new(cmq.looks_apart), looks_apart: cmq.looks_apart })
+        Ok(Self {
+            api: Api::new(cmq)?,
+            regions: cmq.regions.clone(),
+            memory: Memory::new(cmq.looks_apart),
+            looks_apart: cmq.looks_apart,
+            turns: Semaphore::new(AT_ONCE.max(cmq.regions.len())),
+        })
     }
 
     /// Asks every region at once.
-    async fn everywhere<'a, T, F: Future<Output = T>>(&'a self, ask: impl Fn(Region<'a>) -> F) -> Vec<T> {
+    async fn everywhere<'a, T, F>(&'a self, ask: impl Fn(Region<'a>) -> F) -> Result<Vec<Result<T, StoreError>>, StoreError>
+    where
+        F: Future<Output = Result<T, Failed>>,
+    {
+        let regions = u32::try_from(self.regions.len()).unwrap_or(u32::MAX);
+        let Ok(Ok(_turn)) = tokio::time::timeout(TURN, self.turns.acquire_many(regions)).await else {
+            return Err(StoreError::Later { what: "others have their turn".to_owned(), pause: TURN });
+        };
         let by = Instant::now() + AT_MOST;
-        join_all(self.regions.iter().map(|name| ask(Region { api: &self.api, name, by }))).await
+        let answers = join_all(self.regions.iter().map(|name| ask(Region { api: &self.api, name, by }))).await;
+        Ok(answers.into_iter().map(|answer| answer.map_err(StoreError::from)).collect())
     }
 
     async fn purge(&self, place: &Place, account: &str, until: Until) -> Result<Gone, StoreError> {
         let names = &names(place, account)?;
-        let states = self.everywhere(|region| self.purge_in(region, names, until)).await;
+        let states = self.everywhere(|region| self.purge_in(region, names, until)).await?;
         let (mut pause, mut failed) = (None, None);
         for state in states {
-            match state.map_err(StoreError::from) {
+            match state {
                 Ok(State::Later(wait)) | Err(StoreError::Later { pause: wait, .. }) => pause = pause.max(Some(wait)),
                 Ok(State::Gone | State::Stays) => {}
                 Err(error) => failed = failed.or(Some(error)),
@@ -289,7 +308,7 @@ impl Queues {
             }
             Ok::<State, Failed>(pause.map_or(State::Gone, State::Later))
         });
-        let looks: Vec<Result<State, StoreError>> = looks.await.into_iter().map(|look| look.map_err(StoreError::from)).collect();
+        let looks = looks.await?;
         // One that is there says enough; after that an error does.
         if looks.contains(&Ok(State::Stays)) {
             return Ok(true);
@@ -317,7 +336,7 @@ impl Queues {
             }
             Ok::<i64, Failed>(records)
         });
-        counts.await.into_iter().map(|count| count.map_err(StoreError::from)).sum()
+        counts.await?.into_iter().sum()
     }
 
     async fn check(&self, place: &Place) -> Result<Vec<String>, StoreError> {
@@ -327,8 +346,8 @@ impl Queues {
             problems.extend(forbidden(region, *topic, name).await?);
             Ok::<Vec<String>, Failed>(problems)
         });
-        let problems: Result<Vec<_>, StoreError> = problems.await.into_iter().map(|problems| problems.map_err(StoreError::from)).collect();
-        Ok(problems?.into_iter().flatten().collect())
+        let problems: Vec<Vec<String>> = problems.await?.into_iter().collect::<Result<_, _>>()?;
+        Ok(problems.into_iter().flatten().collect())
     }
 }
 
