@@ -154,8 +154,8 @@ impl Lab {
             return;
         }
         let rows = sqlx::query(AssertSqlSafe(format!(
-            "select round(total_exec_time)::text || ' ms in ' || calls || ' calls, ' || rows || ' rows, ' || shared_blks_hit + shared_blks_read || ' buffers: ' || left(regexp_replace(query, '\\s+', ' ', 'g'), 140)
-             from pg_stat_statements s join pg_database d on d.oid = s.dbid where d.datname = '{database}' order by total_exec_time desc limit 12"
+            "select 'longest ' || round(max_exec_time)::text || ' ms, ' || round(total_exec_time)::text || ' ms in ' || calls || ' calls, ' || rows || ' rows, ' || shared_blks_hit + shared_blks_read || ' buffers: ' || left(regexp_replace(query, '\\s+', ' ', 'g'), 140)
+             from pg_stat_statements s join pg_database d on d.oid = s.dbid where d.datname = '{database}' order by max_exec_time desc limit 12"
         )))
         .fetch_all(&mut self.admin().await)
         .await

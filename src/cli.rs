@@ -65,6 +65,9 @@ enum Verb {
         /// Folder with Postgres's server binaries; found by itself where Debian puts them.
         #[arg(long, value_name = "DIR")]
         postgres_bin: Option<PathBuf>,
+        /// Also in other stores, each on a server of its own, as far as they are installed.
+        #[arg(long)]
+        stores: bool,
     },
     /// Create or upgrade the daemon's tables.
     Migrate {
@@ -163,7 +166,7 @@ impl Cli {
     fn dispatch(&self, verb: Verb) -> Result<(), Failure> {
         match verb {
             Verb::Run { once } => self.run(once),
-            Verb::Demo { length, postgres_bin } => demo::demo(length, postgres_bin),
+            Verb::Demo { length, postgres_bin, stores } => demo::demo(length, postgres_bin, stores),
             Verb::Migrate { platform } => self.migrate(platform),
             Verb::Check { offline } => self.check(offline),
             Verb::Plan { at } => self.plan(at),

@@ -35,6 +35,9 @@ pub const POINTS: [&str; 25] = [
     "executor.gave_back",
 ];
 
+/// Those that are passed only where a class has targets in other stores.
+pub const ELSEWHERE: [&str; 3] = ["executor.intending", "executor.intended", "executor.away"];
+
 /// Dies here when told to.
 #[cfg(debug_assertions)]
 pub fn point(name: &str) {

@@ -1,6 +1,8 @@
 //! A Postgres of our own: found among the installed binaries, started on loopback, gone when its owner is gone.
 //! For the demo and the tests. Not for production: the daemon never keeps its records in one.
 
+mod mariadb;
+
 use std::{
     fs::{self, File, Permissions},
     io::{self, Read, Write},
@@ -18,6 +20,8 @@ use std::{
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use tempfile::TempDir;
 use thiserror::Error;
+
+pub use mariadb::Mariadb;
 
 const PACKAGED: &str = "/usr/lib/postgresql";
 const PATIENCE: Duration = Duration::from_mins(1);

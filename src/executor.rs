@@ -431,7 +431,7 @@ impl Worker {
                 tell::batch(class, job, target, *records, took);
                 metrics::records_deleted(&class.jobs.feature, &class.jobs.name, target, *records);
             }
-            tell::outcome(class, job, progress, left.get(&job.id).map(Vec::as_slice));
+            tell::outcome(class, job, progress, left.get(&job.id).map(Vec::as_slice), recorded.last_copy_gone_at);
             if let (Next::Complete, Some(completed_at)) = (progress.next, recorded.completed_at) {
                 self.executor.completed.fetch_add(1, Ordering::Relaxed);
                 metrics::completed(&class.jobs.feature, &class.jobs.name, (completed_at - job.retain_until).as_seconds_f64());
@@ -548,7 +548,7 @@ impl Worker {
             crash::point("executor.gave_back");
             // Of a job that somebody else has by now there is nothing to say.
             if ours {
-                tell::outcome(class, &job, &progress, None);
+                tell::outcome(class, &job, &progress, None, None);
             }
         }
         Ok(())

@@ -34,7 +34,7 @@ pub const PATIENT_LOOKS: i32 = 3;
 pub type Counts = BTreeMap<String, i64>;
 
 /// One data class of the job table, with the fingerprints its rows are compared with.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Class {
     /// The feature.
     pub feature: String,
@@ -48,6 +48,9 @@ pub struct Class {
     pub accepted: String,
     /// Some of its targets are in other stores: that a job has begun says nothing about its size.
     pub elsewhere: bool,
+    /// When the last copy is gone that cannot be deleted one by one, as an expression in which `{completed_at}` stands for when its job was completed; `None`
+    /// when there are no such copies.
+    pub copies: Option<String>,
     /// Whether an account is this daemon's business, as a condition in which `{account}` stands for its id; `None` when all are.
     pub ours: Option<String>,
 }

@@ -191,6 +191,15 @@ pub enum RetentionPeriod {
 }
 
 impl RetentionPeriod {
+    /// The period as an SQL interval.
+    #[must_use]
+    pub fn interval(self) -> String {
+        match self {
+            Self::Seconds(seconds) => format!("interval '{seconds} seconds'"),
+            Self::Months(months) => format!("interval '{months} months'"),
+        }
+    }
+
     /// Parses `30d`, `12h`, `6months`, `1y`.
     ///
     /// # Errors

@@ -73,6 +73,7 @@ impl Policy {
                 places: rule.places_fingerprint(),
                 accepted: accepted.clone(),
                 elsewhere: !rule.remote.is_empty(),
+                copies: last_copy(rule),
                 ours: source.ours(),
             },
             source,
@@ -87,6 +88,16 @@ impl Policy {
             pinned: layout.pinned().into_iter().map(|(name, oid)| (name.to_owned(), oid)).collect(),
         }
     }
+}
+
+/// See [`jobs::Class::copies`].
+fn last_copy(rule: &config::DataClass) -> Option<String> {
+    let gone = |target: &config::RemoteTarget| match &target.place {
+        config::Place::Copies { expires_after } => Some(format!("{{completed_at}} + {}", expires_after.interval())),
+        config::Place::Table { .. } | config::Place::Cmq { .. } => None,
+    };
+    let gone: Vec<String> = rule.remote.iter().filter_map(gone).collect();
+    (!gone.is_empty()).then(|| format!("greatest({})", gone.join(", ")))
 }
 
 /// Rows that point at others go before them, or else those would wait for another batch.

@@ -1,6 +1,8 @@
 //! Sample accounts for the reference platform, at every stage of life, and a count of what they have left.
 //! Knows nothing of jobs or the daemon: what it calls due it works out by itself, from the platform's tables.
 
+pub mod stores;
+
 use sqlx::{Connection, FromRow, PgConnection};
 
 /// What [`fill`] put into the platform.

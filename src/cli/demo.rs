@@ -10,7 +10,10 @@ use crate::{
     database,
     embedded::{Options, Server},
     failure::Failure,
-    sample::{self, Stage, Summary},
+    sample::{
+        self, Stage, Summary,
+        stores::{Count, Due, Stores},
+    },
     schema,
     telemetry::{self, Stream},
     terminal::table,
@@ -21,21 +24,23 @@ const ACCOUNTS: u32 = 240;
 /// The promise as shipped; the demo keeps it to the letter (R10).
 const PROMISE: &str = include_str!("../../config/retentiond.toml");
 
-pub(super) fn demo(length: Duration, postgres_bin: Option<PathBuf>) -> Result<(), Failure> {
-    let result = show(length, postgres_bin);
+pub(super) fn demo(length: Duration, postgres_bin: Option<PathBuf>, elsewhere: bool) -> Result<(), Failure> {
+    let result = show(length, postgres_bin, elsewhere);
     if result.is_err() {
         log_before_configuration();
     }
     result
 }
 
-fn show(length: Duration, postgres_bin: Option<PathBuf>) -> Result<(), Failure> {
+fn show(length: Duration, postgres_bin: Option<PathBuf>, elsewhere: bool) -> Result<(), Failure> {
     print("Starting a Postgres of its own, on loopback, in a temporary folder …");
     let server = Server::start(&Options { bin: postgres_bin, ..Options::default() }).map_err(|e| Failure::Other(e.into()))?;
     let url = server.url("postgres");
     let folder = tempfile::tempdir().map_err(|e| Failure::Other(e.into()))?;
+    let stores = if elsewhere { Some(Stores::start().map_err(|e| Failure::Other(e.into()))?) } else { None };
     let promise = folder.path().join("retentiond.toml");
-    std::fs::write(&promise, PROMISE).map_err(|e| Failure::Other(e.into()))?;
+    let rules = stores.as_ref().map_or_else(|| PROMISE.to_owned(), |stores| stores.rules(PROMISE));
+    std::fs::write(&promise, rules).map_err(|e| Failure::Other(e.into()))?;
     // Most of the sample accounts are due at once, which the shipped guard exists to stop.
     let settings = [
         ("RETENTIOND__MODE", "enforce"),
@@ -54,13 +59,27 @@ fn show(length: Duration, postgres_bin: Option<PathBuf>) -> Result<(), Failure> 
         let filled = sample::fill(&mut connection, ACCOUNTS).await.map_err(database::DatabaseError::from)?;
         let before = sample::census(&mut connection).await.map_err(database::DatabaseError::from)?;
         introduce(&filled, length, &url);
+        if let Some(stores) = &stores {
+            stores.fill(&mut connection).await.map_err(database::DatabaseError::from)?;
+            stores.left_out().iter().for_each(|why| print(&format!("Left out, {why}.")));
+        }
         app::run(Arc::clone(&config), Some(length)).await?;
         let after = sample::census(&mut connection).await.map_err(database::DatabaseError::from)?;
         conclude(&before, &after);
+        if let Some(stores) = &stores {
+            let due = Due::now(&mut connection).await.map_err(database::DatabaseError::from)?;
+            conclude_elsewhere(&stores.census(&due).await.map_err(database::DatabaseError::from)?);
+        }
         Ok(())
     });
     server.stop().map_err(|e| Failure::Other(e.into()))?;
     ended
+}
+
+fn conclude_elsewhere(counts: &[Count]) {
+    let row = |count: &Count| vec![count.target.clone(), count.due.to_string(), count.others.to_string()];
+    print("\nThe same accounts in the other stores:");
+    print(&table(&["place", "records left of accounts that are due", "of all others"], &counts.iter().map(row).collect::<Vec<_>>()));
 }
 
 fn introduce(filled: &Summary, length: Duration, url: &str) {

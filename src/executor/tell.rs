@@ -28,19 +28,20 @@ pub(super) fn batch(class: &Class, job: &Claimed, target: &str, records: i64, to
     job!(info, "batch.deleted", class, job, [target_name = target, records, duration_ms,], "records deleted");
 }
 
-/// What a batch made of the job. `left` names the targets that still hold records.
-pub(super) fn outcome(class: &Class, job: &Claimed, progress: &Progress, left: Option<&[String]>) {
+/// What a batch made of the job. `left` names the targets that still hold records; `last_copy` is when the last copy is gone, where there are copies that
+/// expire.
+pub(super) fn outcome(class: &Class, job: &Claimed, progress: &Progress, left: Option<&[String]>, last_copy: Option<DateTime<Utc>>) {
     match progress.next {
         Next::Complete => {
             let records = serde_json::to_string(&progress.records_deleted).unwrap_or_default();
             let outcomes = serde_json::to_string(&progress.outcomes).unwrap_or_default();
-            let lateness_seconds = lateness(job.retain_until);
+            let (lateness_seconds, last_copy_gone_at) = (lateness(job.retain_until), last_copy.map(rfc3339));
             job!(
                 info,
                 "job.completed",
                 class,
                 job,
-                [json.records_deleted = records, json.outcomes = outcomes, lateness_seconds, attempt = job.attempts,],
+                [json.records_deleted = records, json.outcomes = outcomes, lateness_seconds, last_copy_gone_at, attempt = job.attempts,],
                 "a separate look found nothing left"
             );
         }

@@ -60,6 +60,9 @@ pub struct Job {
     /// When a separate look found nothing left.
     #[serde(serialize_with = "model::serialize_optional_instant")]
     pub completed_at: Option<DateTime<Utc>>,
+    /// When the last copy of its records is gone that cannot be deleted one by one; only of a completed job, where its class has such copies.
+    #[serde(serialize_with = "model::serialize_optional_instant")]
+    pub last_copy_gone_at: Option<DateTime<Utc>>,
     /// When it was cancelled.
     #[serde(serialize_with = "model::serialize_optional_instant")]
     pub cancelled_at: Option<DateTime<Utc>>,
@@ -94,7 +97,7 @@ pub async fn list(conn: &mut PgConnection, filter: &Filter) -> Result<Vec<Job>, 
     let query = format!(
         "select j.id::text as id, j.account_id, j.feature, j.data_class, j.state, j.starting_point, j.started_at, j.retain_until, j.delete_by,
                 j.purge_began_at, j.attempts, j.last_error, j.state in ('scheduled', 'running') and {held} as held, {overdue} as overdue,
-                j.records_deleted, j.outcomes, j.count_exact, j.policy, j.blocked_by, j.created_at, j.completed_at, j.cancelled_at, j.cancel_reason
+                j.records_deleted, j.outcomes, j.count_exact, j.policy, j.blocked_by, j.created_at, j.completed_at, j.last_copy_gone_at, j.cancelled_at, j.cancel_reason
          from retention.every_job j
          where ($1::int8 is null or j.id = $1) and ($2::text is null or j.state = $2) and ($3::text is null or j.account_id = $3)
            and ($4::text is null or j.data_class = $4) and (not $5 or {overdue})

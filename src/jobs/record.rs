@@ -60,6 +60,8 @@ pub struct Recorded {
     pub rows: usize,
     /// When the completed ones were.
     pub completed_at: Option<DateTime<Utc>>,
+    /// When the last copy of theirs is gone, where their class has such.
+    pub last_copy_gone_at: Option<DateTime<Utc>>,
 }
 
 /// Records what a batch came to, in the batch's own transaction.
@@ -69,8 +71,19 @@ pub struct Recorded {
 pub async fn record(conn: &mut PgConnection, class: &Class, progress: &[Progress]) -> Result<Recorded, DatabaseError> {
     let (over, open): (Vec<&Progress>, Vec<&Progress>) = progress.iter().partition(|p| p.next == Next::Complete);
     let (completed, completed_at) = if over.is_empty() { (0, None) } else { complete(&mut *conn, class, &over).await? };
+    let last_copy_gone_at = match &class.copies {
+        Some(gone) if !over.is_empty() => {
+            let gone = gone.replace("{completed_at}", "h.completed_at");
+            let set = format!(
+                "with over as (update retention.history h set last_copy_gone_at = {gone} where h.id = any($1) returning h.last_copy_gone_at)
+                 select max(last_copy_gone_at) from over"
+            );
+            sqlx::query_scalar(AssertSqlSafe(set)).bind(over.iter().map(|p| p.id).collect::<Vec<_>>()).fetch_one(&mut *conn).await?
+        }
+        Some(_) | None => None,
+    };
     let given_back = if open.is_empty() { 0 } else { give_back(conn, &open).await? };
-    Ok(Recorded { rows: usize::try_from(completed).unwrap_or(0) + given_back, completed_at })
+    Ok(Recorded { rows: usize::try_from(completed).unwrap_or(0) + given_back, completed_at, last_copy_gone_at })
 }
 
 /// Moves jobs to the history as completed and leaves their done-marks, which are made of the rows that were moved, never of those that were meant.

@@ -3,8 +3,6 @@
 
 #[path = "../support/cmq.rs"]
 mod cmq;
-#[path = "../support/mariadb.rs"]
-mod mariadb;
 #[path = "../support/pgbouncer.rs"]
 #[expect(dead_code, reason = "the soak needs more of it")]
 mod pgbouncer;

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use retentiond::{
     app::App,
-    embedded::{Options, Server},
+    embedded::{Mariadb, Options, Server},
     lifecycle::Stop,
     planner::Look,
 };
@@ -13,7 +13,6 @@ use sqlx::{AssertSqlSafe, Connection, MySqlConnection, PgConnection};
 use crate::{
     cmq::{self, StandIn},
     cmq_queues::look_soon,
-    mariadb::{self, Mariadb},
     proxy::Proxy,
     world::{ALL, World, left, left_out},
 };
@@ -47,7 +46,7 @@ struct Place {
 /// Every kind whose server is installed; none is missing where `RETENTIOND_TEST_ALL` says so.
 fn kinds() -> Vec<Kind> {
     let mut kinds = vec![Kind::Postgres, Kind::Cmq];
-    if mariadb::installed().is_some() {
+    if Mariadb::is_installed() {
         kinds.push(Kind::Mysql);
     } else {
         assert!(
@@ -75,8 +74,8 @@ impl Place {
                 (url, port)
             }
             Kind::Mysql => {
-                let server = MYSQL.get_or_init(|| Mariadb::start(&mariadb::installed().unwrap()));
-                (server.url(""), server.port)
+                let server = MYSQL.get_or_init(|| Mariadb::start().expect("a MariaDB").expect("it is installed"));
+                (server.url(""), server.port())
             }
             Kind::Cmq => unreachable!("it has no tables"),
         };
@@ -453,4 +452,54 @@ async fn i4_a_part_of_a_table_that_the_customer_controls_is_refused_in_another_d
     }
     assert!(world.job("a", "queue").await.last_error.unwrap().contains("under the customer's control"));
     assert_eq!(place.count("a").await, 2);
+}
+
+#[tokio::test]
+async fn copies_that_expire_are_told_with_the_date_of_the_last_one() {
+    let mut world = World::new().await;
+    let queue = "[[data_classes.targets]]\nstore = \"platform\"\ntable = \"queue_messages\"\n";
+    let copies = |name: &str, after: &str| {
+        format!("[[data_classes.targets]]\nstore = \"dumps\"\nname = \"{name}\"\nexpires_after = \"{after}\"\n\n")
+    };
+    world.rules = format!(
+        "{}\n[stores.dumps]\nkind = \"expiring\"\n",
+        world.rules.replace(queue, &(copies("nightly", "7d") + &copies("monthly", "2months") + queue))
+    );
+    world.account("a", "null", "now() - interval '31 days'", "null").await;
+    once(&world).await;
+    let job = world.job("a", "queue").await;
+    let months = chrono::Months::new(2);
+    assert_eq!(job.last_copy_gone_at, job.completed_at.and_then(|at| at.checked_add_months(months)));
+    assert_eq!((job.records_deleted.0["dumps/nightly"], job.outcomes["dumps/monthly"].as_str()), (0, "unknown"));
+    assert!(job.count_exact, "nothing was asked to delete there");
+    assert_eq!(world.job("a", "configuration").await.last_copy_gone_at, None);
+    let explained = world.json(&["explain", "a"]);
+    let shown = explained["classes"].as_array().unwrap().iter().find(|class| class["data_class"] == "queue").unwrap();
+    assert!(shown["jobs"][0]["last_copy_gone_at"].is_string(), "{shown}");
+}
+
+/// What was deleted elsewhere may be counted too low then, and says so; everything else is as if nothing had happened.
+#[cfg(debug_assertions)]
+#[tokio::test]
+async fn i8_killed_between_any_two_steps_of_a_purge_elsewhere_it_ends_right() {
+    use retentiond::crash::{ELSEWHERE, VARIABLE};
+    for kind in kinds() {
+        for point in ELSEWHERE {
+            let (mut world, place) = world(kind).await;
+            world.set("EXECUTOR__LEASE", "5s");
+            world.account("a", "null", "now() - interval '8 days'", "null").await;
+            place.put("a", 3).await;
+            let died = world.command(&["run", "--once"]).env(VARIABLE, point).status().unwrap();
+            assert!(!died.success(), "{kind:?} {point}");
+            let began = world.job("a", "queue").await.purge_began_at.is_some();
+            assert_eq!(began, point != "executor.intending", "{point}: the intent is durable before anything is asked for");
+            assert_eq!(place.count("a").await, if point == "executor.away" { 0 } else { 3 }, "{kind:?} {point}");
+            assert_eq!(world.left("a").await, ALL);
+            world.sql("update retention.jobs set lease_until = now(), ready_at = now() where lease_until is not null").await;
+            once(&world).await;
+            let job = world.job("a", "queue").await;
+            assert_eq!((job.state.as_str(), place.count("a").await, world.left("a").await), ("completed", 0, left(3, 5, 0, 2)));
+            assert_eq!((job.records_deleted.0["platform/queue_messages"], job.count_exact), (7, false));
+        }
+    }
 }

@@ -8,15 +8,7 @@ use sqlx::Connection;
 use crate::world::World;
 
 fn queue() -> Class {
-    Class {
-        feature: "mps".to_owned(),
-        name: "queue".to_owned(),
-        policy: String::new(),
-        places: String::new(),
-        accepted: String::new(),
-        elsewhere: false,
-        ours: None,
-    }
+    Class { feature: "mps".to_owned(), name: "queue".to_owned(), ..Class::default() }
 }
 
 /// A worker looks, finds nothing, and only then asks how long it may rest. A job that becomes ready in between must wake it at once, or it is
