@@ -142,6 +142,29 @@ async fn dead_letters_that_go_to_a_queue_nobody_named_stop_the_purge_before_it_f
 }
 
 #[tokio::test]
+async fn i8_a_call_whose_answer_is_lost_after_any_step_is_gone_on_with() {
+    let server = StandIn::start();
+    let place = "queue = \"mps-{account_id}\"\ndead_letter_queue = \"dead-{account_id}\"";
+    let world = world(&server, &[HERE], place).await;
+    let actions = [
+        "DescribeCmqQueueDetail",
+        "DescribeCmqQueues",
+        "ModifyCmqQueueAttribute",
+        "UnbindCmqDeadLetter",
+        "ClearCmqQueue",
+        "DeleteCmqQueue",
+    ];
+    server.put(HERE, "dead-a", 4);
+    server.queue(HERE, "mps-a", |queue| (queue.messages, queue.rewind, queue.dead_letters_to) = (3, 60, Some("dead-a".to_owned())));
+    server.cloud().lost.extend(actions.map(str::to_owned));
+    let (_app, mut worker) = planned(&world).await;
+    until_completed(&world, &mut worker).await;
+    assert_eq!(server.cloud().lost.len(), 0, "each was asked for");
+    assert!(!server.has(HERE, "mps-a") && !server.has(HERE, "dead-a"));
+    assert!(world.job("a", "queue").await.records_deleted.0["notifications/mps-{account_id}"] <= 7);
+}
+
+#[tokio::test]
 async fn a_topic_goes_after_all_its_subscriptions() {
     let server = StandIn::start();
     let world = world(&server, &[HERE], "topic = \"mps-{account_id}\"").await;

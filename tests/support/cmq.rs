@@ -43,6 +43,8 @@ pub(crate) struct Cloud {
     pub(crate) forbidden: BTreeSet<String>,
     /// Names that stay, whatever is said about them, by what they begin with.
     pub(crate) kept: BTreeSet<String>,
+    /// Actions that are done, once, and then nobody hears of it.
+    pub(crate) lost: BTreeSet<String>,
     /// Names that are not shown for now.
     pub(crate) hidden: BTreeSet<String>,
 }
@@ -163,6 +165,9 @@ async fn serve(State(cloud): State<Arc<Mutex<Cloud>>>, headers: HeaderMap, body:
         Some(Fault::Code(code)) => Err(code),
         _ => signed(&headers, &body).and_then(|()| cloud.answer(&region, &action, &serde_json::from_str(&body).unwrap())),
     };
+    if cloud.lost.remove(&action) {
+        return StatusCode::BAD_GATEWAY.into_response();
+    }
     let mut answer = answer.unwrap_or_else(|code| json!({ "Error": { "Code": code, "Message": MESSAGE } }));
     answer["RequestId"] = "7f3b-request".into();
     axum::response::IntoResponse::into_response(json!({ "Response": answer }).to_string())
