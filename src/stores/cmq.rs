@@ -81,15 +81,12 @@ struct Region<'a> {
 
 impl Region<'_> {
     async fn ask(&self, action: &'static str, body: Value) -> Result<Value, Failed> {
-        self.api.ask(self.name, action, &body, self.by).await
+        self.api.ask(self.name, action, &body, self.by, None).await
     }
 
     /// Asks for a change, unless it is too late for one. What is not there needs none.
     async fn change(&self, action: &'static str, body: Value, until: Until) -> Result<(), Failed> {
-        if until.passed() || Instant::now() >= self.by {
-            return Err(StoreError::Later { what: "there was no time left to go on".to_owned(), pause: Duration::ZERO }.into());
-        }
-        match self.ask(action, body).await {
+        match self.api.ask(self.name, action, &body, self.by, Some(until)).await {
             Ok(_) | Err(Failed::NotThere) => Ok(()),
             Err(failed) => Err(failed),
         }

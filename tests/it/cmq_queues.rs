@@ -1,6 +1,6 @@
 //! What only queues and topics of TDMQ for CMQ have: rewind, dead letters, subscriptions, regions, figures that lag.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use retentiond::{
     app::App,
@@ -18,6 +18,9 @@ use crate::{
 const HERE: &str = "ap-singapore";
 const THERE: &str = "eu-frankfurt";
 const QUEUE: &str = "[[data_classes.targets]]\nstore = \"platform\"\ntable = \"queue_messages\"\n";
+
+/// What has not come by then does not come.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn looks_apart(config: &mut Config, apart: Duration) {
     for store in config.stores.values_mut() {
@@ -56,7 +59,9 @@ async fn planned(world: &World) -> (App, Worker) {
 }
 
 async fn until_completed(world: &World, worker: &mut Worker) {
+    let deadline = Instant::now() + PATIENCE;
     while world.job("a", "queue").await.state != "completed" {
+        assert!(Instant::now() < deadline, "{:?}", world.job("a", "queue").await);
         worker.step().await.unwrap();
         hurry(world).await;
     }
@@ -68,7 +73,9 @@ async fn hurry(world: &World) {
 }
 
 async fn until_it_says(world: &World, worker: &mut Worker, words: &str) {
+    let deadline = Instant::now() + PATIENCE;
     while world.job("a", "queue").await.last_error.is_none_or(|error| !error.contains(words)) {
+        assert!(Instant::now() < deadline, "it never says {words:?}: {:?}", world.job("a", "queue").await);
         worker.step().await.unwrap();
         hurry(world).await;
     }

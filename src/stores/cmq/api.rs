@@ -13,7 +13,10 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::tc3;
-use crate::{config::Cmq, stores::StoreError};
+use crate::{
+    config::Cmq,
+    stores::{StoreError, Until},
+};
 
 const VERSION: &str = "2020-02-17";
 const SERVICE: &str = "tdmq";
@@ -105,9 +108,16 @@ impl Api {
         })
     }
 
-    /// Asks for one thing in one region, waiting for its turn until `by` at most, and for the answer a little longer. What the service answers, without
-    /// its envelope.
-    pub(super) async fn ask(&self, region: &str, action: &'static str, body: &Value, by: Instant) -> Result<Value, Failed> {
+    /// Asks for one thing in one region, waiting for its turn until `by` at most, and for the answer a little longer; for a change only as long as that may
+    /// begin. What the service answers, without its envelope.
+    pub(super) async fn ask(
+        &self,
+        region: &str,
+        action: &'static str,
+        body: &Value,
+        by: Instant,
+        change: Option<Until>,
+    ) -> Result<Value, Failed> {
         if Instant::now() >= by {
             return Err(StoreError::Away(format!("{region}, {action}: it answers too slowly to be asked for more")).into());
         }
@@ -116,6 +126,9 @@ impl Api {
         {
             let what = format!("{action} is asked for as often as it may be");
             return Err(StoreError::Later { what, pause: Duration::from_secs(1) }.into());
+        }
+        if change.is_some_and(Until::passed) {
+            return Err(StoreError::Later { what: "there was no time left to go on".to_owned(), pause: Duration::ZERO }.into());
         }
         let body = body.to_string();
         #[expect(clippy::disallowed_methods, reason = "a signature says when it was made; nothing is decided by it")]
