@@ -37,6 +37,8 @@ pub use daemon::run;
 const ONE_SHOT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long `run --once` waits for records that somebody else holds (R33).
 const LOCKED_PATIENCE: Duration = Duration::from_mins(1);
+/// And for stores that have to be looked at a second time: a run that does not wait for that would never complete what is there.
+const SETTLING_PATIENCE: Duration = Duration::from_mins(10);
 
 /// A database that fits the configuration, and the policy made from both.
 #[derive(Debug, Clone)]
@@ -222,7 +224,7 @@ async fn drain_one(executor: &Executor, index: usize, stop: &Stop, progress: &Pr
             continue;
         }
         executor.tidy().await?;
-        if waited >= LOCKED_PATIENCE || !executor.someone_waits().await? {
+        if waited >= SETTLING_PATIENCE || !executor.someone_waits(waited < LOCKED_PATIENCE).await? {
             break;
         }
         let rest = executor.rest(Duration::from_millis(100)).await?.max(Duration::from_millis(20));

@@ -17,7 +17,7 @@ mod tests;
 
 pub use policy::{Change, ClassTerms, PointTerms, TargetTerms, Terms};
 pub use raw::environment;
-pub use remote::{ACCOUNT, Bucket, Objects, Place, Protocol, Remote, RemoteTarget, Service};
+pub use remote::{ACCOUNT, Bucket, Cmq, Named, Objects, Place, Protocol, Remote, RemoteTarget, Service};
 pub use table::{Fault, Invalid};
 pub use validate::{Needs, load, parse};
 
@@ -326,6 +326,13 @@ pub enum Store {
     MainPostgres,
     /// Any other.
     Remote(Remote),
+}
+
+impl Store {
+    /// Its places have names that are none of tables.
+    fn holds_no_tables(&self) -> bool {
+        matches!(self, Self::Remote(Remote { protocol: Protocol::Cmq(_), .. }))
+    }
 }
 
 /// Where a configuration came from.

@@ -105,13 +105,14 @@ impl Executor {
         self.completed.load(Ordering::Relaxed)
     }
 
-    /// Whether a due job steps aside for somebody who holds its records, or is in a worker's hands: waiting may help.
+    /// Whether a due job waits for a second look at a store or, if that counts, steps aside for somebody who holds its records, or is in a worker's hands:
+    /// waiting may help.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn someone_waits(&self) -> Result<bool, DatabaseError> {
+    pub async fn someone_waits(&self, locked: bool) -> Result<bool, DatabaseError> {
         let mut tx = self.database.begin(Purpose::Work).await?;
-        jobs::stepping_aside(&mut tx, &self.classes()).await
+        jobs::stepping_aside(&mut tx, &self.classes(), locked).await
     }
 
     /// Says which jobs have become overdue. Cheap; called between looks.

@@ -458,12 +458,12 @@ pub async fn claim(
 ///
 /// # Errors
 /// Those of the database.
-pub async fn stepping_aside(conn: &mut PgConnection, classes: &[Class]) -> Result<bool, DatabaseError> {
+pub async fn stepping_aside(conn: &mut PgConnection, classes: &[Class], locked: bool) -> Result<bool, DatabaseError> {
     // A job steps aside for a moment only, which keeps this look within a short range of the index.
     let way = |class: &Class| {
         format!(
             "exists (select 1 from retention.jobs j where {} and j.ready_at < now() + interval '1 minute'
-                     and j.retain_until <= now() and (j.blocked_by in ('locked', '{SLOW}') or j.lease_until is not null))",
+                     and j.retain_until <= now() and (j.blocked_by = 'settling' or {locked} and (j.blocked_by in ('locked', '{SLOW}') or j.lease_until is not null)))",
             class.queue("j")
         )
     };

@@ -359,6 +359,7 @@ async fn blockers(conn: &mut PgConnection, job: &Job, guard: &GuardState) -> Res
             found.push("its source row is missing; vanishing withdraws nothing, and nothing is deleted until that is settled".to_owned());
         }
         Some("changed") => found.push("its starting point changed; the next look settles it".to_owned()),
+        Some("settling") => found.push("another store has to be looked at again after a while, to be sure".to_owned()),
         Some("undeletable") => found.push("its records do not go: a trigger or rule swallows the DELETE".to_owned()),
         Some(_) | None => {}
     }

@@ -6,6 +6,8 @@
 #[cfg(feature = "amqp")]
 mod amqp;
 mod careful;
+#[cfg(feature = "cmq")]
+mod cmq;
 mod elsewhere;
 #[cfg(feature = "amqp")]
 mod literal;
@@ -79,6 +81,14 @@ pub enum StoreError {
     /// There was no time left to begin; nothing was asked.
     #[error("there was no time left to begin")]
     Late,
+    /// It is not certain yet: to be asked again after a while. Nothing is wrong.
+    #[error("{what}")]
+    Later {
+        /// What is waited for.
+        what: String,
+        /// How long.
+        pause: Duration,
+    },
     /// It will not, until somebody does something about it: credentials, grants, a place that is missing or is not what it should be.
     #[error("{0}")]
     Refused(String),
@@ -179,6 +189,10 @@ fn client(remote: &Remote, media: &[String], config: &Config) -> Box<dyn Store> 
         Protocol::Amqp(url) => amqp::Amqp::new(url).map(|store| Box::new(store) as _),
         #[cfg(not(feature = "amqp"))]
         Protocol::Amqp(_) => Err(StoreError::Refused("this program was built without the feature amqp".to_owned())),
+        #[cfg(feature = "cmq")]
+        Protocol::Cmq(cmq) => cmq::Queues::new(cmq).map(|store| Box::new(store) as _),
+        #[cfg(not(feature = "cmq"))]
+        Protocol::Cmq(_) => Err(StoreError::Refused("this program was built without the feature cmq".to_owned())),
         Protocol::Expiring => Ok(Box::new(Copies)),
     };
     client.unwrap_or_else(|why| Box::new(Unusable(why)))

@@ -16,7 +16,7 @@ use crate::{
     policy::{Class, Orphans, Policy},
     safeguards::{agreement, server},
     sql::literals,
-    stores::postgres,
+    stores::{StoreError, postgres},
 };
 
 /// Subjects looked at in one transaction.
@@ -221,7 +221,8 @@ async fn look_elsewhere(class: &Class, account: String) -> (String, Looked) {
     for target in &class.remote {
         match target.client.left(&target.place, &account).await {
             Ok(true) => holding.push(target.name.clone()),
-            Ok(false) => {}
+            // Nothing was seen there; there is another look anyway.
+            Ok(false) | Err(StoreError::Later { .. }) => {}
             Err(error) => failed = Some(format!("{}: {error}", target.name)),
         }
     }

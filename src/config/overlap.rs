@@ -31,7 +31,7 @@ pub(super) struct Class {
 /// A place under the customer's control, with its spelling parsed.
 #[derive(Debug)]
 pub(super) struct Place {
-    /// None where places are no tables.
+    /// As a table, where it can be one.
     pub(super) table: Option<TableName>,
     pub(super) place: CustomerPlace,
 }
@@ -114,6 +114,8 @@ fn judge_remote(root: &Table<'_>, stores: &Stores, classes: &[Class]) {
                     key,
                     format!("{:?} overlaps {:?}, a target of {owner}; nothing tells their records apart", target.name, other.name),
                 );
+            } else if target.name == other.name {
+                root.fault(key, format!("{:?} names two places; define the store a second time, under another name", target.name));
             }
         }
     }

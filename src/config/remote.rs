@@ -2,6 +2,7 @@
 //! The address of a store is a secret; `at` is what of it may be said, and tells whether two names mean one store.
 
 mod amqp;
+mod cmq;
 mod mongodb;
 mod objects;
 #[cfg(test)]
@@ -10,6 +11,8 @@ mod tests;
 use std::{fs, net::IpAddr};
 
 use secrecy::{ExposeSecret, SecretString};
+
+pub use cmq::{Cmq, Named};
 
 use super::{
     Needs, TargetTerms,
@@ -53,6 +56,8 @@ pub enum Protocol {
     Mongodb(SecretString),
     /// A broker that speaks AMQP 0-9-1, by its address.
     Amqp(SecretString),
+    /// TDMQ for CMQ, by its API.
+    Cmq(Cmq),
     /// Copies that cannot be deleted one by one: nothing is reached, and each is gone after its time.
     Expiring,
 }
@@ -97,6 +102,15 @@ pub enum Place {
         /// Its name for all accounts.
         queue: String,
     },
+    /// A queue or topic of TDMQ for CMQ, in each region of its store.
+    Cmq {
+        /// A topic, and no queue.
+        topic: bool,
+        /// Its name.
+        name: Named,
+        /// The queue that its dead letters go to.
+        dead_letter_queue: Option<Named>,
+    },
     /// Copies that are gone so long after the last record in them was deleted.
     Copies {
         /// The longest that one of them is kept.
@@ -114,6 +128,7 @@ impl Place {
             Self::Prefix { prefix } => (prefix.clone(), None, None, None),
             Self::Collection { collection, account_field } => (collection.clone(), Some(account_field.clone()), None, None),
             Self::Queue { queue } => (queue.clone(), None, None, None),
+            Self::Cmq { topic, name, dead_letter_queue } => (cmq::terms(*topic, name, dead_letter_queue.as_ref()), None, None, None),
             Self::Copies { expires_after } => (String::new(), None, None, Some(expires_after.to_string())),
         };
         TargetTerms { table, account_column, feature_column, parent: None, expires_after }
@@ -132,8 +147,20 @@ impl Place {
             (Self::Prefix { prefix }, Self::Prefix { prefix: another }) => objects::overlap(prefix, another),
             (Self::Queue { queue }, Self::Queue { queue: another }) => collide(queue, another),
             (Self::Collection { collection, .. }, Self::Collection { collection: another, .. }) => collection == another,
-            // Of different kinds, in stores of different kinds.
-            (Self::Table { .. } | Self::Prefix { .. } | Self::Collection { .. } | Self::Queue { .. } | Self::Copies { .. }, _) => false,
+            (
+                Self::Cmq { topic, name, dead_letter_queue },
+                Self::Cmq { topic: other_topic, name: other_name, dead_letter_queue: other_dead },
+            ) => cmq::overlap((*topic, name, dead_letter_queue.as_ref()), (*other_topic, other_name, other_dead.as_ref())),
+            // One store holds places of one kind; copies hold nothing that could be asked for.
+            (
+                Self::Table { .. }
+                | Self::Prefix { .. }
+                | Self::Collection { .. }
+                | Self::Queue { .. }
+                | Self::Cmq { .. }
+                | Self::Copies { .. },
+                _,
+            ) => false,
         }
     }
 
@@ -151,6 +178,7 @@ impl Place {
             Self::Prefix { prefix } => objects::overlap(prefix, spelt),
             Self::Collection { collection, .. } => mongodb::is_spelt(collection, spelt),
             Self::Queue { queue } => collide(queue, spelt),
+            Self::Cmq { name, dead_letter_queue, .. } => cmq::overlap_spelt(spelt, name, dead_letter_queue.as_ref()),
             Self::Copies { .. } => false,
         }
     }
@@ -178,14 +206,10 @@ pub(super) fn remote(t: &mut Table<'_>, kind: &str, needs: Needs) -> Option<Remo
         "objects" => objects::store(t, needs),
         "mongodb" => mongodb::store(t, needs),
         "amqp" => amqp::store(t, needs),
+        "cmq" => cmq::store(t, needs),
         "expiring" => Some(Remote { at: t.key(""), protocol: Protocol::Expiring }),
         other => {
-            t.fault(
-                "kind",
-                format!(
-                    "kind {other:?} is not available in this version; available: \"postgres\", \"mysql\", \"mongodb\", \"objects\", \"amqp\", \"expiring\""
-                ),
-            );
+            t.fault("kind", format!("kind {other:?} is not known"));
             None
         }
     }
@@ -276,6 +300,7 @@ pub(super) fn place(t: &mut Table<'_>, protocol: &Protocol, feature: Option<&Str
             let queue = t.need("queue", "which queue holds it? Write queue = \"mps.{account_id}\"", amqp::queue)?;
             Some((queue.clone(), Place::Queue { queue }))
         }
+        Protocol::Cmq(_) => cmq::place(t),
         Protocol::Expiring => {
             let name = t.need("name", "what are these copies called?", text);
             let expires_after =

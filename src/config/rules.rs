@@ -222,13 +222,16 @@ fn protected(spelt: &str, stores: &BTreeMap<String, Option<Store>>, class: Optio
     };
     let named = store.as_ref().and_then(|store| stores.get(store)).and_then(Option::as_ref);
     // What cannot be a place there would protect nothing, and nobody would notice.
-    let table = if matches!(named, Some(Store::Remote(Remote { protocol: Protocol::Objects(_), .. }))) {
-        if !place.is_empty() && !place.ends_with('/') {
-            return Err(format!("{spelt:?} must end in \"/\": keys that begin with it are protected"));
+    let table = match TableName::parse(place) {
+        _ if matches!(named, Some(Store::Remote(Remote { protocol: Protocol::Objects(_), .. }))) => {
+            if !place.is_empty() && !place.ends_with('/') {
+                return Err(format!("{spelt:?} must end in \"/\": keys that begin with it are protected"));
+            }
+            None
         }
-        None
-    } else {
-        Some(TableName::parse(place).map_err(|error| format!("{spelt:?} is neither a table nor store/table: {error}"))?)
+        Ok(table) => Some(table),
+        Err(_) if named.is_some_and(Store::holds_no_tables) => None,
+        Err(error) => return Err(format!("{spelt:?} is neither a table nor store/table: {error}")),
     };
     let class = class.map_or_else(String::new, |(feature, name)| format!("{feature}/{name}"));
     Ok(Place { table, place: CustomerPlace { class, store, place: place.to_owned() } })

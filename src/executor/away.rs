@@ -35,6 +35,8 @@ const AT_MOST: Duration = Duration::from_secs(2);
 const AT_ONCE: usize = 8;
 /// Jobs in one group.
 pub(super) const GROUP: i64 = 64;
+/// Its stores have to be looked at again after a while, to be sure.
+const SETTLING: &str = "settling";
 
 /// What a job came to in other stores.
 #[derive(Debug, Default, Clone)]
@@ -45,6 +47,8 @@ pub(super) struct Away {
     pub(super) left: BTreeSet<String>,
     /// Targets of which nothing can be said before another try, for there was no time or no licence for one.
     cut: bool,
+    /// Targets of which nothing is sure before another look in so long.
+    later: BTreeMap<String, Duration>,
     /// Stores that gave no answer.
     failed: BTreeSet<String>,
     /// What went wrong, one target after the other.
@@ -59,9 +63,12 @@ impl Away {
             // There was no time to look.
             (Next::Complete, None) => Next::Crowded,
             (Next::Complete, Some(away)) if !away.errors.is_empty() => Next::Retry(backoff),
-            (Next::Complete, Some(away)) if away.left.is_empty() => Next::Complete,
+            (Next::Complete, Some(away)) if away.left.is_empty() && away.later.is_empty() => Next::Complete,
             (Next::Complete, Some(away)) if away.records.values().any(|records| *records > 0) => Next::Continue,
             (Next::Complete, Some(away)) if away.cut => Next::Wait(jobs::SLOW, LOCKED_PAUSE),
+            (Next::Complete, Some(away)) if away.left.iter().all(|target| away.later.contains_key(target)) => {
+                Next::Wait(SETTLING, away.later.values().min().copied().unwrap_or(pause))
+            }
             // It says that it deletes, and yet they are still there.
             (Next::Complete, Some(_)) => Next::Wait(UNDELETABLE, pause),
             (next, _) => next,
@@ -206,7 +213,8 @@ async fn look(class: &Class, job: &Claimed, so_far: Away, until: Until) -> (i64,
         }
         match target.client.left(&target.place, &job.account_id).await {
             Ok(true) => drop(away.left.insert(target.name.clone())),
-            Ok(false) => {}
+            Ok(false) => drop(away.later.remove(&target.name)),
+            Err(StoreError::Later { pause, .. }) => drop(away.later.insert(target.name.clone(), pause)),
             Err(error) => away.failed(target, &error),
         }
     }
@@ -236,6 +244,7 @@ async fn ask(tx: &Mutex<Tx>, batch: &Batch, class: &Class, job: &Claimed, mut aw
                 away.cut = true;
                 break;
             }
+            Err(StoreError::Later { pause, .. }) => drop(away.later.insert(target.name.clone(), pause)),
             Err(error) => away.failed(target, &error),
         }
     }
@@ -262,6 +271,13 @@ mod tests {
             Next::Wait(jobs::SLOW, pause),
             "it could not be asked"
         );
+        let later =
+            |target: &str, seconds| Away { later: BTreeMap::from([(target.to_owned(), Duration::from_secs(seconds))]), ..Away::default() };
+        assert_eq!(together(Some(&later("s/u", 59)), Next::Complete), Next::Wait(SETTLING, Duration::from_secs(59)), "not sure yet");
+        let both = Away { left: left.left.clone(), ..later("s/t", 9) };
+        assert_eq!(together(Some(&both), Next::Complete), Next::Wait(SETTLING, Duration::from_secs(9)));
+        let stuck = Away { left: left.left.clone(), ..later("s/u", 9) };
+        assert_eq!(together(Some(&stuck), Next::Complete), Next::Wait(UNDELETABLE, pause), "one of them says that it deletes");
         let failed = Away { errors: vec!["s/t: away".to_owned()], ..Away::default() };
         assert_eq!(together(Some(&failed), Next::Complete), Next::Retry(backoff));
         for next in [Next::Continue, Next::Crowded, Next::Retry(pause), Next::Wait("held", pause)] {

@@ -86,8 +86,8 @@ impl Careful {
         let answer = tokio::time::timeout(CALL, answer).await.unwrap_or_else(|_| Err(late()));
         match &answer {
             // It is there, whatever it says.
-            Ok(_) | Err(StoreError::Refused(_)) => self.answered(),
             Err(StoreError::Late) => {}
+            Ok(_) | Err(StoreError::Refused(_) | StoreError::Later { .. }) => self.answered(),
             Err(StoreError::Away(_)) => self.failed(None, &answer),
             Err(StoreError::Throttled { pause, .. }) => self.failed(*pause, &answer),
         }

@@ -3,6 +3,8 @@
 
 #[path = "../support/moto.rs"]
 mod moto;
+#[path = "../support/cmq.rs"]
+mod cmq;
 #[path = "../support/pgbouncer.rs"]
 #[expect(dead_code, reason = "the soak needs more of it")]
 mod pgbouncer;
@@ -21,6 +23,7 @@ mod bad_input;
 mod children;
 mod cli;
 mod clock;
+mod cmq_queues;
 mod coverage;
 // A release build has no points to die at.
 #[cfg(debug_assertions)]

@@ -18,6 +18,8 @@ use retentiond::{
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, PgConnection};
 
 use crate::{
+    cmq,
+    cmq_queues::look_soon,
     moto::{self, Moto},
     proxy::Proxy,
     rabbitmq::{self, Rabbitmq, Visitor},
@@ -38,7 +40,11 @@ pub(crate) enum Kind {
     Folder,
     Mongodb,
     Amqp,
+    Cmq,
 }
+
+/// Where the queues of this suite are.
+const REGION: &str = "ap-singapore";
 
 /// What a target in a store of objects says.
 const PREFIX: &str = "prefix = \"backups/{account_id}/\"";
@@ -55,6 +61,7 @@ pub(crate) fn s3() -> &'static Moto {
     MOTO.get_or_init(|| Moto::start(&moto::installed().unwrap()))
 }
 static AMQP: OnceLock<Rabbitmq> = OnceLock::new();
+static CMQ: OnceLock<cmq::StandIn> = OnceLock::new();
 
 /// A store of one kind with a place that is new, for one test.
 pub(crate) struct Place {
@@ -71,7 +78,7 @@ pub(crate) struct Place {
 
 /// Every kind whose server is installed; none is missing where `RETENTIOND_TEST_ALL` says so.
 fn kinds() -> Vec<Kind> {
-    let mut kinds = vec![Kind::Postgres];
+    let mut kinds = vec![Kind::Postgres, Kind::Cmq];
     if Mariadb::is_installed() {
         kinds.push(Kind::Mysql);
     } else {
@@ -135,6 +142,7 @@ impl Place {
                 let server = AMQP.get_or_init(|| Rabbitmq::start(&rabbitmq::installed().unwrap()));
                 (server.url("all"), server.port)
             }
+            Kind::Cmq => (String::new(), CMQ.get_or_init(cmq::StandIn::start).port),
         };
         // Triggers are not for the databases that every server has.
         let url = if kind == Kind::Mysql {
@@ -160,7 +168,7 @@ impl Place {
                 }
             }
             // Whoever puts records there makes what is to hold them.
-            Kind::Folder | Kind::Mongodb | Kind::Amqp => {}
+            Kind::Folder | Kind::Mongodb | Kind::Amqp | Kind::Cmq => {}
         }
         place
     }
@@ -186,7 +194,7 @@ impl Place {
                 let mut conn = MySqlConnection::connect(&self.url).await.unwrap();
                 sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&mut conn).await.unwrap();
             }
-            kind @ (Kind::S3 | Kind::Cos | Kind::Folder | Kind::Mongodb | Kind::Amqp) => panic!("{kind:?} knows no SQL"),
+            kind @ (Kind::S3 | Kind::Cos | Kind::Folder | Kind::Mongodb | Kind::Amqp | Kind::Cmq) => panic!("{kind:?} knows no SQL"),
         }
     }
 
@@ -224,11 +232,21 @@ impl Place {
                 visitor.put(&self.of(account), records, false).await;
                 return visitor.leave().await;
             }
+            Kind::Cmq => return self.queue(account, |queue| queue.messages += records),
             Kind::Postgres | Kind::Mysql => {}
         }
         let next = self.number(&format!("select coalesce(max(id), 0) from {name}")).await;
         let values: Vec<String> = (1..=records).map(|n| format!("({}, '{account}', 'not to be logged')", next + n)).collect();
         self.sql(&format!("insert into {name} values {}", values.join(", "))).await;
+    }
+
+    /// Changes the queue of an account.
+    fn queue(&self, account: &str, change: impl FnOnce(&mut cmq::Queue)) {
+        let name = format!("{}-{account}", self.name);
+        CMQ.get().unwrap().queue(REGION, &name, |queue| {
+            queue.spelt = Some(name.clone());
+            change(queue);
+        });
     }
 
     pub(crate) async fn count(&self, account: &str) -> i64 {
@@ -253,6 +271,7 @@ impl Place {
                 }
                 .unwrap_or(0);
             }
+            Kind::Cmq => return CMQ.get().unwrap().count(REGION, &format!("{}-{account}", self.name)),
             Kind::Postgres | Kind::Mysql => {}
         }
         let exactly = if self.kind == Kind::Mysql { format!("binary owner = '{account}'") } else { format!("owner = '{account}'") };
@@ -264,7 +283,7 @@ impl Place {
         match self.kind {
             Kind::Postgres => sqlx::query_scalar(query).fetch_one(&mut PgConnection::connect(&self.url).await.unwrap()).await.unwrap(),
             Kind::Mysql => sqlx::query_scalar(query).fetch_one(&mut MySqlConnection::connect(&self.url).await.unwrap()).await.unwrap(),
-            kind @ (Kind::S3 | Kind::Cos | Kind::Folder | Kind::Mongodb | Kind::Amqp) => panic!("{kind:?} knows no SQL"),
+            kind @ (Kind::S3 | Kind::Cos | Kind::Folder | Kind::Mongodb | Kind::Amqp | Kind::Cmq) => panic!("{kind:?} knows no SQL"),
         }
     }
 
@@ -307,6 +326,7 @@ impl Place {
                 owner.put(&queue, messages, true).await;
                 *self.owner.lock().await = Some(owner);
             }
+            Kind::Cmq => drop(CMQ.get().unwrap().cloud().kept.insert(name.clone())),
         }
     }
 
@@ -322,6 +342,7 @@ impl Place {
             }
             Kind::Mongodb => self.documents.as_ref().unwrap().1.fail(&[], ::mongodb::bson::doc! {}).await,
             Kind::Amqp => self.owner.lock().await.take().unwrap().leave().await,
+            Kind::Cmq => drop(CMQ.get().unwrap().cloud().kept.remove(name)),
         }
     }
 
@@ -341,6 +362,7 @@ impl Place {
         match self.kind {
             Kind::S3 | Kind::Cos | Kind::Folder => "elsewhere/backups/{account_id}/".to_owned(),
             Kind::Amqp => format!("elsewhere/{}", self.of("{account_id}")),
+            Kind::Cmq => format!("elsewhere/{}-{{account_id}}", self.name),
             Kind::Mongodb => "elsewhere/Records".to_owned(),
             Kind::Postgres | Kind::Mysql => format!("elsewhere/{}", self.name),
         }
@@ -374,6 +396,7 @@ impl Place {
             Kind::Mongodb => {
                 ("collection = \"Records\"\naccount_field = \"owner\"".to_owned(), format!("kind = \"mongodb\"\nurl = \"{url}\"\n"))
             }
+            Kind::Cmq => (format!("queue = \"{name}-{{account_id}}\""), cmq::StandIn::store(&[REGION], port)),
             Kind::Amqp => (format!("queue = \"{}\"", self.of("{account_id}")), format!("kind = \"amqp\"\nurl = \"{url}\"\n")),
         };
         let target = format!("[[data_classes.targets]]\nstore = \"{called}\"\n{target}\n\n{queue}");
@@ -392,6 +415,7 @@ impl Drop for Place {
 /// A world whose queue class has records in another store as well.
 pub(crate) async fn world(kind: Kind) -> (World, Place) {
     let mut world = World::new().await;
+    world.adjust = look_soon;
     let place = Place::new(kind, &world).await;
     world.rules = place.rules(&world.rules, place.port);
     (world, place)
@@ -415,8 +439,10 @@ async fn what_is_due_is_purged_in_every_store_and_nothing_else_is() {
         let (mut world, place) = world(kind).await;
         world.set("EXECUTOR__MAX_ROWS_PER_BATCH", "3");
         world.account("Zoe", "null", "now() - interval '7 days 1 minute'", "null").await;
-        world.account("not yet", "null", "now() - interval '6 days 23 hours 59 minutes'", "null").await;
-        for account in ["Zoe", "zoe", "Zoé", "Zoe ", "not yet"] {
+        world.account("not-yet", "null", "now() - interval '6 days 23 hours 59 minutes'", "null").await;
+        // A queue has no such names, and no two that differ in upper and lower case alone.
+        let others = if kind == Kind::Cmq { ["Zoe-", "Zoe1", "xZoe"] } else { ["zoe", "Zoé", "Zoe "] };
+        for account in others.into_iter().chain(["Zoe", "not-yet"]) {
             place.put(account, 7).await;
         }
         once(&world).await;
@@ -426,11 +452,11 @@ async fn what_is_due_is_purged_in_every_store_and_nothing_else_is() {
         assert_eq!(job.outcomes[&place.target()], "deleted");
         assert!(!job.count_exact, "{kind:?} counts are a lower bound");
         assert_eq!((place.count("Zoe").await, world.left("Zoe").await), (0, left(3, 5, 0, 2)));
-        for account in ["zoe", "Zoé", "Zoe ", "not yet"] {
+        for account in others.into_iter().chain(["not-yet"]) {
             assert_eq!(place.count(account).await, 7, "{kind:?}: {account:?}");
         }
-        assert_eq!(world.left("not yet").await, ALL);
-        assert!(world.job("not yet", "queue").await.purge_began_at.is_none());
+        assert_eq!(world.left("not-yet").await, ALL);
+        assert!(world.job("not-yet", "queue").await.purge_began_at.is_none());
     }
 }
 

@@ -62,6 +62,8 @@ pub(crate) struct World {
     pub(crate) rules: String,
     /// Keys as environment variables would set them, like `RETENTIOND__MODE`.
     pub(crate) settings: BTreeMap<String, String>,
+    /// What is changed that no key can change.
+    pub(crate) adjust: fn(&mut Config),
     folder: tempfile::TempDir,
 }
 
@@ -111,7 +113,7 @@ impl World {
         let settings =
             [("RETENTIOND__MODE", "enforce"), ("RETENTIOND__DATABASE__URL", url.as_str()), ("RETENTIOND__HTTP__OPS_LISTEN", "127.0.0.1:0")];
         let settings = settings.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
-        Self { database, url, rules: RULES.to_owned(), settings, folder: tempfile::tempdir().unwrap() }
+        Self { database, url, rules: RULES.to_owned(), settings, adjust: |_| {}, folder: tempfile::tempdir().unwrap() }
     }
 
     /// Sets a key, as an environment variable would: `set("EXECUTOR__MAX_ROWS_PER_BATCH", "3")`.
@@ -122,7 +124,9 @@ impl World {
 
     /// The configuration, loaded the way the program loads it.
     pub(crate) fn config(&self) -> Config {
-        config::parse(&[("rules.toml", &self.rules)], &self.settings, Needs::Database).expect("the test's configuration")
+        let mut config = config::parse(&[("rules.toml", &self.rules)], &self.settings, Needs::Database).expect("the test's configuration");
+        (self.adjust)(&mut config);
+        config
     }
 
     pub(crate) async fn connect(&self) -> PgConnection {
