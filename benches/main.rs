@@ -14,6 +14,7 @@
 mod crowd;
 mod fill;
 mod lab;
+mod mysql;
 mod peers;
 mod plan;
 mod platform;
@@ -30,7 +31,8 @@ use peers::Peers;
 use report::Table;
 
 /// Every measurement, in the order of a run: those that share a template stand together.
-const NAMES: [&str; 11] = ["skewed", "platform", "purge", "empty", "schedule", "replicas", "history", "poll", "compare", "memory", "plots"];
+const NAMES: [&str; 12] =
+    ["skewed", "platform", "purge", "empty", "mysql", "schedule", "replicas", "history", "poll", "compare", "memory", "plots"];
 /// A run that has taken longer leaves the plots out.
 const PATIENCE: Duration = Duration::from_mins(16);
 
@@ -182,6 +184,7 @@ async fn all(sizes: Sizes, only: &[String]) -> String {
             "platform" => platform::platform(&mut bench).await,
             "purge" => purge::uniform(&mut bench, &peers).await,
             "empty" => purge::empty(&mut bench, &peers).await,
+            "mysql" => mysql::mysql(&mut bench).await,
             "schedule" => plan::schedule(&mut bench).await,
             "replicas" => crowd::replicas(&mut bench).await,
             "history" => crowd::history(&mut bench).await,

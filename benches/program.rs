@@ -50,6 +50,18 @@ impl<'a> Program<'a> {
         }
     }
 
+    /// Only queues, and those in a table of another store.
+    pub(crate) fn elsewhere(self, kind: &str, url: &str, table: &str) -> Self {
+        let mut program = self.queue_only();
+        let (before, after) = program.rules.split_once("[[data_classes.targets]]").expect("a first target");
+        let (_, after) = after.split_once("[[data_classes]]").expect("the class of media");
+        program.rules = format!(
+            "{before}[[data_classes.targets]]\nstore = \"elsewhere\"\ntable = \"{table}\"\naccount_column = \"account_id\"\n\n[[data_classes]]{after}
+[stores.elsewhere]\nkind = \"{kind}\"\nurl = \"{url}\"\n"
+        );
+        program
+    }
+
     /// The shipped rules without the class `configuration`: a subscription that ends makes one job.
     pub(crate) fn queue_only(mut self) -> Self {
         let (before, rest) = self.rules.split_once("[[data_classes]]").expect("a first class");

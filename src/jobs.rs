@@ -30,6 +30,9 @@ pub const FIRST_LOOK: Duration = Duration::from_secs(5);
 /// Looks in a row that may find records which no batch could delete, before somebody is told (R25).
 pub const PATIENT_LOOKS: i32 = 3;
 
+/// What blocks a job whose stores take their time.
+pub const SLOW: &str = "slow";
+
 /// Records deleted, by target name.
 pub type Counts = BTreeMap<String, i64>;
 
@@ -460,7 +463,7 @@ pub async fn stepping_aside(conn: &mut PgConnection, classes: &[Class]) -> Resul
     let way = |class: &Class| {
         format!(
             "exists (select 1 from retention.jobs j where {} and j.ready_at < now() + interval '1 minute'
-                     and j.retain_until <= now() and (j.blocked_by = 'locked' or j.lease_until is not null))",
+                     and j.retain_until <= now() and (j.blocked_by in ('locked', '{SLOW}') or j.lease_until is not null))",
             class.queue("j")
         )
     };

@@ -94,7 +94,7 @@ impl Policy {
 fn last_copy(rule: &config::DataClass) -> Option<String> {
     let gone = |target: &config::RemoteTarget| match &target.place {
         config::Place::Copies { expires_after } => Some(format!("{{completed_at}} + {}", expires_after.interval())),
-        config::Place::Table { .. } | config::Place::Prefix { .. } => None,
+        config::Place::Table { .. } | config::Place::Prefix { .. } | config::Place::Collection { .. } | config::Place::Queue { .. } => None,
     };
     let gone: Vec<String> = rule.remote.iter().filter_map(gone).collect();
     (!gone.is_empty()).then(|| format!("greatest({})", gone.join(", ")))

@@ -3,8 +3,14 @@
 //! Targets in the main database are purged by the very transaction that licenses the purge (`postgres.rs`). Everywhere else a target is a place in a
 //! [`Store`]: asked for little at a time, as often as it takes, and believed only about what a look of its own has found (I10).
 
+#[cfg(feature = "amqp")]
+mod amqp;
 mod careful;
 mod elsewhere;
+#[cfg(feature = "amqp")]
+mod literal;
+#[cfg(feature = "mongodb")]
+mod mongodb;
 #[cfg(feature = "mysql")]
 mod mysql;
 #[cfg(feature = "objects")]
@@ -70,6 +76,9 @@ pub enum StoreError {
         /// How long.
         pause: Option<Duration>,
     },
+    /// There was no time left to begin; nothing was asked.
+    #[error("there was no time left to begin")]
+    Late,
     /// It will not, until somebody does something about it: credentials, grants, a place that is missing or is not what it should be.
     #[error("{0}")]
     Refused(String),
@@ -109,7 +118,7 @@ impl Until {
     /// # Errors
     /// That there was no time left.
     pub fn still(self) -> Result<(), StoreError> {
-        if self.passed() { Err(StoreError::Away("there was no time left to begin".to_owned())) } else { Ok(()) }
+        if self.passed() { Err(StoreError::Late) } else { Ok(()) }
     }
 }
 
@@ -162,6 +171,14 @@ fn client(remote: &Remote, media: &[String], config: &Config) -> Box<dyn Store> 
         Protocol::Objects(objects) => objects::open(objects, config),
         #[cfg(not(feature = "objects"))]
         Protocol::Objects(_) => Err(StoreError::Refused("this program was built without the feature objects".to_owned())),
+        #[cfg(feature = "mongodb")]
+        Protocol::Mongodb(url) => mongodb::Mongodb::new(url).map(|store| Box::new(store) as _),
+        #[cfg(not(feature = "mongodb"))]
+        Protocol::Mongodb(_) => Err(StoreError::Refused("this program was built without the feature mongodb".to_owned())),
+        #[cfg(feature = "amqp")]
+        Protocol::Amqp(url) => amqp::Amqp::new(url).map(|store| Box::new(store) as _),
+        #[cfg(not(feature = "amqp"))]
+        Protocol::Amqp(_) => Err(StoreError::Refused("this program was built without the feature amqp".to_owned())),
         Protocol::Expiring => Ok(Box::new(Copies)),
     };
     client.unwrap_or_else(|why| Box::new(Unusable(why)))

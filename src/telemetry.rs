@@ -90,8 +90,8 @@ pub fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
             return Err(refused(format!("{part:?} is no level")));
         }
     }
-    // The driver repeats the server's notices at info; whoever wants them can say so.
-    EnvFilter::try_new(format!("sqlx=warn,{level}")).map_err(|error| refused(chain(&error)))
+    // One driver repeats the server's notices at info, another calls each absent queue an error; whoever wants them can say so.
+    EnvFilter::try_new(format!("sqlx=warn,lapin=off,{level}")).map_err(|error| refused(chain(&error)))
 }
 
 /// An error with all its causes as one sentence: `cannot claim jobs: connection refused`. A cause that its outer text

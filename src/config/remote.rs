@@ -1,6 +1,8 @@
 //! Stores outside the main database, and the places in them that hold records: what they are called and how they are reached.
 //! The address of a store is a secret; `at` is what of it may be said, and tells whether two names mean one store.
 
+mod amqp;
+mod mongodb;
 mod objects;
 #[cfg(test)]
 mod tests;
@@ -47,6 +49,10 @@ pub enum Protocol {
     Mysql(SecretString),
     /// Objects, in a bucket or a folder.
     Objects(Objects),
+    /// A database of MongoDB, by its address.
+    Mongodb(SecretString),
+    /// A broker that speaks AMQP 0-9-1, by its address.
+    Amqp(SecretString),
     /// Copies that cannot be deleted one by one: nothing is reached, and each is gone after its time.
     Expiring,
 }
@@ -79,6 +85,18 @@ pub enum Place {
         /// Ends in `/`, and holds [`ACCOUNT`] once.
         prefix: String,
     },
+    /// A collection of documents.
+    Collection {
+        /// Its name.
+        collection: String,
+        /// The field that names the account.
+        account_field: String,
+    },
+    /// A queue of each account's own, whose name holds [`ACCOUNT`] once.
+    Queue {
+        /// Its name for all accounts.
+        queue: String,
+    },
     /// Copies that are gone so long after the last record in them was deleted.
     Copies {
         /// The longest that one of them is kept.
@@ -94,6 +112,8 @@ impl Place {
                 (table.join("."), Some(account_column.clone()), feature.as_ref().map(|(column, _)| column.clone()), None)
             }
             Self::Prefix { prefix } => (prefix.clone(), None, None, None),
+            Self::Collection { collection, account_field } => (collection.clone(), Some(account_field.clone()), None, None),
+            Self::Queue { queue } => (queue.clone(), None, None, None),
             Self::Copies { expires_after } => (String::new(), None, None, Some(expires_after.to_string())),
         };
         TargetTerms { table, account_column, feature_column, parent: None, expires_after }
@@ -110,8 +130,10 @@ impl Place {
                 one_table(table, another) && !apart
             }
             (Self::Prefix { prefix }, Self::Prefix { prefix: another }) => objects::overlap(prefix, another),
+            (Self::Queue { queue }, Self::Queue { queue: another }) => collide(queue, another),
+            (Self::Collection { collection, .. }, Self::Collection { collection: another, .. }) => collection == another,
             // Of different kinds, in stores of different kinds.
-            (Self::Table { .. } | Self::Prefix { .. } | Self::Copies { .. }, _) => false,
+            (Self::Table { .. } | Self::Prefix { .. } | Self::Collection { .. } | Self::Queue { .. } | Self::Copies { .. }, _) => false,
         }
     }
 
@@ -127,8 +149,19 @@ impl Place {
                 readings.into_iter().flatten().any(|other| one_table(table, &other))
             }
             Self::Prefix { prefix } => objects::overlap(prefix, spelt),
+            Self::Collection { collection, .. } => mongodb::is_spelt(collection, spelt),
+            Self::Queue { queue } => collide(queue, spelt),
             Self::Copies { .. } => false,
         }
+    }
+}
+
+/// Whether two names, of which the first holds [`ACCOUNT`], can come to the same, for two accounts that may be different ones.
+fn collide(template: &str, other: &str) -> bool {
+    let (head, tail) = template.split_once(ACCOUNT).unwrap_or((template, ""));
+    match other.split_once(ACCOUNT) {
+        Some((of_other, end)) => (head.starts_with(of_other) || of_other.starts_with(head)) && (tail.ends_with(end) || end.ends_with(tail)),
+        None => other.strip_prefix(head).is_some_and(|rest| rest.ends_with(tail)),
     }
 }
 
@@ -143,11 +176,15 @@ pub(super) fn remote(t: &mut Table<'_>, kind: &str, needs: Needs) -> Option<Remo
         "postgres" => database(t, 5432, needs, Protocol::Postgres, |url| Ok(super::address::address(url)?.url)),
         "mysql" => database(t, 3306, needs, Protocol::Mysql, mysql_address),
         "objects" => objects::store(t, needs),
+        "mongodb" => mongodb::store(t, needs),
+        "amqp" => amqp::store(t, needs),
         "expiring" => Some(Remote { at: t.key(""), protocol: Protocol::Expiring }),
         other => {
             t.fault(
                 "kind",
-                format!("kind {other:?} is not available in this version; available: \"postgres\", \"mysql\", \"objects\", \"expiring\""),
+                format!(
+                    "kind {other:?} is not available in this version; available: \"postgres\", \"mysql\", \"mongodb\", \"objects\", \"amqp\", \"expiring\""
+                ),
             );
             None
         }
@@ -229,6 +266,16 @@ pub(super) fn place(t: &mut Table<'_>, protocol: &Protocol, feature: Option<&Str
                 t.need("prefix", "how do the keys of an account begin? Write it like \"backups/{account_id}/\"", objects::prefix)?;
             Some((prefix.clone(), Place::Prefix { prefix }))
         }
+        Protocol::Mongodb(_) => {
+            let collection = t.need("collection", "which collection holds it?", mongodb::collection);
+            let account_field = t.need("account_field", "which field of a document names the account?", mongodb::field);
+            let collection = collection?;
+            Some((collection.clone(), Place::Collection { collection, account_field: account_field? }))
+        }
+        Protocol::Amqp(_) => {
+            let queue = t.need("queue", "which queue holds it? Write queue = \"mps.{account_id}\"", amqp::queue)?;
+            Some((queue.clone(), Place::Queue { queue }))
+        }
         Protocol::Expiring => {
             let name = t.need("name", "what are these copies called?", text);
             let expires_after =
@@ -246,6 +293,19 @@ fn column(value: &::config::Value) -> Read<String> {
 fn postgres_name(spelt: &str) -> Read<Vec<String>> {
     let name = TableName::parse(spelt).map_err(|error| format!("{spelt:?}: {error}"))?;
     Ok(vec![name.schema().to_owned(), name.table().to_owned()])
+}
+
+/// A name that tells the accounts apart: [`ACCOUNT`] stands in it once (R8).
+fn of_each_account(value: &::config::Value) -> Read<String> {
+    let given = text(value)?;
+    if given.chars().any(char::is_control) {
+        return Err(format!("{given:?} holds a control character"));
+    }
+    match given.matches(ACCOUNT).count() {
+        1 => Ok(given),
+        0 => Err(format!("{given:?} is one place for all accounts: write {ACCOUNT} where the account's id stands")),
+        _ => Err(format!("{given:?} names {ACCOUNT} more than once: keep one of them")),
+    }
 }
 
 /// `table` or `database.table`, taken literally.

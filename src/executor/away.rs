@@ -35,8 +35,6 @@ const AT_MOST: Duration = Duration::from_secs(2);
 const AT_ONCE: usize = 8;
 /// Jobs in one group.
 pub(super) const GROUP: i64 = 64;
-/// Its stores take their time.
-const SLOW: &str = "slow";
 
 /// What a job came to in other stores.
 #[derive(Debug, Default, Clone)]
@@ -63,7 +61,7 @@ impl Away {
             (Next::Complete, Some(away)) if !away.errors.is_empty() => Next::Retry(backoff),
             (Next::Complete, Some(away)) if away.left.is_empty() => Next::Complete,
             (Next::Complete, Some(away)) if away.records.values().any(|records| *records > 0) => Next::Continue,
-            (Next::Complete, Some(away)) if away.cut => Next::Wait(SLOW, LOCKED_PAUSE),
+            (Next::Complete, Some(away)) if away.cut => Next::Wait(jobs::SLOW, LOCKED_PAUSE),
             // It says that it deletes, and yet they are still there.
             (Next::Complete, Some(_)) => Next::Wait(UNDELETABLE, pause),
             (next, _) => next,
@@ -234,6 +232,10 @@ async fn ask(tx: &Mutex<Tx>, batch: &Batch, class: &Class, job: &Claimed, mut aw
         }
         match target.client.purge(&target.place, &job.account_id, at_most, until).await {
             Ok(gone) => *away.records.entry(target.name.clone()).or_default() += gone.records,
+            Err(StoreError::Late) => {
+                away.cut = true;
+                break;
+            }
             Err(error) => away.failed(target, &error),
         }
     }
@@ -255,7 +257,11 @@ mod tests {
         assert_eq!(together(Some(&some), Next::Complete), Next::Continue);
         assert_eq!(together(Some(&left), Next::Complete), Next::Wait(UNDELETABLE, pause));
         assert_eq!(Away::together(Some(&left), Next::Complete, backoff, false), Next::Wait(UNDELETABLE, backoff));
-        assert_eq!(together(Some(&Away { cut: true, ..left.clone() }), Next::Complete), Next::Wait(SLOW, pause), "it could not be asked");
+        assert_eq!(
+            together(Some(&Away { cut: true, ..left.clone() }), Next::Complete),
+            Next::Wait(jobs::SLOW, pause),
+            "it could not be asked"
+        );
         let failed = Away { errors: vec!["s/t: away".to_owned()], ..Away::default() };
         assert_eq!(together(Some(&failed), Next::Complete), Next::Retry(backoff));
         for next in [Next::Continue, Next::Crowded, Next::Retry(pause), Next::Wait("held", pause)] {

@@ -87,6 +87,7 @@ impl Careful {
         match &answer {
             // It is there, whatever it says.
             Ok(_) | Err(StoreError::Refused(_)) => self.answered(),
+            Err(StoreError::Late) => {}
             Err(StoreError::Away(_)) => self.failed(None, &answer),
             Err(StoreError::Throttled { pause, .. }) => self.failed(*pause, &answer),
         }

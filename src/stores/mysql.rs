@@ -1,20 +1,27 @@
-//! A table in MySQL, MariaDB or TencentDB for MySQL. What it is is read from the catalogue by each purge. Deletes go by key and in its order, so that they
+//! A table in MySQL, MariaDB or TencentDB for MySQL. What it is is read from the catalogue every few
+//! seconds. Deletes go by key and in its order, so that they
 //! mean the same on a replica that replays the statement; accounts are compared byte for byte beside the collation that the index has (R7).
 
-use std::{str::FromStr, time::Duration};
+use std::{
+    str::FromStr,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
-    AssertSqlSafe, Connection, MySql, MySqlPool,
-    mysql::{MySqlConnectOptions, MySqlPoolOptions},
+    AssertSqlSafe, Connection, MySql, MySqlPool, Row,
+    mysql::{MySqlConnectOptions, MySqlPoolOptions, MySqlRow},
     pool::PoolConnection,
 };
 
 use super::{Answer, Gone, Store, StoreError, Until};
-use crate::config::Place;
+use crate::{config::Place, sql::literal};
 
 /// As many calls at once as one database is asked for.
 const CONNECTIONS: u32 = 8;
+/// What the catalogue said is believed so long.
+const KNOWN: Duration = Duration::from_secs(5);
 /// Deadlocks in a row after which a call gives up; whoever asked comes again.
 const DEADLOCKS: u32 = 5;
 
@@ -22,9 +29,12 @@ const DEADLOCKS: u32 = 5;
 #[derive(Debug)]
 pub(super) struct Mysql {
     pool: MySqlPool,
+    /// What the catalogue said about each place, and when.
+    known: Mutex<Vec<(Place, Instant, Rows)>>,
 }
 
 /// The rows of one account in one table, as SQL.
+#[derive(Debug, Clone)]
 struct Rows {
     table: String,
     /// A condition in which the account is each `?`.
@@ -57,7 +67,7 @@ impl Mysql {
                 })
             })
             .connect_lazy_with(options);
-        Ok(Self { pool })
+        Ok(Self { pool, known: Mutex::default() })
     }
 
     async fn connection(&self) -> Result<PoolConnection<MySql>, StoreError> {
@@ -66,7 +76,7 @@ impl Mysql {
 
     async fn purge(&self, place: &Place, account: &str, at_most: u32, until: Until) -> Result<Gone, StoreError> {
         let mut conn = self.connection().await?;
-        let rows = rows(&mut conn, place, account).await?;
+        let rows = self.rows(&mut conn, place, account).await?;
         let delete = format!("delete from {} where {}{} limit {at_most}", rows.table, rows.account, rows.order);
         for _ in 0..DEADLOCKS {
             until.still()?;
@@ -85,13 +95,34 @@ impl Mysql {
 
     async fn one(&self, place: &Place, account: &str, select: impl Fn(&Rows) -> String) -> Result<i64, StoreError> {
         let mut conn = self.connection().await?;
-        let rows = rows(&mut conn, place, account).await?;
+        let rows = self.rows(&mut conn, place, account).await?;
         let text = select(&rows);
         let mut query = sqlx::query_scalar(AssertSqlSafe(text));
         for _ in 0..rows.binds {
             query = query.bind(account.to_owned());
         }
         query.fetch_one(&mut *conn).await.map_err(|error| sorted(&error))
+    }
+
+    /// What the catalogue says about the place, at most [`KNOWN`] old: its questions cost more than the DELETE of a small account.
+    async fn rows(&self, conn: &mut PoolConnection<MySql>, place: &Place, account: &str) -> Result<Rows, StoreError> {
+        let known = |(of, at, rows): &(Place, Instant, Rows)| (of == place && at.elapsed() < KNOWN).then(|| rows.clone());
+        let fresh = self.known.lock().unwrap_or_else(PoisonError::into_inner).iter().find_map(known);
+        let rows = match fresh {
+            Some(rows) => rows,
+            None => {
+                let rows = described(conn, place).await?;
+                let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+                known.retain(|(of, ..)| of != place);
+                known.push((place.clone(), Instant::now(), rows.clone()));
+                rows
+            }
+        };
+        let canonical = || account.parse::<i128>().is_ok_and(|n| n.to_string() == account);
+        if rows.binds == 1 && !canonical() {
+            return Err(StoreError::Refused("keys accounts by whole numbers, which cannot hold this account id".to_owned()));
+        }
+        Ok(rows)
     }
 
     async fn check(&self, place: &Place) -> Result<Vec<String>, StoreError> {
@@ -143,18 +174,6 @@ fn bound<'q>(text: &str, rows: &Rows, account: &str) -> sqlx::query::Query<'q, M
     query
 }
 
-async fn rows(conn: &mut PoolConnection<MySql>, place: &Place, account: &str) -> Result<Rows, StoreError> {
-    let rows = described(conn, place).await?;
-    let whole = rows.binds == 1;
-    if whole
-        && account.parse::<i64>().map_or_else(|_| account.parse::<u64>().map(|n| n.to_string()), |n| Ok(n.to_string())).as_deref()
-            != Ok(account)
-    {
-        return Err(StoreError::Refused("keys accounts by whole numbers, which cannot hold this account id".to_owned()));
-    }
-    Ok(rows)
-}
-
 /// What the catalogue says about the table; refuses what must not be deleted from.
 async fn described(conn: &mut PoolConnection<MySql>, place: &Place) -> Result<Rows, StoreError> {
     let Place::Table { table, account_column, feature } = place else {
@@ -166,32 +185,35 @@ async fn described(conn: &mut PoolConnection<MySql>, place: &Place) -> Result<Ro
         [database, name] => (Some(database), name),
         _ => return refused("is neither a table nor database.table"),
     };
-    let found: Option<Description> = sqlx::query_as(
-        "select t.table_schema as `schema`, t.table_type as kind, @@global.read_only as read_only, c.data_type as data_type,
-                exists (select 1 from information_schema.statistics i where i.table_schema = t.table_schema and i.table_name = t.table_name
-                        and i.seq_in_index = 1 and i.column_name = c.column_name) as indexed,
-                (select group_concat(concat('`', replace(k.column_name, '`', '``'), '`') order by k.seq_in_index) from information_schema.statistics k
-                 where k.table_schema = t.table_schema and k.table_name = t.table_name and k.index_name = 'PRIMARY') as `key`
-         from information_schema.tables t
-         left join information_schema.columns c on c.table_schema = t.table_schema and c.table_name = t.table_name and c.column_name = ?
-         where t.table_schema = coalesce(?, database()) and t.table_name = ?",
-    )
-    .bind(account_column)
-    .bind(database)
-    .bind(name)
-    .fetch_optional(&mut **conn)
-    .await
-    .map_err(|error| sorted(&error))?;
-    let Some(found) = found else { return refused("is not there") };
-    if found.kind != "BASE TABLE" {
+    // One plain question after the other, none of them prepared: correlated ones over the catalogue have ended servers (10.11, in `ha_maria::drop_table`).
+    let schema = database.map_or_else(|| "database()".to_owned(), |database| literal(database));
+    let of_table = format!("table_schema = {schema} and table_name = {}", literal(name));
+    let asked = format!("select table_schema, table_type, @@global.read_only from information_schema.tables where {of_table}");
+    let Some(table) = rows_of(conn, &asked).await?.into_iter().next() else { return refused("is not there") };
+    let (schema, kind): (String, String) = (text(&table, 0)?, text(&table, 1)?);
+    let read_only: i64 = table.try_get_unchecked(2).map_err(|error| sorted(&error))?;
+    if kind != "BASE TABLE" {
         return refused("is no table of its own");
     }
-    if found.read_only != 0 {
+    if read_only != 0 {
         return refused("is on a server that is read only, which may be behind; name the primary");
     }
-    no_cascade(conn, &found.schema, name).await?;
+    no_cascade(conn, &schema, name).await?;
+    let asked = format!("select data_type from information_schema.columns where {of_table} and column_name = {}", literal(account_column));
+    let data_type = rows_of(conn, &asked).await?.first().map(|row| text(row, 0)).transpose()?;
+    let asked =
+        format!("select index_name, column_name from information_schema.statistics where {of_table} order by index_name, seq_in_index");
+    let (mut indexed, mut key, mut last) = (false, Vec::new(), String::new());
+    for row in rows_of(conn, &asked).await? {
+        let (index, of): (String, String) = (text(&row, 0)?, text(&row, 1)?);
+        indexed |= index != last && of.eq_ignore_ascii_case(account_column);
+        if index == "PRIMARY" {
+            key.push(format!("`{}`", of.replace('`', "``")));
+        }
+        last = index;
+    }
     let column = format!("`{}`", account_column.replace('`', "``"));
-    let (account, binds) = match found.data_type.as_deref() {
+    let (account, binds) = match data_type.as_deref() {
         Some("char" | "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" | "uuid") => {
             // The first for the index, whose collation may take `Zoe` for `zoé`; the second byte for byte.
             (format!("{column} = ? and {} = cast(? as binary)", bytes(&column)), 2)
@@ -205,11 +227,11 @@ async fn described(conn: &mut PoolConnection<MySql>, place: &Place) -> Result<Ro
     });
     let quoted = |name: &str| format!("`{}`", name.replace('`', "``"));
     Ok(Rows {
-        table: format!("{}.{}", quoted(&found.schema), quoted(name)),
+        table: format!("{}.{}", quoted(&schema), quoted(name)),
         account: format!("{account}{of_feature}"),
         binds,
-        order: found.key.map_or_else(String::new, |key| format!(" order by {key}")),
-        indexed: found.indexed != 0,
+        order: if key.is_empty() { String::new() } else { format!(" order by {}", key.join(", ")) },
+        indexed,
     })
 }
 
@@ -222,23 +244,20 @@ async fn no_cascade(conn: &mut PoolConnection<MySql>, schema: &str, name: &str) 
             "has a name with other characters than letters, digits and _: its foreign keys cannot be looked up".to_owned(),
         ));
     }
-    let version: String = sqlx::query_scalar("select version()").fetch_one(&mut **conn).await.map_err(|error| sorted(&error))?;
+    let version = rows_of(conn, "select version()").await?.first().map(|row| text(row, 0)).transpose()?.unwrap_or_default();
     let catalogue = if version.to_ascii_lowercase().contains("mariadb") { "innodb_sys_foreign" } else { "innodb_foreign" };
     // Bits of `type`: 1 and 2 are ON DELETE CASCADE and SET NULL, 4 and 8 the same ON UPDATE.
-    let cascades: i64 = sqlx::query_scalar(AssertSqlSafe(format!(
-        "select exists (select 1 from information_schema.{catalogue} where lower(ref_name) = lower(concat(?, '/', ?)) and type & 3 <> 0)"
-    )))
-    .bind(schema)
-    .bind(name)
-    .fetch_one(&mut **conn)
-    .await
-    .map_err(|error| match number(&error) {
+    let asked = format!(
+        "select 1 from information_schema.{catalogue} where lower(ref_name) = lower({}) and type & 3 <> 0 limit 1",
+        literal(&format!("{schema}/{name}"))
+    );
+    let cascades = sqlx::raw_sql(AssertSqlSafe(asked)).fetch_all(&mut **conn).await.map_err(|error| match number(&error) {
         Some(1227) => {
             StoreError::Refused("cannot be judged without the right PROCESS: foreign keys of other tables would not be seen".to_owned())
         }
         _ => sorted(&error),
     })?;
-    if cascades == 0 {
+    if cascades.is_empty() {
         Ok(())
     } else {
         Err(StoreError::Refused(
@@ -252,14 +271,13 @@ fn bytes(column: &str) -> String {
     format!("cast(convert({column} using utf8mb4) as binary)")
 }
 
-#[derive(sqlx::FromRow)]
-struct Description {
-    schema: String,
-    kind: String,
-    read_only: i64,
-    data_type: Option<String>,
-    indexed: i64,
-    key: Option<String>,
+async fn rows_of(conn: &mut PoolConnection<MySql>, asked: &str) -> Result<Vec<MySqlRow>, StoreError> {
+    sqlx::raw_sql(AssertSqlSafe(asked.to_owned())).fetch_all(&mut **conn).await.map_err(|error| sorted(&error))
+}
+
+/// A text of the catalogue, whatever type the server calls it.
+fn text(row: &MySqlRow, at: usize) -> Result<String, StoreError> {
+    row.try_get_unchecked(at).map_err(|error| sorted(&error))
 }
 
 /// The server's number of an error.

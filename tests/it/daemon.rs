@@ -169,6 +169,8 @@ async fn s5_a_stop_finishes_the_running_batch_and_gives_leases_back() {
 async fn s5_a_second_signal_cancels_and_nothing_of_the_batch_stands() {
     let world = World::new().await;
     world.account("a", "null", OLD, "null").await;
+    // On a busy machine these would be a batch of their own, before the one that is cancelled.
+    world.sql("delete from template_configurations").await;
     let gate = gate(&world).await;
     let mut daemon = world.daemon();
     somebody_waits_at_the_gate(&world).await;
@@ -182,7 +184,6 @@ async fn s5_a_second_signal_cancels_and_nothing_of_the_batch_stands() {
     let left_over = "pg_stat_activity where datname = current_database() and application_name = 'retentiond'";
     until("its connections are gone", async || world.count(left_over).await == 0).await;
     assert_eq!(world.left("a").await.tasks, 5);
-    assert_eq!(world.left("a").await.templates, 3);
 }
 
 /// The instants at which records go, written down by the database itself. The poll interval is an hour, so that only a worker who knows

@@ -11,6 +11,10 @@ mod pgbouncer;
 mod proxy;
 #[path = "../support/standin.rs"]
 mod standin;
+#[path = "../support/rabbitmq.rs"]
+mod rabbitmq;
+#[path = "../support/secantus.rs"]
+mod secantus;
 mod world;
 
 mod bad_input;

@@ -1,5 +1,8 @@
 //! The contract that every store outside the main database keeps, each test with each of them on a real server.
 
+mod amqp;
+mod mongodb;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -17,6 +20,8 @@ use sqlx::{AssertSqlSafe, Connection, MySqlConnection, PgConnection};
 use crate::{
     moto::{self, Moto},
     proxy::Proxy,
+    rabbitmq::{self, Rabbitmq, Visitor},
+    secantus::{self, Documents, Secantus},
     standin::StandIn,
     world::{ALL, World, left, left_out},
 };
@@ -31,6 +36,8 @@ pub(crate) enum Kind {
     /// A bucket that does not, of whoever signs as COS wants it.
     Cos,
     Folder,
+    Mongodb,
+    Amqp,
 }
 
 /// What a target in a store of objects says.
@@ -47,6 +54,7 @@ static COS: OnceLock<StandIn> = OnceLock::new();
 pub(crate) fn s3() -> &'static Moto {
     MOTO.get_or_init(|| Moto::start(&moto::installed().unwrap()))
 }
+static AMQP: OnceLock<Rabbitmq> = OnceLock::new();
 
 /// A store of one kind with a place that is new, for one test.
 pub(crate) struct Place {
@@ -55,6 +63,10 @@ pub(crate) struct Place {
     name: String,
     pub(crate) port: u16,
     url: String,
+    /// Who has the account's queue for itself.
+    owner: tokio::sync::Mutex<Option<Visitor>>,
+    /// A server of its own, for one that fails on purpose fails for everybody.
+    documents: Option<(Secantus, Documents)>,
 }
 
 /// Every kind whose server is installed; none is missing where `RETENTIOND_TEST_ALL` says so.
@@ -75,12 +87,23 @@ fn kinds() -> Vec<Kind> {
         left_out("buckets: moto is not installed");
     }
     kinds.push(Kind::Folder);
+    if secantus::installed().is_some() {
+        kinds.push(Kind::Mongodb);
+    } else {
+        left_out("stores of kind mongodb: SecantusDB is not installed");
+    }
+    if rabbitmq::installed().is_some() {
+        kinds.push(Kind::Amqp);
+    } else {
+        left_out("stores of kind amqp: RabbitMQ is not installed");
+    }
     kinds
 }
 
 impl Place {
     async fn new(kind: Kind, world: &World) -> Self {
         let mut name = format!("elsewhere_{}", world.database);
+        let mut documents = None;
         let (url, port) = match kind {
             Kind::Postgres => {
                 let server =
@@ -100,6 +123,18 @@ impl Place {
                 (format!("http://127.0.0.1:{port}/"), port)
             }
             Kind::Folder => (tempfile::tempdir().unwrap().keep().display().to_string(), NOBODY),
+            Kind::Mongodb => {
+                let server = Secantus::start(&secantus::installed().unwrap());
+                let (url, port) = (server.url(&name), server.port);
+                let visitor = Documents::of(&server, &name, "Records").await;
+                visitor.0.create_index(::mongodb::IndexModel::builder().keys(::mongodb::bson::doc! { "owner": 1 }).build()).await.unwrap();
+                documents = Some((server, visitor));
+                (url, port)
+            }
+            Kind::Amqp => {
+                let server = AMQP.get_or_init(|| Rabbitmq::start(&rabbitmq::installed().unwrap()));
+                (server.url("all"), server.port)
+            }
         };
         // Triggers are not for the databases that every server has.
         let url = if kind == Kind::Mysql {
@@ -109,7 +144,7 @@ impl Place {
         } else {
             url
         };
-        let place = Self { kind, name: name.clone(), port, url };
+        let place = Self { kind, name: name.clone(), port, url, owner: tokio::sync::Mutex::default(), documents };
         let records = "(id bigint primary key, owner varchar(200) not null, secret text)";
         match kind {
             Kind::Postgres => place.sql(&format!("create table {name} {records}; create index on {name} (owner)")).await,
@@ -124,7 +159,8 @@ impl Place {
                     place.ask("PUT", "?versioning", enabled).await;
                 }
             }
-            Kind::Folder => {}
+            // Whoever puts records there makes what is to hold them.
+            Kind::Folder | Kind::Mongodb | Kind::Amqp => {}
         }
         place
     }
@@ -150,13 +186,18 @@ impl Place {
                 let mut conn = MySqlConnection::connect(&self.url).await.unwrap();
                 sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&mut conn).await.unwrap();
             }
-            kind @ (Kind::S3 | Kind::Cos | Kind::Folder) => panic!("{kind:?} knows no SQL"),
+            kind @ (Kind::S3 | Kind::Cos | Kind::Folder | Kind::Mongodb | Kind::Amqp) => panic!("{kind:?} knows no SQL"),
         }
+    }
+
+    /// What the account's own place is called where there is one for each.
+    fn of(&self, account: &str) -> String {
+        format!("{}.{account}", self.name)
     }
 
     /// Puts so many records of an account there.
     pub(crate) async fn put(&self, account: &str, records: i64) {
-        if records == 0 {
+        if records == 0 && self.kind != Kind::Amqp {
             return;
         }
         let name = &self.name;
@@ -177,6 +218,12 @@ impl Place {
                 }
                 return;
             }
+            Kind::Mongodb => return self.documents.as_ref().unwrap().1.put(account, records).await,
+            Kind::Amqp => {
+                let visitor = Visitor::new(&self.url).await;
+                visitor.put(&self.of(account), records, false).await;
+                return visitor.leave().await;
+            }
             Kind::Postgres | Kind::Mysql => {}
         }
         let next = self.number(&format!("select coalesce(max(id), 0) from {name}")).await;
@@ -195,6 +242,17 @@ impl Place {
                 return i64::try_from(counts.iter().sum::<usize>()).unwrap();
             }
             Kind::Folder => return fs::read_dir(self.folder(account)).map_or(0, |found| i64::try_from(found.count()).unwrap()),
+            Kind::Mongodb => return self.documents.as_ref().unwrap().1.count(account).await,
+            Kind::Amqp => {
+                let owner = self.owner.lock().await;
+                let queue = self.of(account);
+                // To anybody else the queue is locked.
+                return match owner.as_ref() {
+                    Some(owner) => owner.look(&queue).await,
+                    None => Visitor::new(&self.url).await.look(&queue).await,
+                }
+                .unwrap_or(0);
+            }
             Kind::Postgres | Kind::Mysql => {}
         }
         let exactly = if self.kind == Kind::Mysql { format!("binary owner = '{account}'") } else { format!("owner = '{account}'") };
@@ -206,11 +264,11 @@ impl Place {
         match self.kind {
             Kind::Postgres => sqlx::query_scalar(query).fetch_one(&mut PgConnection::connect(&self.url).await.unwrap()).await.unwrap(),
             Kind::Mysql => sqlx::query_scalar(query).fetch_one(&mut MySqlConnection::connect(&self.url).await.unwrap()).await.unwrap(),
-            kind @ (Kind::S3 | Kind::Cos | Kind::Folder) => panic!("{kind:?} knows no SQL"),
+            kind @ (Kind::S3 | Kind::Cos | Kind::Folder | Kind::Mongodb | Kind::Amqp) => panic!("{kind:?} knows no SQL"),
         }
     }
 
-    /// From here on deletes of the account's records do nothing, and say nothing.
+    /// From here on deletes of the records of account `a` do nothing, and say nothing.
     async fn swallow(&self) {
         let name = &self.name;
         match self.kind {
@@ -239,6 +297,16 @@ impl Place {
                 fs::rename(self.folder("a"), self.folder("../kept")).unwrap();
                 std::os::unix::fs::symlink(self.folder("../kept"), self.folder("a")).unwrap();
             }
+            // It has no triggers; one that refuses is the nearest to it.
+            Kind::Mongodb => self.documents.as_ref().unwrap().1.fail(&["delete"], ::mongodb::bson::doc! { "errorCode": 13 }).await,
+            // A broker cannot keep a queue and say that it is gone; one that refuses is the nearest to it.
+            Kind::Amqp => {
+                let (queue, messages) = (self.of("a"), self.count("a").await);
+                let owner = Visitor::new(&self.url).await;
+                owner.delete(&queue).await;
+                owner.put(&queue, messages, true).await;
+                *self.owner.lock().await = Some(owner);
+            }
         }
     }
 
@@ -252,6 +320,8 @@ impl Place {
                 fs::remove_file(self.folder("a")).unwrap();
                 fs::rename(self.folder("../kept"), self.folder("a")).unwrap();
             }
+            Kind::Mongodb => self.documents.as_ref().unwrap().1.fail(&[], ::mongodb::bson::doc! {}).await,
+            Kind::Amqp => self.owner.lock().await.take().unwrap().leave().await,
         }
     }
 
@@ -269,13 +339,20 @@ impl Place {
     /// The name of the target.
     pub(crate) fn target(&self) -> String {
         match self.kind {
-            Kind::Postgres | Kind::Mysql => format!("elsewhere/{}", self.name),
             Kind::S3 | Kind::Cos | Kind::Folder => "elsewhere/backups/{account_id}/".to_owned(),
+            Kind::Amqp => format!("elsewhere/{}", self.of("{account_id}")),
+            Kind::Mongodb => "elsewhere/Records".to_owned(),
+            Kind::Postgres | Kind::Mysql => format!("elsewhere/{}", self.name),
         }
     }
 
     /// The rules of the world with this place as another target of the class `queue`, behind a port that may be another.
     fn rules(&self, rules: &str, port: u16) -> String {
+        self.rules_as("elsewhere", rules, port)
+    }
+
+    /// The same, for a store that is called otherwise.
+    fn rules_as(&self, called: &str, rules: &str, port: u16) -> String {
         let url = self.url.replace(&format!(":{}/", self.port), &format!(":{port}/"));
         let queue = "[[data_classes.targets]]\nstore = \"platform\"\ntable = \"queue_messages\"\n";
         assert!(rules.contains(queue));
@@ -294,9 +371,13 @@ impl Place {
             Kind::S3 => (PREFIX.to_owned(), bucket("s3")),
             Kind::Cos => (PREFIX.to_owned(), bucket("cos")),
             Kind::Folder => (PREFIX.to_owned(), format!("kind = \"objects\"\nservice = \"fs\"\nroot = \"{url}\"\n")),
+            Kind::Mongodb => {
+                ("collection = \"Records\"\naccount_field = \"owner\"".to_owned(), format!("kind = \"mongodb\"\nurl = \"{url}\"\n"))
+            }
+            Kind::Amqp => (format!("queue = \"{}\"", self.of("{account_id}")), format!("kind = \"amqp\"\nurl = \"{url}\"\n")),
         };
-        let target = format!("[[data_classes.targets]]\nstore = \"elsewhere\"\n{target}\n\n{queue}");
-        format!("{}\n[stores.elsewhere]\n{store}", rules.replace(queue, &target))
+        let target = format!("[[data_classes.targets]]\nstore = \"{called}\"\n{target}\n\n{queue}");
+        format!("{}\n[stores.{called}]\n{store}", rules.replace(queue, &target))
     }
 }
 
@@ -323,6 +404,8 @@ pub(crate) async fn once(world: &World) -> App {
             sqlx::query_scalar("select last_error from retention.jobs").fetch_all(&mut world.connect().await).await.unwrap();
         panic!("{failure}: {errors:?}");
     }
+    let done = app.run_once(&Stop::default()).await;
+    assert!(done.is_ok(), "{done:?}: {:?}", world.jobs("a").await);
     app
 }
 
@@ -589,8 +672,8 @@ async fn i8_killed_between_any_two_steps_of_a_purge_elsewhere_it_ends_right() {
             world.set("EXECUTOR__LEASE", "5s");
             world.account("a", "null", "now() - interval '8 days'", "null").await;
             place.put("a", 3).await;
-            let died = world.command(&["run", "--once"]).env(VARIABLE, point).status().unwrap();
-            assert!(!died.success(), "{kind:?} {point}");
+            let died = world.command(&["run", "--once"]).env(VARIABLE, point).output().unwrap();
+            assert!(!died.status.success(), "{kind:?} {point}");
             let began = world.job("a", "queue").await.purge_began_at.is_some();
             assert_eq!(began, point != "executor.intending", "{point}: the intent is durable before anything is asked for");
             assert_eq!(place.count("a").await, if point == "executor.away" { 0 } else { 3 }, "{kind:?} {point}");
@@ -601,5 +684,25 @@ async fn i8_killed_between_any_two_steps_of_a_purge_elsewhere_it_ends_right() {
             assert_eq!((job.state.as_str(), place.count("a").await, world.left("a").await), ("completed", 0, left(3, 5, 0, 2)));
             assert_eq!((job.records_deleted.0["platform/queue_messages"], job.count_exact), (7, false));
         }
+    }
+}
+
+/// As many calls at once as there can be, again and again on the same connections.
+#[tokio::test]
+async fn many_accounts_at_once_are_purged_to_the_last_record() {
+    for kind in kinds() {
+        let (mut world, place) = world(kind).await;
+        world.set("EXECUTOR__MAX_ROWS_PER_BATCH", "5");
+        for n in 0..150 {
+            world.account(&format!("a{n}"), "null", "now() - interval '8 days'", "null").await;
+            place.put(&format!("a{n}"), 7).await;
+        }
+        once(&world).await;
+        assert_eq!(place.number(&format!("select count(*) from {}", place.name)).await, 0, "{kind:?}");
+        let wrong = format!(
+            "retention.every_job where data_class = 'queue' and (state <> 'completed' or records_deleted ->> '{}' <> '7')",
+            place.target()
+        );
+        assert_eq!(world.count(&wrong).await, 0, "{kind:?}");
     }
 }

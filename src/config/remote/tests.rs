@@ -1,5 +1,8 @@
 //! Stores outside the main database, as they are written down.
 
+mod amqp;
+mod mongodb;
+
 use std::collections::BTreeMap;
 
 use secrecy::ExposeSecret;
