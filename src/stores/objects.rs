@@ -91,29 +91,31 @@ impl Bucketed {
         }
     }
 
-    /// Deletes what the listing shows, page by page from its start; what stays is passed by. Holds a page, and the one before it.
+    /// Deletes what the listing shows, page by page from its start; a page of what stays is passed by. Holds a page, and what of the last one was tried.
     async fn sweep(&self, listing: &Listing, prefix: &str, at_most: usize, until: Until) -> Result<Swept, StoreError> {
-        let (mut swept, mut tried, mut passed, mut after) = (Swept::default(), 0, false, None);
-        let mut before: BTreeSet<Entry> = BTreeSet::new();
+        let (mut swept, mut tried, mut shown, mut passed, mut after) = (Swept::default(), 0, 0, false, None);
+        let mut known: BTreeSet<Entry> = BTreeSet::new();
         let begins = Until::in_time(BEGINS).or_before(until);
         loop {
-            // Enough to tell what became of those before.
-            let wanted = (at_most - tried).max(before.len()).clamp(1, listing.most);
+            // Not less than the last time: then whatever is left of that is on it, in whatever order.
+            let wanted = (at_most - tried + known.len()).max(shown).clamp(1, listing.most);
             let page = match self.client.list(listing, prefix, after.as_ref(), wanted).await {
                 Err(why) if swept.gone > 0 => return Ok(Swept { why: Some(why), ..swept }),
                 page => page?,
             };
-            let (stayed, mut fresh): (Vec<Entry>, Vec<Entry>) = page.entries.into_iter().partition(|entry| before.contains(entry));
-            swept.gone += before.len().saturating_sub(stayed.len());
-            if let Some(Entry { key, id }) = stayed.into_iter().next_back() {
-                passed = true;
-                after = Some((key, id));
+            shown = page.entries.len();
+            let (stayed, mut fresh): (Vec<Entry>, Vec<Entry>) = page.entries.into_iter().partition(|entry| known.contains(entry));
+            let tried_before = known.len();
+            known = stayed.into_iter().collect();
+            swept.gone += tried_before - known.len();
+            if !known.is_empty() {
                 swept.why.get_or_insert_with(|| StoreError::Refused("says that it has deleted what is still there".to_owned()));
             }
             if fresh.is_empty() {
+                passed |= !known.is_empty();
                 let Some(next) = page.next else { return Ok(Swept { empty: !passed, ..swept }) };
-                after = Some(next);
-                before.clear();
+                (after, shown) = (Some(next), 0);
+                known.clear();
                 continue;
             }
             fresh.truncate(at_most - tried);
@@ -122,12 +124,11 @@ impl Bucketed {
             }
             tried += fresh.len();
             match self.erase(listing, &fresh, until).await {
-                Ok(None) => {}
-                Ok(why) => swept.why = why,
+                Ok(why) => swept.why = why.or(swept.why),
                 Err(why) if swept.gone > 0 => return Ok(Swept { why: Some(why), ..swept }),
                 Err(why) => return Err(why),
             }
-            before = fresh.into_iter().collect();
+            known.extend(fresh);
         }
     }
 

@@ -344,6 +344,15 @@ async fn a_bucket_that_asks_for_patience_gets_what_it_asks_for() {
 }
 
 #[tokio::test]
+async fn whoever_does_not_prove_who_he_is_is_told_nothing() {
+    let server = StandIn::start(|asked: Asked| async move { panic!("it was asked in the clear: {asked:?}") });
+    let keys = "region = \"us-east-1\"\nbucket = \"bucket\"\naccess_key_id = \"id\"\nsecret_access_key = \"key\"\n";
+    let store = store(&format!("service = \"s3\"\nendpoint = \"https://127.0.0.1:{}\"\n{keys}", server.port));
+    let away = store.left(&place(), "a").await.unwrap_err();
+    assert!(matches!(&away, StoreError::Away(why) if why.starts_with("no connection") && !why.contains("bucket")), "{away:?}");
+}
+
+#[tokio::test]
 async fn r8_an_account_that_a_key_cannot_hold_literally_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let folder = store(&format!("service = \"fs\"\nroot = \"{}\"\n", dir.path().display()));
