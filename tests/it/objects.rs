@@ -320,7 +320,7 @@ async fn a_call_that_is_given_up_or_has_no_time_left_leaves_nothing_half_done() 
     });
     let store = self::bucket(server.port);
     let late = Until::in_time(Duration::ZERO);
-    assert!(matches!(store.purge(&place(), "a", 4, late).await, Err(StoreError::Away(_))));
+    assert!(matches!(store.purge(&place(), "a", 4, late).await, Err(StoreError::Late)));
     assert_eq!(bucket.lock().unwrap().requests, [0; 0], "nothing is begun once its time is over");
 
     let store = self::bucket(server.port);
