@@ -724,7 +724,9 @@ async fn many_accounts_at_once_are_purged_to_the_last_record() {
             place.put(&format!("a{n}"), 7).await;
         }
         once(&world).await;
-        assert_eq!(place.number(&format!("select count(*) from {}", place.name)).await, 0, "{kind:?}");
+        for n in 0..150 {
+            assert_eq!(place.count(&format!("a{n}")).await, 0, "{kind:?}");
+        }
         let wrong = format!(
             "retention.every_job where data_class = 'queue' and (state <> 'completed' or records_deleted ->> '{}' <> '7')",
             place.target()
