@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use crate::embedded::{EmbeddedError, Mariadb, Options, Server};
 
 /// Records of each account in each place.
-const EACH: i64 = 5;
+const EACH: i32 = 5;
 
 /// Servers of the other stores. They end with this value.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Stores {
         let mut stores = format!("\n[stores.archive]\nkind = \"postgres\"\nurl = \"{}\"\n", self.archive.url("postgres"));
         let mut targets = vec![("queue", "archive", "queue_archive")];
         if let Some(media) = self.media.as_ref().filter(|_| cfg!(feature = "mysql")) {
-            stores += &format!("\n[stores.media_db]\nkind = \"mysql\"\nurl = \"{}\"\n", media.url("media"));
+            stores = format!("{stores}\n[stores.media_db]\nkind = \"mysql\"\nurl = \"{}\"\n", media.url("media"));
             targets.push(("configuration", "media_db", "task_events"));
         }
         for (class, store, table) in targets {
@@ -101,13 +101,14 @@ impl Stores {
             .execute(&mut conn)
             .await?;
             for page in accounts.chunks(100) {
-                let values: Vec<&str> = page.iter().flat_map(|_| [const { "(?)" }; EACH as usize]).collect();
-                let mut insert =
-                    sqlx::query(AssertSqlSafe(format!("insert into media.task_events (account_id) values {}", values.join(", "))));
-                for account in page.iter().flat_map(|account| std::iter::repeat_n(account, EACH as usize)) {
-                    insert = insert.bind(account);
+                let values = vec!["(?)"; page.len()].join(", ");
+                for _ in 0..EACH {
+                    let mut insert = sqlx::query(AssertSqlSafe(format!("insert into media.task_events (account_id) values {values}")));
+                    for account in page {
+                        insert = insert.bind(account);
+                    }
+                    insert.execute(&mut conn).await?;
                 }
-                insert.execute(&mut conn).await?;
             }
         }
         Ok(())

@@ -108,15 +108,14 @@ impl Mysql {
     async fn rows(&self, conn: &mut PoolConnection<MySql>, place: &Place, account: &str) -> Result<Rows, StoreError> {
         let known = |(of, at, rows): &(Place, Instant, Rows)| (of == place && at.elapsed() < KNOWN).then(|| rows.clone());
         let fresh = self.known.lock().unwrap_or_else(PoisonError::into_inner).iter().find_map(known);
-        let rows = match fresh {
-            Some(rows) => rows,
-            None => {
-                let rows = described(conn, place).await?;
-                let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-                known.retain(|(of, ..)| of != place);
-                known.push((place.clone(), Instant::now(), rows.clone()));
-                rows
-            }
+        let rows = if let Some(rows) = fresh {
+            rows
+        } else {
+            let rows = described(conn, place).await?;
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.retain(|(of, ..)| of != place);
+            known.push((place.clone(), Instant::now(), rows.clone()));
+            rows
         };
         let canonical = || account.parse::<i128>().is_ok_and(|n| n.to_string() == account);
         if rows.binds == 1 && !canonical() {

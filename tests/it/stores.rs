@@ -125,7 +125,7 @@ impl Place {
             }
             Kind::S3 | Kind::Cos => {
                 // Buckets may not have all of the names that databases may.
-                name = format!("{}-1250000000", name.replace('_', "-"));
+                name = format!("{}{}-1250000000", name.replace('_', "-"), if kind == Kind::Cos { "-cos" } else { "" });
                 let port = if kind == Kind::S3 { s3().port } else { COS.get_or_init(|| moto::cos(s3().port)).port };
                 (format!("http://127.0.0.1:{port}/"), port)
             }
@@ -733,4 +733,62 @@ async fn many_accounts_at_once_are_purged_to_the_last_record() {
         );
         assert_eq!(world.count(&wrong).await, 0, "{kind:?}");
     }
+}
+
+/// One account with records in every store at once, while first one half of the stores is away and then the other.
+#[tokio::test]
+async fn an_account_disappears_from_every_store_while_half_of_them_fail_in_turn() {
+    let mut world = World::new().await;
+    world.adjust = look_soon;
+    let mut places = Vec::new();
+    for (n, kind) in kinds().into_iter().enumerate() {
+        let (place, proxy) = (Place::new(kind, &world).await, None::<Proxy>);
+        let proxy = if kind == Kind::Folder { proxy } else { Some(Proxy::start(place.port)) };
+        let port = proxy.as_ref().map_or(place.port, Proxy::port);
+        world.rules = place.rules_as(&format!("store{n}"), &world.rules, port);
+        for account in ["a", "neighbour"] {
+            place.put(account, 3).await;
+        }
+        places.push((place, proxy));
+    }
+    world.account("a", "null", "now() - interval '8 days'", "null").await;
+    world.account("neighbour", "null", "now() - interval '6 days'", "null").await;
+    let app = world.app().await.unwrap();
+    app.planner().look(Look::Resync).await.unwrap();
+    let mut worker = app.executor().worker("one".to_owned());
+    let away = |(place, proxy): &(Place, Option<Proxy>), away: bool| {
+        let none = Proxy::start(NOBODY);
+        place.away(away, proxy.as_ref().unwrap_or(&none));
+    };
+    for half in [0, 1] {
+        places.iter().skip(half).step_by(2).for_each(|place| away(place, true));
+        // What can be reached goes, and the job stays open for what cannot.
+        let began = std::time::Instant::now();
+        loop {
+            assert!(began.elapsed() < std::time::Duration::from_mins(2), "{:?}", world.job("a", "queue").await);
+            worker.step().await.unwrap();
+            let mut left = 0;
+            for (place, _) in places.iter().skip(1 - half).step_by(2) {
+                left += place.count("a").await;
+            }
+            let job = world.job("a", "queue").await;
+            if left == 0 && (job.last_error.is_some() || half == 1) {
+                assert!(half == 1 || job.state == "scheduled", "{job:?}");
+                break;
+            }
+            world.sql("update retention.jobs set ready_at = now() where ready_at > now() and account_id = 'a'").await;
+        }
+        places.iter().skip(half).step_by(2).for_each(|place| away(place, false));
+    }
+    let began = std::time::Instant::now();
+    while world.job("a", "queue").await.state != "completed" {
+        assert!(began.elapsed() < std::time::Duration::from_mins(2), "{:?}", world.job("a", "queue").await);
+        worker.step().await.unwrap();
+    }
+    for (place, _) in &places {
+        assert_eq!((place.count("a").await, place.count("neighbour").await), (0, 3), "{:?}", place.kind);
+    }
+    assert_eq!((world.left("a").await, world.left("neighbour").await), (left(3, 5, 0, 2), ALL));
+    let job = world.job("a", "queue").await;
+    assert_eq!(job.records_deleted.0.len(), places.len() + 1, "every target is counted");
 }
