@@ -795,3 +795,47 @@ async fn an_account_disappears_from_every_store_while_half_of_them_fail_in_turn(
     let job = world.job("a", "queue").await;
     assert_eq!(job.records_deleted.0.len(), places.len() + 1, "every target is counted");
 }
+
+/// Of several rows for one subject none can be locked that is not there yet: a customer who comes back between two calls is seen before the second.
+#[tokio::test]
+async fn i7_a_row_that_appears_between_two_calls_stops_the_second() {
+    let mut world = World::new().await;
+    world.sql("create table subs (account_id text, feature text, terminated_at timestamptz, cmq_disabled_at timestamptz); create index on subs (account_id)").await;
+    world.rules = world.rules.replace("\"feature_subscriptions\"", "\"subs\"");
+    let first = Place::new(Kind::Postgres, &world).await;
+    let second = World::new().await;
+    let second = Place::new(Kind::Postgres, &second).await;
+    world.rules = first.rules_as("sooner", &world.rules, first.port);
+    world.rules = second.rules_as("later", &world.rules, second.port);
+    world.account("a", "null", "null", "null").await;
+    world.sql("insert into subs values ('a', 'mps', now() - interval '8 days')").await;
+    first.put("a", 1).await;
+    second.put("a", 1).await;
+    let name = &first.name;
+    first
+        .sql(&format!(
+            "create function {name}_waits() returns trigger language plpgsql as 'begin perform pg_advisory_xact_lock(4711); return old; end';
+             create trigger waits before delete on {name} for each row execute function {name}_waits()"
+        ))
+        .await;
+    let mut gate = PgConnection::connect(&first.url).await.unwrap();
+    sqlx::query("select pg_advisory_lock(4711)").execute(&mut gate).await.unwrap();
+    let app = world.app().await.unwrap();
+    app.planner().look(Look::Resync).await.unwrap();
+    let mut worker = app.executor().worker("one".to_owned());
+    let comes_back = async {
+        let waits = "select count(*) from pg_locks where locktype = 'advisory' and objid = 4711 and not granted";
+        crate::world::until("the first call waits", async || first.number(waits).await == 1).await;
+        world.sql("insert into subs values ('a', 'mps', null)").await;
+        sqlx::query("select pg_advisory_unlock(4711)").execute(&mut gate).await.unwrap();
+    };
+    let purge = async {
+        while first.count("a").await > 0 {
+            worker.step().await.unwrap();
+        }
+    };
+    tokio::join!(purge, comes_back);
+    assert_eq!((first.count("a").await, second.count("a").await, world.left("a").await), (0, 1, ALL));
+    app.run_once(&Stop::default()).await.unwrap();
+    assert_eq!((second.count("a").await, world.job("a", "queue").await.state.as_str()), (1, "cancelled"));
+}
