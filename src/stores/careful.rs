@@ -2,7 +2,9 @@
 //! it does is in the metrics.
 
 use std::{
+    collections::hash_map::RandomState,
     fmt::Display,
+    hash::BuildHasher,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -116,7 +118,9 @@ impl Careful {
                 "the store is left alone for a moment; its jobs wait, all others go on"
             );
         }
-        let rest = FIRST_REST.saturating_mul(1 << circuit.failures.min(10)).min(LONGEST_REST);
+        // Not all at once: others may have been refused at the same instant.
+        let scatter = u32::try_from(RandomState::new().hash_one(&self.name) % 50).unwrap_or(0);
+        let rest = FIRST_REST.saturating_mul(1 << circuit.failures.min(10)).min(LONGEST_REST) * (75 + scatter) / 100;
         circuit.failures = circuit.failures.saturating_add(1);
         circuit.rests = Some((Instant::now() + pause.unwrap_or(rest), why));
     }
@@ -124,5 +128,75 @@ impl Careful {
     fn circuit(&self) -> std::sync::MutexGuard<'_, Circuit> {
         // Whoever panicked held nothing but a few figures.
         self.circuit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    };
+
+    use super::*;
+    use crate::model::RetentionPeriod;
+
+    /// Answers each call with what it was told, and counts them.
+    #[derive(Debug)]
+    struct Told(Arc<AtomicU32>, Mutex<Result<bool, StoreError>>);
+
+    impl Store for Told {
+        fn purge<'a>(&'a self, _: &'a Place, _: &'a str, _: u32, _: Until) -> Answer<'a, Gone> {
+            Box::pin(async { Ok(Gone { records: 0, more: false }) })
+        }
+
+        fn left<'a>(&'a self, _: &'a Place, _: &'a str) -> Answer<'a, bool> {
+            Box::pin(async {
+                self.0.fetch_add(1, Ordering::Relaxed);
+                self.1.lock().unwrap().clone()
+            })
+        }
+
+        fn count<'a>(&'a self, _: &'a Place, _: &'a str) -> Answer<'a, i64> {
+            Box::pin(std::future::pending())
+        }
+
+        fn check<'a>(&'a self, _: &'a Place) -> Answer<'a, Vec<String>> {
+            Box::pin(async { Ok(Vec::new()) })
+        }
+    }
+
+    const PLACE: Place = Place::Copies { expires_after: RetentionPeriod::Seconds(1) };
+
+    async fn asked_after(answer: StoreError, waits: &[u64]) -> Vec<u32> {
+        let calls = Arc::new(AtomicU32::new(0));
+        let store = Careful::new("s", Box::new(Told(Arc::clone(&calls), Mutex::new(Err(answer)))));
+        let mut asked = Vec::new();
+        for wait in waits {
+            tokio::time::advance(Duration::from_millis(*wait)).await;
+            assert!(store.left(&PLACE, "a").await.is_err());
+            asked.push(calls.load(Ordering::Relaxed));
+        }
+        asked
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_is_away_is_left_alone_longer_each_time_and_nothing_else_makes_it_so() {
+        let away = || StoreError::Away("x".to_owned());
+        // At once, within the first rest, after it; within the second, after it.
+        assert_eq!(asked_after(away(), &[0, 700, 600, 1_400, 1_200]).await, [1, 1, 2, 2, 3]);
+        let patience = StoreError::Throttled { what: "x".to_owned(), pause: Some(Duration::from_secs(9)) };
+        assert_eq!(asked_after(patience, &[0, 8_900, 200]).await, [1, 1, 2], "it said for how long");
+        for answer in [StoreError::Refused("x".to_owned()), StoreError::Late] {
+            assert_eq!(asked_after(answer, &[0, 0, 0]).await, [1, 2, 3], "it was there, or was not asked");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_is_not_answered_ends() {
+        let store = Careful::new("s", Box::new(Told(Arc::default(), Mutex::new(Ok(false)))));
+        let began = Instant::now();
+        assert!(matches!(store.count(&PLACE, "a").await, Err(StoreError::Away(_))));
+        assert_eq!(began.elapsed(), CALL);
     }
 }
