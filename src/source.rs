@@ -60,13 +60,14 @@ impl Region {
         )
     }
 
-    /// Remembers which accounts live here.
+    /// Remembers which accounts live here, and of those that did where they have moved.
     fn remember(&self) -> String {
         let (account, column) = (format!("r.{}::text", self.account), format!("r.{}::text", self.column));
         format!(
             "insert into retention.account_regions as g (account_id, region)
              select distinct on ({account}) {account}, {column} from {} r
-             where {column} = any({}) and not exists (select 1 from retention.account_regions g where g.account_id = {account} and g.region = {column})
+             left join retention.account_regions g on g.account_id = {account}
+             where ({column} = any({}) or g.account_id is not null) and g.region is distinct from {column} and {column} is not null
              order by {account}
              on conflict (account_id) do update set region = excluded.region where g.region <> excluded.region",
             self.table.sql,

@@ -108,8 +108,9 @@ impl Verifier {
     async fn elsewhere(&self, class: &Class, page: i64) -> Result<BTreeMap<String, Looked>, DatabaseError> {
         let mut tx = self.database.begin(Purpose::Read).await?;
         let due: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
-            "select d.account_id from retention.done_marks d where {} and d.look_at <= now() order by d.look_at limit {page}",
-            class.jobs.of("d")
+            "select d.account_id from retention.done_marks d where {} and {} and d.look_at <= now() order by d.look_at limit {page}",
+            class.jobs.of("d"),
+            class.jobs.is_ours("d")
         )))
         .fetch_all(&mut *tx)
         .await?;
@@ -126,9 +127,10 @@ impl Verifier {
         let mut tx = self.database.begin(Purpose::Write).await?;
         agreement::hold_to(&mut tx, &class.jobs.accepted).await?;
         let due: Vec<(String, i64, i32)> = sqlx::query_as(AssertSqlSafe(format!(
-            "select d.account_id, d.job_id, d.looks from retention.done_marks d where {} and d.look_at <= now(){only}
+            "select d.account_id, d.job_id, d.looks from retention.done_marks d where {} and {} and d.look_at <= now(){only}
              order by d.look_at limit {page} for no key update skip locked",
-            class.jobs.of("d")
+            class.jobs.of("d"),
+            class.jobs.is_ours("d")
         )))
         .fetch_all(&mut *tx)
         .await?;
@@ -148,7 +150,7 @@ impl Verifier {
         let found = |account: &String| seen.get(account).is_some_and(|targets| !targets.is_empty());
         sqlx::query(AssertSqlSafe(format!(
             "update retention.done_marks d
-             set residue = l.residue, looks = case when l.residue then 0 when l.failed then d.looks else d.looks + 1 end,
+             set residue = l.residue or l.failed and d.residue, looks = case when l.residue then 0 when l.failed then d.looks else d.looks + 1 end,
                  look_at = case when l.failed then now() + make_interval(secs => $6)
                                 when d.purged_at + make_interval(secs => $4) > now() then now() + make_interval(secs => l.pause) end
              from unnest($1::text[], $2::bool[], $3::float8[], $5::bool[]) as l(account_id, residue, pause, failed)
@@ -204,8 +206,9 @@ impl Verifier {
         let mut rest = at_most;
         for class in &self.policy.classes {
             let seconds: Option<f64> = sqlx::query_scalar(AssertSqlSafe(format!(
-                "select extract(epoch from min(d.look_at) - now())::float8 from retention.done_marks d where {} and d.look_at is not null",
-                class.jobs.of("d")
+                "select extract(epoch from min(d.look_at) - now())::float8 from retention.done_marks d where {} and {} and d.look_at is not null",
+                class.jobs.of("d"),
+                class.jobs.is_ours("d")
             )))
             .fetch_one(&mut *tx)
             .await?;

@@ -61,7 +61,7 @@ impl Away {
         let pause = if patient { LOCKED_PAUSE } else { backoff };
         match (next, away) {
             // There was no time to look.
-            (Next::Complete, None) => Next::Crowded,
+            (Next::Complete, None) => Next::Wait(jobs::SLOW, LOCKED_PAUSE),
             (Next::Complete, Some(away)) if !away.errors.is_empty() => Next::Retry(backoff),
             (Next::Complete, Some(away)) if away.left.is_empty() && away.later.is_empty() => Next::Complete,
             (Next::Complete, Some(away)) if away.records.values().any(|records| *records > 0) => Next::Continue,
@@ -105,7 +105,8 @@ impl Worker {
         }
         let began = Instant::now();
         let lease = self.executor.config.executor.lease;
-        let in_time = claimed.iter().map(|job| look(class, job, Away::default(), claimed_at.and(lease / 3)).boxed());
+        let in_time =
+            claimed.iter().map(|job| look(class, job, Away::default(), claimed_at.and(lease / 3), claimed_at.and(lease * 2 / 3)).boxed());
         let mut away: Jobs = at_once(in_time).await.into_iter().filter_map(|(id, away)| Some((id, away?))).collect();
         let holds = |job: &&Claimed| away.get(&job.id).is_some_and(|away| !away.left.is_empty());
         let holding: Vec<Claimed> = claimed.iter().filter(holds).cloned().collect();
@@ -174,7 +175,7 @@ impl Worker {
         let asked: Jobs = at_once(asked).await.into_iter().collect();
         crash::point("executor.away");
         drop(tx);
-        let looks = holding.iter().filter_map(|job| Some(look(class, job, asked.get(&job.id)?.clone(), lease).boxed()));
+        let looks = holding.iter().filter_map(|job| Some(look(class, job, asked.get(&job.id)?.clone(), lease, lease).boxed()));
         for (id, looked) in at_once(looks).await {
             // Without a look it is as it was: what was purged may be left.
             let unlooked = asked.get(&id).cloned().map(|so_far| Away { cut: true, ..so_far });
@@ -199,14 +200,17 @@ async fn at_once<T>(work: impl IntoIterator<Item = BoxFuture<'_, T>>) -> Vec<T> 
     stream::iter(work.into_iter().collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await
 }
 
-/// Looks at each target of which nothing is known yet, or that holds records as far as is known. `None` when there was no time for it.
-async fn look(class: &Class, job: &Claimed, so_far: Away, until: Until) -> (i64, Option<Away>) {
+/// Looks at each target of which nothing is known yet, or that holds records as far as is known. `None` when there was no time for it: to begin, or, once
+/// it has begun, to end.
+async fn look(class: &Class, job: &Claimed, so_far: Away, begin: Until, end: Until) -> (i64, Option<Away>) {
     let first = so_far.left.is_empty();
+    let mut until = begin;
     let mut away = Away { left: BTreeSet::new(), ..so_far.clone() };
     for target in class.remote.iter().filter(|target| first || so_far.left.contains(&target.name)) {
         if until.passed() {
             return (job.id, None);
         }
+        until = end;
         if away.failed.contains(&target.store) {
             away.left.insert(target.name.clone());
             continue;
@@ -262,7 +266,7 @@ mod tests {
         let left = Away { left: BTreeSet::from(["s/t".to_owned()]), ..Away::default() };
         let some = Away { records: BTreeMap::from([("s/t".to_owned(), 1)]), ..left.clone() };
         assert_eq!(together(Some(&Away::default()), Next::Complete), Next::Complete);
-        assert_eq!(together(None, Next::Complete), Next::Crowded);
+        assert_eq!(together(None, Next::Complete), Next::Wait(jobs::SLOW, pause));
         assert_eq!(together(Some(&some), Next::Complete), Next::Continue);
         assert_eq!(together(Some(&left), Next::Complete), Next::Wait(UNDELETABLE, pause));
         assert_eq!(Away::together(Some(&left), Next::Complete, backoff, false), Next::Wait(UNDELETABLE, backoff));

@@ -101,7 +101,7 @@ pub(super) fn all_recent(class: &Class, since: &str) -> Vec<Walk> {
         from: [Some("0".to_owned()), None],
         whole: false,
     });
-    walks.push(marks(class, &format!("{} and d.residue", jobs.of("d")), all.to_owned()));
+    walks.push(marks(class, &format!("{} and {} and d.residue", jobs.of("d"), jobs.is_ours("d")), all.to_owned()));
     walks
 }
 
@@ -119,7 +119,11 @@ pub(super) fn recent(classes: &[Class]) -> String {
     }
     for jobs in classes.iter().map(|class| &class.jobs) {
         parts.push(format!("select j.account_id from retention.jobs j where {}", changed(jobs)));
-        parts.push(format!("select d.account_id from retention.done_marks d where {} and d.residue", jobs.of("d")));
+        parts.push(format!(
+            "select d.account_id from retention.done_marks d where {} and {} and d.residue",
+            jobs.of("d"),
+            jobs.is_ours("d")
+        ));
     }
     format!("{} limit {}", parts.join("\nunion\n"), PAGE + 1)
 }

@@ -24,8 +24,8 @@ const CONNECTIONS: u32 = 8;
 #[derive(Debug)]
 pub(super) struct Elsewhere {
     pool: PgPool,
-    /// Schemas and tables under the customer's control.
-    media: (Vec<String>, Vec<String>),
+    /// Schemas and tables under the customer's control; without a schema it may be any.
+    media: (Vec<Option<String>>, Vec<String>),
 }
 
 /// The rows of one account in one table, as conditions.
@@ -48,7 +48,8 @@ impl Elsewhere {
             .connect_lazy_with(options.application_name("retentiond"));
         // What is no name of a table is a place in a store of another kind.
         let tables = media.iter().filter_map(|place| TableName::parse(place).ok());
-        let media = tables.map(|table| (table.schema().to_owned(), table.table().to_owned())).unzip();
+        let schema = |table: &TableName| table.spelt().contains('.').then(|| table.schema().to_owned());
+        let media = tables.map(|table| (schema(&table), table.table().to_owned())).unzip();
         Ok(Self { pool, media })
     }
 
@@ -121,7 +122,7 @@ impl Elsewhere {
                  from family f join pg_inherits i on f.oid in (i.inhrelid, i.inhparent))
              select pg_is_in_recovery() as standby,
                     exists (select 1 from family f join pg_class m on m.oid = f.oid join pg_namespace s on s.oid = m.relnamespace
-                            join unnest($4::text[], $5::text[]) as media(schema, name) on media.schema = s.nspname and media.name = m.relname) as media,
+                            join unnest($4::text[], $5::text[]) as media(schema, name) on coalesce(media.schema, s.nspname) = s.nspname and media.name = m.relname) as media,
                     to_regclass('retention.jobs') is not null as main, c.relkind in ('r', 'p') as is_table,
                     format_type(a.atttypid, null) as key, (select l.collisdeterministic from pg_collation l where l.oid = a.attcollation) as deterministic,
                     exists (select 1 from pg_index i where i.indrelid = c.oid and i.indisvalid and i.indpred is null and i.indkey[0] = a.attnum) as indexed,

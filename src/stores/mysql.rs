@@ -16,7 +16,7 @@ use sqlx::{
 };
 
 use super::{Answer, Gone, Store, StoreError, Until};
-use crate::{config::Place, sql::literal};
+use crate::{catalog::KeyType, config::Place, sql::literal};
 
 /// As many calls at once as one database is asked for.
 const CONNECTIONS: u32 = 8;
@@ -41,6 +41,8 @@ struct Rows {
     account: String,
     /// How many of those there are.
     binds: usize,
+    /// The account is a uuid there.
+    uuid: bool,
     /// The primary key in its order, or nothing.
     order: String,
     indexed: bool,
@@ -117,6 +119,9 @@ impl Mysql {
             known.push((place.clone(), Instant::now(), rows.clone()));
             rows
         };
+        if rows.uuid && !KeyType::Uuid.holds(account) {
+            return Err(StoreError::Refused("keys accounts by uuid, which cannot hold this account id".to_owned()));
+        }
         let canonical = || account.parse::<i128>().is_ok_and(|n| n.to_string() == account);
         if rows.binds == 1 && !canonical() {
             return Err(StoreError::Refused("keys accounts by whole numbers, which cannot hold this account id".to_owned()));
@@ -229,6 +234,7 @@ async fn described(conn: &mut PoolConnection<MySql>, place: &Place) -> Result<Ro
         table: format!("{}.{}", quoted(&schema), quoted(name)),
         account: format!("{account}{of_feature}"),
         binds,
+        uuid: data_type.as_deref() == Some("uuid"),
         order: if key.is_empty() { String::new() } else { format!(" order by {}", key.join(", ")) },
         indexed,
     })

@@ -520,6 +520,43 @@ async fn r9_an_account_of_ones_own_region_that_vanishes_is_purged() {
 }
 
 #[tokio::test]
+async fn r9_an_account_that_moved_away_before_it_vanished_is_no_longer_ones_own() {
+    let mut world = World::new().await;
+    world.account("moved", "null", "null", "null").await;
+    world.account("stays", "null", "null", "null").await;
+    world.rules = of_region(&world.rules.clone(), "ap-singapore");
+    world.set("GUARD__MAX_SHRINK", "100%").run_passes().await.unwrap();
+    world.sql("update accounts set region = 'eu-frankfurt' where account_id = 'moved'").await;
+    world.run_passes().await.unwrap();
+    world.sql("delete from feature_subscriptions; delete from accounts").await;
+    world.run_passes().await.unwrap();
+    world.sql("update retention.absences set first_missed_at = first_missed_at - interval '40 days'").await;
+    world.run_passes().await.unwrap();
+    world.run_passes().await.unwrap();
+    assert_eq!((world.left("moved").await, world.left("stays").await), (ALL, left(0, 0, 0, 2)));
+}
+
+/// Their stores may be others: an empty look in one's own says nothing about them.
+#[tokio::test]
+async fn r9_what_another_region_has_purged_is_looked_at_again_by_its_own_daemon() {
+    let mut world = World::new().await;
+    world.account("there", "now() - interval '40 days'", "null", "null").await;
+    world.sql("update accounts set region = 'eu-frankfurt'").await;
+    let rules = world.rules.clone();
+    world.rules = of_region(&rules, "eu-frankfurt");
+    world.run_passes().await.unwrap();
+    assert_eq!(world.left("there").await, left(0, 0, 0, 2));
+    let there = world.app().await.unwrap();
+    world.data("there").await;
+    world.sql("update retention.done_marks set look_at = now()").await;
+    world.rules = of_region(&rules, "ap-singapore");
+    let here = world.app().await.unwrap();
+    assert_eq!(here.verifier().pass().await.unwrap().looked, 0);
+    assert_eq!(there.verifier().pass().await.unwrap().residue, 2);
+    assert_eq!(look(&here, Look::Poll).await, report(0, 0, 0, 0));
+}
+
+#[tokio::test]
 async fn r9_daemons_of_two_regions_that_share_a_database_leave_each_others_jobs_and_findings_alone() {
     let mut world = World::new().await;
     for (id, deleted) in [("here", "now() - interval '40 days'"), ("there", "now() - interval '40 days'"), ("bad there", "'infinity'")] {

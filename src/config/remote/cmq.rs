@@ -146,7 +146,10 @@ pub(super) fn store(t: &mut Table<'_>, needs: Needs) -> Option<Remote> {
     });
     let secret_key = secret(t, "secret_key", "secret_key_file", needs);
     let (endpoint, secret_id) = (endpoint?, secret_id?);
-    let at = format!("{endpoint}/{secret_id}");
+    // One account may have several keys, and the cloud several endpoints: what lies in the same regions may be the same.
+    let mut regions_in_order = regions.clone().unwrap_or_default();
+    regions_in_order.sort_unstable();
+    let at = format!("cmq://{}", regions_in_order.join(","));
     let cmq = Cmq { regions: regions?, endpoint, secret_id, secret_key: secret_key?, looks_apart: LOOKS_APART };
     Some(Remote { at, protocol: Protocol::Cmq(cmq) })
 }

@@ -101,7 +101,13 @@ pub(super) fn store(t: &mut Table<'_>, needs: Needs) -> Option<Remote> {
         None => format!("https://s3.{region}.amazonaws.com"),
     };
     let authority = endpoint.split_once("://").map_or("", |(_, authority)| authority);
-    let at = format!("objects://{}/{name}", authority.strip_prefix(&format!("{name}.")).unwrap_or(authority));
+    // A cloud has many names for one bucket, and no two buckets of one name.
+    let cloud = ["amazonaws.com", "amazonaws.com.cn", "myqcloud.com", "tencentcos.cn"].iter().find(|cloud| authority.ends_with(*cloud));
+    let at = match cloud {
+        Some(cloud) if cloud.starts_with("amazonaws") => format!("objects://s3/{name}"),
+        Some(_) => format!("objects://cos/{name}"),
+        None => format!("objects://{}/{name}", authority.strip_prefix(&format!("{name}.")).unwrap_or(authority)),
+    };
     let (access_key_id, secret_access_key) = (access_key_id?, secret_access_key?);
     let bucket = Bucket { service, endpoint, region, name, access_key_id, secret_access_key };
     Some(Remote { at, protocol: Protocol::Objects(Objects::Bucket(bucket)) })

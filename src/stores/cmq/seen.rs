@@ -11,8 +11,10 @@ use tokio::time::Instant;
 
 /// So many are remembered. The oldest make room, long after their second look.
 const MOST: usize = 20_000;
-/// A look that is older says nothing about what came and went since.
+/// Figures that are older say nothing about what came and went since.
 const STALE: Duration = Duration::from_mins(10);
+/// Nor do absences that are older than this: with very many queues to look at, so much lies between two looks at one of them.
+const LONG_GONE: Duration = Duration::from_hours(6);
 
 /// What was seen of one queue or topic.
 #[derive(Debug, Clone, Copy)]
@@ -101,7 +103,8 @@ impl Memory {
         }
         let seen = all.entry(key.to_owned()).or_insert_with(|| Seen::new(now));
         if now.duration_since(seen.touched) > STALE.max(self.apart * 10) {
-            *seen = Seen { owed: seen.owed, ..Seen::new(now) };
+            let gone = seen.gone.filter(|_| now.duration_since(seen.touched) <= LONG_GONE);
+            *seen = Seen { owed: seen.owed, gone, ..Seen::new(now) };
         }
         seen.touched = now;
         change(seen, now)
@@ -150,6 +153,8 @@ mod tests {
         assert_eq!(memory.gone("q"), Some(MINUTE));
         // And one that nobody saw for long may have come and gone.
         pass(MINUTE * 11).await;
+        assert_eq!(memory.gone("q"), None, "ten thousand others were looked at in between");
+        pass(MINUTE * 361).await;
         assert_eq!(memory.gone("q"), Some(MINUTE));
     }
 
