@@ -9,7 +9,7 @@ mod stride;
 mod tell;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -190,16 +190,19 @@ impl Planner {
         let mut nominated = Vec::new();
         for classes in self.policy.classes.chunk_by(|one, next| one.jobs.feature == next.jobs.feature) {
             let mut tx = self.slice(classes.iter().all(|class| class.source.indexed() && class.source.dated())).await?;
-            let accounts: Vec<String> =
-                sqlx::query_scalar(AssertSqlSafe(nominate::recent(classes))).bind(since).fetch_all(&mut *tx).await?;
-            nominated.extend(classes.iter().map(|class| (class, accounts.clone())));
+            let recent: Vec<(String, Vec<String>)> =
+                sqlx::query_as(AssertSqlSafe(nominate::recent(classes))).bind(since).fetch_all(&mut *tx).await?;
+            let all = recent.len() > page();
+            nominated.extend(classes.iter().map(|class| {
+                let of_class = recent.iter().filter(|(_, names)| names.contains(&class.jobs.name)).map(|(account, _)| account.clone());
+                (class, (!all).then(|| of_class.collect::<BTreeSet<_>>()))
+            }));
         }
         crash::point("planner.polled");
         for (class, accounts) in nominated {
-            if accounts.len() > page() {
-                self.walk(class, nominate::all_recent(class, &since.to_rfc3339()), report).await?;
-            } else {
-                self.settle_all(class, &accounts, report).await?;
+            match accounts {
+                Some(accounts) => self.settle_all(class, &accounts.into_iter().collect::<Vec<_>>(), report).await?,
+                None => self.walk(class, nominate::all_recent(class, &since.to_rfc3339()), report).await?,
             }
         }
         Ok(())

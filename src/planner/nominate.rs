@@ -105,8 +105,9 @@ pub(super) fn all_recent(class: &Class, since: &str) -> Vec<Walk> {
     walks
 }
 
-/// What a poll settles for classes of one feature: accounts with a starting point dated since `$1` that jobs and done-marks do not answer for each class
-/// that begins there, jobs that a batch found changed, and what the verifier found. No more than tell whether there is more than one page.
+/// What a poll settles for classes of one feature, as `(account_id, names of classes)`: accounts with a starting point dated since `$1`, with the classes that
+/// begin there and are not answered by a job or a done-mark; jobs that a batch found changed, and what the verifier found. No more than tell whether
+/// there is more than one page.
 pub(super) fn recent(classes: &[Class]) -> String {
     let points: BTreeMap<usize, &Point> =
         classes.iter().flat_map(|class| class.source.points()).map(|point| (point.index, point)).collect();
@@ -115,15 +116,14 @@ pub(super) fn recent(classes: &[Class]) -> String {
         let begin_here = classes.iter().filter(|class| class.source.points().iter().any(|p| p.index == index));
         let jobs: Vec<&jobs::Class> = begin_here.map(|class| &class.jobs).collect();
         let feature = jobs.first().map_or("", |class| &class.feature);
-        parts.push(format!("select p.account_id from ({}) p where {}", point.standing_since(feature), unknown(feature, &jobs)));
+        let (standing, unknown, unanswered) = (point.standing_since(feature), unknown(feature, &jobs), unanswered(feature, &jobs));
+        parts.push(format!("select p.account_id, {unanswered} from ({standing}) p where {unknown}"));
     }
     for jobs in classes.iter().map(|class| &class.jobs) {
-        parts.push(format!("select j.account_id from retention.jobs j where {}", changed(jobs)));
-        parts.push(format!(
-            "select d.account_id from retention.done_marks d where {} and {} and d.residue",
-            jobs.of("d"),
-            jobs.is_ours("d")
-        ));
+        let this = literals(std::slice::from_ref(&jobs.name));
+        parts.push(format!("select j.account_id, {this} from retention.jobs j where {}", changed(jobs)));
+        let (of, ours) = (jobs.of("d"), jobs.is_ours("d"));
+        parts.push(format!("select d.account_id, {this} from retention.done_marks d where {of} and {ours} and d.residue"));
     }
     format!("{} limit {}", parts.join("\nunion\n"), PAGE + 1)
 }
@@ -139,18 +139,28 @@ fn changed(jobs: &jobs::Class) -> String {
 /// Exactly this instant is neither scheduled nor done for `p` in one of the classes of the feature, as a condition. What was dated lately is new even
 /// where an older instant was answered before: that one may have been withdrawn.
 fn unknown(feature: &str, classes: &[&jobs::Class]) -> String {
-    let names: Vec<String> = classes.iter().map(|class| class.name.clone()).collect();
-    let feature = literal(feature);
-    // Found by the account and the feature: one way through the index for all classes.
-    let of = |table: &str| {
-        format!(
-            "select a.data_class from retention.{table} a
-             where a.account_id = p.account_id and a.feature = {feature} and a.started_at = p.since and a.data_class || '' = any({})",
-            literals(&names)
-        )
-    };
-    let (jobs, marks, all) = (of("jobs"), of("done_marks"), classes.len());
+    let (jobs, marks, all) = (answers("jobs", feature, classes), answers("done_marks", feature, classes), classes.len());
     format!("(select count(*) from ({jobs}) a) < {all} and (select count(distinct a.data_class) from ({jobs} union all {marks}) a) < {all}")
+}
+
+/// The names of the classes of the feature for which that is so, as an expression.
+fn unanswered(feature: &str, classes: &[&jobs::Class]) -> String {
+    let (jobs, marks) = (answers("jobs", feature, classes), answers("done_marks", feature, classes));
+    format!("array(select unnest({}) except (({jobs}) union all ({marks})))", names(classes))
+}
+
+/// The classes for which exactly this instant stands in the table for `p`: found by the account and the feature, one way through the index for all.
+fn answers(table: &str, feature: &str, classes: &[&jobs::Class]) -> String {
+    format!(
+        "select a.data_class from retention.{table} a
+         where a.account_id = p.account_id and a.feature = {} and a.started_at = p.since and a.data_class || '' = any({})",
+        literal(feature),
+        names(classes)
+    )
+}
+
+fn names(classes: &[&jobs::Class]) -> String {
+    literals(&classes.iter().map(|class| class.name.clone()).collect::<Vec<_>>())
 }
 
 /// This instant or an earlier one is scheduled or done for `p`, as the negation of a condition. If the earlier one does not stand any more, the walk

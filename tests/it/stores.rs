@@ -716,8 +716,8 @@ async fn i8_killed_between_any_two_steps_of_a_purge_elsewhere_it_ends_right() {
 /// As many calls at once as there can be, again and again on the same connections.
 #[tokio::test]
 async fn many_accounts_at_once_are_purged_to_the_last_record() {
-    // An API that may be asked so many times a second would be waited for.
-    for kind in kinds().into_iter().filter(|kind| *kind != Kind::Cmq) {
+    // Those that can be asked as often; the others would be waited for.
+    for kind in [Kind::Postgres, Kind::Mysql].into_iter().filter(|kind| kinds().contains(kind)) {
         let (mut world, place) = world(kind).await;
         world.set("EXECUTOR__MAX_ROWS_PER_BATCH", "5");
         for n in 0..80 {
