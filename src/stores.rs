@@ -81,7 +81,15 @@ pub enum StoreError {
     /// There was no time left to begin; nothing was asked.
     #[error("there was no time left to begin")]
     Late,
-    /// It is not certain yet: to be asked again after a while. Nothing is wrong.
+    /// Others have their turn; nothing was asked, and nothing is known.
+    #[error("{what}")]
+    Busy {
+        /// Who has.
+        what: String,
+        /// How long.
+        pause: Duration,
+    },
+    /// It was asked and seems to be empty, which is not certain yet: to be asked again after a while. Nothing is wrong.
     #[error("{what}")]
     Later {
         /// What is waited for.

@@ -218,7 +218,7 @@ async fn look(class: &Class, job: &Claimed, so_far: Away, begin: Until, end: Unt
         match target.client.left(&target.place, &job.account_id).await {
             Ok(true) => drop(away.left.insert(target.name.clone())),
             Ok(false) => drop(away.later.remove(&target.name)),
-            Err(StoreError::Later { pause, .. }) => drop(away.later.insert(target.name.clone(), pause)),
+            Err(StoreError::Later { pause, .. } | StoreError::Busy { pause, .. }) => drop(away.later.insert(target.name.clone(), pause)),
             Err(error) => away.failed(target, &error),
         }
     }
@@ -248,7 +248,7 @@ async fn ask(tx: &Mutex<Tx>, batch: &Batch, class: &Class, job: &Claimed, mut aw
                 away.cut = true;
                 break;
             }
-            Err(StoreError::Later { pause, .. }) => drop(away.later.insert(target.name.clone(), pause)),
+            Err(StoreError::Later { pause, .. } | StoreError::Busy { pause, .. }) => drop(away.later.insert(target.name.clone(), pause)),
             Err(error) => away.failed(target, &error),
         }
     }

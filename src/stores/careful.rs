@@ -87,8 +87,9 @@ impl Careful {
         let late = || StoreError::Away(format!("no answer within {} s", CALL.as_secs()));
         let answer = tokio::time::timeout(CALL, answer).await.unwrap_or_else(|_| Err(late()));
         match &answer {
+            // It was not asked.
+            Err(StoreError::Late | StoreError::Busy { .. }) => {}
             // It is there, whatever it says.
-            Err(StoreError::Late) => {}
             Ok(_) | Err(StoreError::Refused(_) | StoreError::Later { .. }) => self.answered(),
             Err(StoreError::Away(_)) => self.failed(None, &answer),
             Err(StoreError::Throttled { pause, .. }) => self.failed(*pause, &answer),
@@ -187,7 +188,8 @@ mod tests {
         assert_eq!(asked_after(away(), &[0, 700, 600, 1_400, 1_200]).await, [1, 1, 2, 2, 3]);
         let patience = StoreError::Throttled { what: "x".to_owned(), pause: Some(Duration::from_secs(9)) };
         assert_eq!(asked_after(patience, &[0, 8_900, 200]).await, [1, 1, 2], "it said for how long");
-        for answer in [StoreError::Refused("x".to_owned()), StoreError::Late] {
+        let busy = StoreError::Busy { what: "x".to_owned(), pause: Duration::from_secs(9) };
+        for answer in [StoreError::Refused("x".to_owned()), StoreError::Late, busy] {
             assert_eq!(asked_after(answer, &[0, 0, 0]).await, [1, 2, 3], "it was there, or was not asked");
         }
     }

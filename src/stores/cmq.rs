@@ -169,7 +169,7 @@ impl Queues {
     {
         let regions = u32::try_from(self.regions.len()).unwrap_or(u32::MAX);
         let Ok(Ok(_turn)) = tokio::time::timeout(TURN, self.turns.acquire_many(regions)).await else {
-            return Err(StoreError::Later { what: "others have their turn".to_owned(), pause: TURN });
+            return Err(StoreError::Busy { what: "others have their turn".to_owned(), pause: TURN });
         };
         let by = Instant::now() + AT_MOST;
         let answers = join_all(self.regions.iter().map(|name| ask(Region { api: &self.api, name, by }))).await;
@@ -182,7 +182,9 @@ impl Queues {
         let (mut pause, mut failed) = (None, None);
         for state in states {
             match state {
-                Ok(State::Later(wait)) | Err(StoreError::Later { pause: wait, .. }) => pause = pause.max(Some(wait)),
+                Ok(State::Later(wait)) | Err(StoreError::Later { pause: wait, .. } | StoreError::Busy { pause: wait, .. }) => {
+                    pause = pause.max(Some(wait));
+                }
                 Ok(State::Gone | State::Stays) => {}
                 Err(error) => failed = failed.or(Some(error)),
             }
@@ -313,7 +315,7 @@ impl Queues {
         let mut pause = None;
         for look in looks {
             match look {
-                Ok(State::Later(wait)) | Err(StoreError::Later { pause: wait, .. }) => pause = pause.max(Some(wait)),
+                Ok(State::Later(wait)) => pause = pause.max(Some(wait)),
                 Ok(_) => {}
                 Err(error) => return Err(error),
             }

@@ -125,7 +125,7 @@ impl Api {
             && tokio::time::timeout_at(by, pace.until_ready()).await.is_err()
         {
             let what = format!("{action} is asked for as often as it may be");
-            return Err(StoreError::Later { what, pause: Duration::from_secs(1) }.into());
+            return Err(StoreError::Busy { what, pause: Duration::from_secs(1) }.into());
         }
         if change.is_some_and(Until::passed) {
             return Err(StoreError::Later { what: "there was no time left to go on".to_owned(), pause: Duration::ZERO }.into());
