@@ -11,10 +11,13 @@
     reason = "a measurement prints what it found and stops where the world is not as it should be"
 )]
 
+#[path = "../tests/support/bucket.rs"]
+mod bucket;
 mod crowd;
 mod fill;
 mod lab;
 mod mysql;
+mod objects;
 mod peers;
 mod plan;
 mod platform;
@@ -22,6 +25,9 @@ mod plots;
 mod program;
 mod purge;
 mod report;
+#[path = "../tests/support/standin.rs"]
+#[expect(dead_code, reason = "tests look at more of a request")]
+mod standin;
 mod svg;
 
 use std::time::{Duration, Instant};
@@ -31,8 +37,8 @@ use peers::Peers;
 use report::Table;
 
 /// Every measurement, in the order of a run: those that share a template stand together.
-const NAMES: [&str; 12] =
-    ["skewed", "platform", "purge", "empty", "mysql", "schedule", "replicas", "history", "poll", "compare", "memory", "plots"];
+const NAMES: [&str; 13] =
+    ["skewed", "platform", "purge", "empty", "mysql", "objects", "schedule", "replicas", "history", "poll", "compare", "memory", "plots"];
 /// A run that has taken longer leaves the plots out.
 const PATIENCE: Duration = Duration::from_mins(16);
 
@@ -47,6 +53,8 @@ struct Sizes {
     due: u32,
     /// Of these, how many a peer gets: it is slow, and its rate does not change.
     peer: u32,
+    /// Versions of the objects of one account: few and many.
+    versions: [u32; 2],
     /// Due accounts without rows.
     empty: u32,
     /// Newly ended subscriptions.
@@ -70,6 +78,7 @@ const FULL: Sizes = Sizes {
     skewed: 5_000_000,
     due: 100_000,
     peer: 20_000,
+    versions: [1_000, 100_000],
     empty: 50_000,
     ended: 1_000_000,
     subscriptions: 10_000_000,
@@ -85,6 +94,7 @@ const QUICK: Sizes = Sizes {
     skewed: 250_000,
     due: 5_000,
     peer: 1_000,
+    versions: [500, 5_000],
     empty: 5_000,
     ended: 20_000,
     subscriptions: 100_000,
@@ -185,6 +195,7 @@ async fn all(sizes: Sizes, only: &[String]) -> String {
             "purge" => purge::uniform(&mut bench, &peers).await,
             "empty" => purge::empty(&mut bench, &peers).await,
             "mysql" => mysql::mysql(&mut bench).await,
+            "objects" => objects::objects(&mut bench).await,
             "schedule" => plan::schedule(&mut bench).await,
             "replicas" => crowd::replicas(&mut bench).await,
             "history" => crowd::history(&mut bench).await,

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Accounts in all; each tenth is due.
-const ACCOUNTS: i64 = 2_000;
+const ACCOUNTS: i64 = 1_000;
 
 struct Events<'a> {
     server: &'a Mariadb,
@@ -43,7 +43,7 @@ impl Events<'_> {
 }
 
 pub(crate) async fn mysql(bench: &mut Bench) {
-    let (lab, rows) = (&bench.lab, i64::from(bench.sizes.due) * 10);
+    let (lab, rows) = (&bench.lab, i64::from(bench.sizes.due) * 3);
     let Some(server) = Mariadb::start().expect("MariaDB") else {
         bench.table.missing("purge in MariaDB", "MariaDB is not installed");
         return;
@@ -68,7 +68,7 @@ pub(crate) async fn mysql(bench: &mut Bench) {
     sqlx::raw_sql("set global innodb_buffer_pool_size = 1073741824; create database b").execute(&mut anywhere).await.expect("a database");
     sqlx::raw_sql(AssertSqlSafe(filled)).execute(&mut events.connect().await).await.expect("the events");
     let (mut ours, mut single, mut archiver) = (Runs::default(), Runs::default(), Runs::default());
-    let mut rounds = bench.rounds(90);
+    let mut rounds = bench.rounds(60);
     let mut why = None;
     while rounds.next() {
         events.fresh().await;
@@ -97,7 +97,10 @@ pub(crate) async fn mysql(bench: &mut Bench) {
 
         events.fresh().await;
         drop(lab.copy("elsewhere").await);
-        let ran = lab.program(COPY, "enforce").elsewhere("mysql", &server.url("b"), "events").run();
+        let ran = lab
+            .program(COPY, "enforce")
+            .elsewhere(&format!("kind = \"mysql\"\nurl = \"{}\"", server.url("b")), "table = \"events\"\naccount_column = \"account_id\"")
+            .run();
         assert_eq!(ran.completed, ACCOUNTS / 10);
         ours.add(rate(rows / 10, ran.purge()));
         events.gone().await;

@@ -50,14 +50,13 @@ impl<'a> Program<'a> {
         }
     }
 
-    /// Only queues, and those in a table of another store.
-    pub(crate) fn elsewhere(self, kind: &str, url: &str, table: &str) -> Self {
+    /// Only queues, and those in another store: what it is, and the place there.
+    pub(crate) fn elsewhere(self, store: &str, place: &str) -> Self {
         let mut program = self.queue_only();
         let (before, after) = program.rules.split_once("[[data_classes.targets]]").expect("a first target");
         let (_, after) = after.split_once("[[data_classes]]").expect("the class of media");
         program.rules = format!(
-            "{before}[[data_classes.targets]]\nstore = \"elsewhere\"\ntable = \"{table}\"\naccount_column = \"account_id\"\n\n[[data_classes]]{after}
-[stores.elsewhere]\nkind = \"{kind}\"\nurl = \"{url}\"\n"
+            "{before}[[data_classes.targets]]\nstore = \"elsewhere\"\n{place}\n\n[[data_classes]]{after}\n[stores.elsewhere]\n{store}\n"
         );
         program
     }
@@ -152,6 +151,11 @@ fn watch(mut child: Child) -> bool {
 /// Forgets what was used so far, and says how much that was, in KiB.
 pub(crate) fn take_memory() -> u64 {
     MOST.swap(0, Ordering::Relaxed)
+}
+
+/// So much was used as well.
+pub(crate) fn used_memory(kib: u64) {
+    MOST.fetch_max(kib, Ordering::Relaxed);
 }
 
 /// What the log of a run tells.

@@ -2,6 +2,7 @@
 //! For the demo and the tests. Not for production: the daemon never keeps its records in one.
 
 mod mariadb;
+mod rabbitmq;
 
 use std::{
     fs::{self, File, Permissions},
@@ -22,6 +23,7 @@ use tempfile::TempDir;
 use thiserror::Error;
 
 pub use mariadb::Mariadb;
+pub use rabbitmq::Rabbitmq;
 
 const PACKAGED: &str = "/usr/lib/postgresql";
 const PATIENCE: Duration = Duration::from_mins(1);

@@ -13,7 +13,7 @@ use crate::{
     stores::{self, RemoteTarget, postgres::Target},
 };
 
-pub use orphans::Orphans;
+pub use orphans::{Homeless, Orphans};
 
 /// Everything the passes need to know about what is deleted and when.
 #[derive(Debug, Clone)]

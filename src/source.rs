@@ -153,6 +153,27 @@ impl Source {
         Some(self.points.first()?.region.as_ref()?.remember())
     }
 
+    /// Selects, as `id`, the accounts of which something says that they have ended, and nothing says where they live; `None` without regions.
+    #[must_use]
+    pub fn of_no_region(&self) -> Option<String> {
+        let region = self.points.first()?.region.as_ref()?;
+        let ended = self.points.iter().map(|point| {
+            let (id, table) = (format!("s.{}", point.account), &point.table.sql);
+            let row = format!(
+                "select 1 from {} r where {} and r.{}::text <> ''",
+                region.table.sql,
+                region.table.key.same(&format!("r.{}", region.account), &format!("{id}::text"), point.table.key),
+                region.column
+            );
+            format!(
+                "select {id}::text as id from {table} s where s.{} is not null and {id} is not null and not exists ({row})
+                 and not exists (select 1 from retention.account_regions g where g.account_id = {id}::text)",
+                point.since
+            )
+        });
+        Some(ended.collect::<Vec<_>>().join(" union "))
+    }
+
     /// The points, in the order of the class.
     #[must_use]
     pub fn points(&self) -> &[Point] {

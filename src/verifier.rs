@@ -13,7 +13,7 @@ use crate::{
     crash,
     database::{Database, DatabaseError, Purpose},
     jobs::FIRST_LOOK,
-    policy::{Class, Orphans, Policy},
+    policy::{Class, Homeless, Orphans, Policy},
     safeguards::{agreement, server},
     sql::literals,
     stores::{StoreError, postgres},
@@ -89,6 +89,15 @@ impl Verifier {
         server::refuse_standby(&mut tx).await?;
         for finding in catalog::uncovered(&mut tx, &self.config).await? {
             tracing::warn!(event = "coverage.uncovered", subject = finding.subject, "{}", finding.problem);
+        }
+        if let Some(Homeless { accounts, examples }) = self.policy.homeless(&mut tx).await? {
+            let examples = examples.join(", ");
+            tracing::warn!(
+                event = "region.unknown",
+                accounts,
+                examples,
+                "accounts have ended and nobody knows where they live; they are left alone"
+            );
         }
         for Orphans { target, accounts, examples } in self.policy.orphans(&mut tx).await? {
             let examples = examples.join(", ");

@@ -11,7 +11,7 @@ use crate::{
     config::{Config, Needs},
     database::{Database, DatabaseError, Purpose, Tx},
     failure::Failure,
-    policy::{Orphans, Policy},
+    policy::{Homeless, Orphans, Policy},
     schema, stores,
 };
 
@@ -94,7 +94,9 @@ async fn look(config: &Config, database: &Database) -> Result<Vec<Finding>, Fail
         findings.extend(contradictions(&mut tx, config).await?);
         // Who was ever known is in the daemon's own tables.
         if !findings.iter().any(|f| f.subject == "schema retention" || f.severity == Severity::Grants) {
-            findings.extend(orphans(&mut tx, &Policy::new(config, &layout)).await?);
+            let policy = Policy::new(config, &layout);
+            findings.extend(orphans(&mut tx, &policy).await?);
+            findings.extend(policy.homeless(&mut tx).await?.as_ref().map(homeless));
         }
     }
     drop(tx);
@@ -117,15 +119,28 @@ async fn remote(config: &Config) -> Vec<Finding> {
     findings
 }
 
+/// Some of so many accounts.
+fn some(examples: &[String], accounts: i64) -> String {
+    examples.join(", ") + if examples.len() < usize::try_from(accounts).unwrap_or(usize::MAX) { ", …" } else { "" }
+}
+
+fn homeless(h: &Homeless) -> Finding {
+    let problem = format!(
+        "{} accounts have ended and nobody knows where they live, so no daemon deletes what they leave: {}",
+        h.accounts,
+        some(&h.examples, h.accounts)
+    );
+    Finding { severity: Severity::Warning, subject: "regions".to_owned(), problem, remedy: None }
+}
+
 async fn orphans(tx: &mut Tx, policy: &Policy) -> Result<Vec<Finding>, DatabaseError> {
     let finding = |o: Orphans| Finding {
         severity: Severity::Warning,
         subject: format!("target {}", o.target),
         problem: format!(
-            "it holds records of {} accounts that were never known, which no rule deletes: {}{}",
+            "it holds records of {} accounts that were never known, which no rule deletes: {}",
             o.accounts,
-            o.examples.join(", "),
-            if o.examples.len() < usize::try_from(o.accounts).unwrap_or(usize::MAX) { ", …" } else { "" }
+            some(&o.examples, o.accounts)
         ),
         remedy: None,
     };

@@ -1,10 +1,13 @@
 //! `hold`, `pause`, `resume`, `guard`: what stops deletion and what lets it go on. Every act has an actor and a reason, and is logged.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
 use super::{Cli, Output, block_on, now, print, print_json};
 use crate::{
+    catalog,
     config::{self, Config},
     database::{Database, Purpose},
     failure::Failure,
@@ -92,6 +95,22 @@ impl Act {
 }
 
 impl Cli {
+    /// Refuses an account that no source can have under this spelling (R7): what was placed for it would hold nothing. Where the sources cannot be read, it is
+    /// taken as it is: an incident may be about them.
+    async fn spelt(&self, config: &Config, scope: &Scope) -> Result<(), Failure> {
+        let Some(account) = &scope.account else { return Ok(()) };
+        let mut tx = self.own_tables(config, Purpose::Read).await?;
+        let Ok((Some(layout), _)) = catalog::inspect(&mut tx, config).await else { return Ok(()) };
+        if layout.points.is_empty() || layout.points.iter().any(|point| point.key.holds(account)) {
+            return Ok(());
+        }
+        let keys: BTreeSet<&str> = layout.points.iter().map(|point| point.key.sql()).collect();
+        let keys = keys.into_iter().collect::<Vec<_>>().join(" and ");
+        Err(Failure::Other(anyhow::anyhow!(
+            "{account:?} can be no account: they are of type {keys} here; write it the way the database does"
+        )))
+    }
+
     pub(super) fn hold(&self, verb: HoldVerb) -> Result<(), Failure> {
         let config = self.one_shot()?;
         block_on(async {
@@ -99,6 +118,7 @@ impl Cli {
                 HoldVerb::Place { account, feature, data_class, until, act } => {
                     let scope = Scope { account: Some(account), feature, data_class };
                     can_match(&config, &scope)?;
+                    self.spelt(&config, &scope).await?;
                     let mut tx = self.own_tables(&config, Purpose::Write).await?;
                     if let Some(until) = until
                         && until <= now(&mut tx).await?
@@ -151,6 +171,7 @@ impl Cli {
         let scope = Scope { account, feature: None, data_class };
         can_match(&config, &scope)?;
         block_on(async {
+            self.spelt(&config, &scope).await?;
             let mut tx = self.own_tables(&config, Purpose::Write).await?;
             control::pause(&mut tx, &scope, &act.reason, &act.by()).await?;
             Database::commit(tx).await?;

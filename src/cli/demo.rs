@@ -60,7 +60,7 @@ fn show(length: Duration, postgres_bin: Option<PathBuf>, elsewhere: bool) -> Res
         let before = sample::census(&mut connection).await.map_err(database::DatabaseError::from)?;
         introduce(&filled, length, &url);
         if let Some(stores) = &stores {
-            stores.fill(&mut connection).await.map_err(database::DatabaseError::from)?;
+            stores.fill(&mut connection).await.map_err(|e| Failure::Other(e.into()))?;
             stores.left_out().iter().for_each(|why| print(&format!("Left out, {why}.")));
         }
         app::run(Arc::clone(&config), Some(length)).await?;
@@ -68,7 +68,7 @@ fn show(length: Duration, postgres_bin: Option<PathBuf>, elsewhere: bool) -> Res
         conclude(&before, &after);
         if let Some(stores) = &stores {
             let due = Due::now(&mut connection).await.map_err(database::DatabaseError::from)?;
-            conclude_elsewhere(&stores.census(&due).await.map_err(database::DatabaseError::from)?);
+            conclude_elsewhere(&stores.census(&due).await.map_err(|e| Failure::Other(e.into()))?);
         }
         Ok(())
     });

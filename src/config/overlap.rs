@@ -96,8 +96,24 @@ pub(super) fn judge(root: &Table<'_>, stores: &Stores, points: &[Point], classes
     }
 }
 
-/// Reports what targets in remote stores do to each other and to media.
+/// Reports what targets in remote stores do to each other and to media, and stores that are one in part: what their places are to each other nobody could
+/// tell.
 fn judge_remote(root: &Table<'_>, stores: &Stores, classes: &[Class]) {
+    let remote = |(name, store): (&String, &Option<Store>)| match store {
+        Some(Store::Remote(remote)) => Some((name.clone(), remote.clone())),
+        _ => None,
+    };
+    let remotes: Vec<_> = stores.iter().filter_map(remote).collect();
+    for (at, (name, store)) in remotes.iter().enumerate() {
+        for (other, another) in &remotes[..at] {
+            if let Some((key, problem)) = store.shares(another) {
+                root.fault(
+                    &format!("stores.{name}.{key}"),
+                    format!("{problem} of stores.{other}; write both the same, or two that have nothing in common"),
+                );
+            }
+        }
+    }
     let targets: Vec<_> = classes.iter().flat_map(|class| class.remote.iter().map(move |(key, target)| (class, key, target))).collect();
     for (at, &(_, key, target)) in targets.iter().enumerate() {
         for place in classes.iter().flat_map(|class| &class.places) {

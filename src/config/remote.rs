@@ -8,7 +8,7 @@ mod objects;
 #[cfg(test)]
 mod tests;
 
-use std::{fs, net::IpAddr};
+use std::{fs, net::IpAddr, path::Path};
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -33,6 +33,29 @@ pub struct Remote {
     pub at: String,
     /// How it is reached.
     pub protocol: Protocol,
+}
+
+impl Remote {
+    /// What this store has in common with another one that is not the same: the key that says so, and what. The DNS and the file system know more, and
+    /// are not asked here.
+    pub(super) fn shares(&self, other: &Self) -> Option<(&'static str, &'static str)> {
+        let (here, there) = (self.at.split_once("://")?, other.at.split_once("://")?);
+        if self == other || here.0 != there.0 {
+            return None;
+        }
+        match here.0 {
+            "file" => {
+                let (here, there) = (Path::new(here.1), Path::new(there.1));
+                (here.starts_with(there) || there.starts_with(here)).then_some(("root", "one of the two lies in the folder"))
+            }
+            "mongodb" => {
+                let ((hosts, database), (others, another)) = (here.1.split_once('/')?, there.1.split_once('/')?);
+                let common = hosts.split(',').any(|host| others.split(',').any(|other| host == other));
+                (common && database == another).then_some(("url", "some of its hosts, and the database, are those"))
+            }
+            _ => None,
+        }
+    }
 }
 
 impl PartialEq for Remote {

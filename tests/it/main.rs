@@ -11,6 +11,8 @@ mod pgbouncer;
 #[path = "../support/proxy.rs"]
 #[expect(dead_code, reason = "the soak needs more of it")]
 mod proxy;
+#[path = "../support/bucket.rs"]
+mod bucket;
 #[path = "../support/standin.rs"]
 mod standin;
 #[path = "../support/rabbitmq.rs"]

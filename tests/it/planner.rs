@@ -436,9 +436,16 @@ async fn r9_only_the_accounts_of_the_regions_are_touched() {
         "regions = [\"ap-singapore\"]\n{}",
         world.rules.replace("since_column = \"deleted_at\"", "since_column = \"deleted_at\"\nregion_column = \"region\"")
     );
+    world.account("empty", "now() - interval '40 days'", "null", "null").await;
+    world.sql("update accounts set region = '' where account_id = 'empty'").await;
+    let findings = world.json(&["check"]);
+    let homeless: Vec<_> = findings.as_array().unwrap().iter().filter(|f| f["subject"] == "regions").collect();
+    assert_eq!(homeless.len(), 1, "{findings}");
+    let told = homeless[0]["problem"].as_str().unwrap();
+    assert!(told.starts_with("2 accounts have ended") && told.ends_with(": empty, unknown"), "{told}");
     world.run_passes().await.unwrap();
     assert_eq!(world.left("here").await, left(0, 0, 0, 2));
-    for untouched in ["there", "case", "unknown", "live"] {
+    for untouched in ["there", "case", "unknown", "empty", "live"] {
         assert_eq!(world.left(untouched).await, ALL, "{untouched}");
         assert_eq!(world.jobs(untouched).await.len(), 0, "{untouched}");
     }

@@ -118,6 +118,37 @@ async fn i5_a_hold_or_pause_that_could_never_match_is_refused() {
 }
 
 #[tokio::test]
+async fn i5_an_account_that_no_source_can_spell_so_is_refused() {
+    let world = World::new().await;
+    world.sql("alter table feature_subscriptions drop constraint feature_subscriptions_account_id_fkey").await;
+    let id = "6f8a1c2e-0000-4000-8000-0000000000ab";
+    let acts: [&[&str]; 2] = [&["hold", "place"], &["pause"]];
+    let act = |act: &[&str], id: &str| {
+        let mut arguments = act.to_vec();
+        arguments.extend(["--account", id, "--reason", "r"]);
+        arguments.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let try_it = |arguments: &[String]| tried(&world, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    // Text may be spelt in any way.
+    assert_eq!(try_it(&act(acts[0], "any")).0, Some(0));
+    world.sql("delete from retention.holds").await;
+    for table in ["accounts", "feature_subscriptions"] {
+        world.sql(&format!("delete from {table}; alter table {table} alter account_id type uuid using account_id::uuid")).await;
+    }
+    for verb in acts {
+        for wrong in [id.to_uppercase(), id.replace('-', ""), format!("{{{id}}}"), "7".to_owned()] {
+            let (code, said) = try_it(&act(verb, &wrong));
+            assert!(code == Some(1) && said.contains("of type uuid"), "{verb:?} {wrong}: {code:?} {said}");
+        }
+        assert_eq!(try_it(&act(verb, id)).0, Some(0));
+    }
+    assert_eq!((world.count("retention.holds").await, world.count("retention.pauses").await), (1, 1));
+    // Whoever has to stop something does not wait for the sources to be as they should.
+    world.sql("drop table accounts, feature_subscriptions cascade").await;
+    assert_eq!(try_it(&act(acts[0], "any")).0, Some(0));
+}
+
+#[tokio::test]
 async fn i5_an_act_needs_a_reason() {
     let world = world_with(&[]).await;
     for arguments in [

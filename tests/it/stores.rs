@@ -11,7 +11,7 @@ use std::{
 
 use retentiond::{
     app::App,
-    embedded::{Mariadb, Options, Server},
+    embedded::{Mariadb, Options, Rabbitmq, Server},
     lifecycle::Stop,
     planner::Look,
 };
@@ -22,7 +22,7 @@ use crate::{
     cmq_queues::look_soon,
     moto::{self, Moto},
     proxy::Proxy,
-    rabbitmq::{self, Rabbitmq, Visitor},
+    rabbitmq::Visitor,
     secantus::{self, Documents, Secantus},
     standin::StandIn,
     world::{ALL, World, left, left_out},
@@ -99,7 +99,7 @@ fn kinds() -> Vec<Kind> {
     } else {
         left_out("stores of kind mongodb: SecantusDB is not installed");
     }
-    if rabbitmq::installed().is_some() {
+    if Rabbitmq::is_installed() {
         kinds.push(Kind::Amqp);
     } else {
         left_out("stores of kind amqp: RabbitMQ is not installed");
@@ -139,8 +139,8 @@ impl Place {
                 (url, port)
             }
             Kind::Amqp => {
-                let server = AMQP.get_or_init(|| Rabbitmq::start(&rabbitmq::installed().unwrap()));
-                (server.url("all"), server.port)
+                let server = AMQP.get_or_init(|| Rabbitmq::start().expect("a RabbitMQ").expect("it is installed"));
+                (server.url("all"), server.port())
             }
             Kind::Cmq => (String::new(), CMQ.get_or_init(cmq::StandIn::start).port),
         };

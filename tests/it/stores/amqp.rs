@@ -5,18 +5,19 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use retentiond::{
     config,
+    embedded::Rabbitmq,
     stores::{self, Careful, StoreError, Until},
 };
 
 use super::{Kind, Place, once, world};
 use crate::{
-    rabbitmq::{self, Visitor},
+    rabbitmq::Visitor,
     world::{World, left_out},
 };
 
 /// A world with a queue, where the broker is installed.
 async fn queue() -> Option<(World, Place)> {
-    if rabbitmq::installed().is_none() {
+    if !Rabbitmq::is_installed() {
         left_out("what only queues have: RabbitMQ is not installed");
         return None;
     }
