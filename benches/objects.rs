@@ -24,7 +24,7 @@ pub(crate) async fn objects(bench: &mut Bench) {
         for (versions, memory) in [(few, &mut with_few), (many, &mut with_many)] {
             let (server, bucket) = Bucket { page: 1_000, ..Bucket::default() }.with(&account, versions as usize).with("other", 10).start();
             let store = format!(
-                "kind = \"objects\"\nservice = \"s3\"\nendpoint = \"http://127.0.0.1:{}\"\nregion = \"us-east-1\"\nbucket = \"b\"
+                "kind = \"objects\"\nservice = \"s3\"\nendpoint = \"http://127.0.0.1:{}\"\nregion = \"us-east-1\"\nbucket = \"bucket\"
                  access_key_id = \"id\"\nsecret_access_key = \"key\"",
                 server.port
             );
