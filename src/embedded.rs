@@ -26,7 +26,7 @@ pub use mariadb::Mariadb;
 pub use rabbitmq::Rabbitmq;
 
 const PACKAGED: &str = "/usr/lib/postgresql";
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// The shell that outlives us. It reads a pipe of which we hold the only writing end: a word there dismisses it, the

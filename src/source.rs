@@ -60,6 +60,16 @@ impl Region {
         )
     }
 
+    /// Whether nobody knows where the account lives: neither its row nor, if it has none, the memory.
+    fn is_unknown(&self, id: &str, from: KeyType) -> String {
+        let row = format!("select 1 from {} r where {}", self.table.sql, self.table.key.same(&format!("r.{}", self.account), id, from));
+        format!(
+            "case when exists ({row}) then not exists ({row} and r.{}::text <> '')
+                  else not exists (select 1 from retention.account_regions g where g.account_id = {id} and g.region <> '') end",
+            self.column
+        )
+    }
+
     /// Remembers which accounts live here, and of those that did where they have moved.
     fn remember(&self) -> String {
         let (account, column) = (format!("r.{}::text", self.account), format!("r.{}::text", self.column));
@@ -153,25 +163,24 @@ impl Source {
         Some(self.points.first()?.region.as_ref()?.remember())
     }
 
-    /// Selects, as `id`, the accounts of which something says that they have ended, and nothing says where they live; `None` without regions.
+    /// Each selects, as `id`, accounts of which one starting point says that they have ended, and nothing says where they live; none without regions.
     #[must_use]
-    pub fn of_no_region(&self) -> Option<String> {
-        let region = self.points.first()?.region.as_ref()?;
-        let ended = self.points.iter().map(|point| {
-            let (id, table) = (format!("s.{}", point.account), &point.table.sql);
-            let row = format!(
-                "select 1 from {} r where {} and r.{}::text <> ''",
-                region.table.sql,
-                region.table.key.same(&format!("r.{}", region.account), &format!("{id}::text"), point.table.key),
-                region.column
-            );
-            format!(
-                "select {id}::text as id from {table} s where s.{} is not null and {id} is not null and not exists ({row})
-                 and not exists (select 1 from retention.account_regions g where g.account_id = {id}::text)",
-                point.since
-            )
+    pub fn of_no_region(&self) -> Vec<String> {
+        let ended = self.points.iter().filter_map(|point| {
+            let (region, id) = (point.region.as_ref()?, format!("s.{}", point.account));
+            let unknown = |id: &str| region.is_unknown(id, point.table.key);
+            Some(format!(
+                "select {id}::text as id from {} s where s.{} is not null and {id} is not null and {} and {}
+                 union select a.account_id from retention.absences a where a.source = {} and a.confirmed_at is not null and {}",
+                point.table.sql,
+                point.since,
+                point.of_feature("s", &self.feature),
+                unknown(&format!("{id}::text")),
+                literal(&point.source),
+                unknown("a.account_id")
+            ))
         });
-        Some(ended.collect::<Vec<_>>().join(" union "))
+        ended.collect()
     }
 
     /// The points, in the order of the class.

@@ -81,7 +81,7 @@ pub enum StoreError {
     /// There was no time left to begin; nothing was asked.
     #[error("there was no time left to begin")]
     Late,
-    /// Others have their turn; nothing was asked, and nothing is known.
+    /// Others have their turn: not everything was asked, and nothing is known.
     #[error("{what}")]
     Busy {
         /// Who has.

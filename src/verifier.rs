@@ -22,7 +22,7 @@ use crate::{
 /// Subjects looked at in one transaction.
 const PAGE: i64 = 1_000;
 /// The same, where other stores are looked at as well.
-const REMOTE_PAGE: i64 = 100;
+const REMOTE_PAGE: i64 = 32;
 /// Subjects that other stores are asked about at once.
 const AT_ONCE: usize = 8;
 /// When a look is made again that a store gave no answer to.
@@ -74,8 +74,11 @@ impl Verifier {
     }
 
     async fn class(&self, class: &Class, report: &mut Report) -> Result<(), DatabaseError> {
-        let page = if class.remote.is_empty() { PAGE } else { REMOTE_PAGE };
-        while self.page(class, page, report).await? == page {}
+        // Stores may take long to answer: other classes have their turn, and a stop is heeded, after one page.
+        if !class.remote.is_empty() {
+            return self.page(class, REMOTE_PAGE, report).await.map(|_| ());
+        }
+        while self.page(class, PAGE, report).await? == PAGE {}
         Ok(())
     }
 
@@ -90,15 +93,6 @@ impl Verifier {
         for finding in catalog::uncovered(&mut tx, &self.config).await? {
             tracing::warn!(event = "coverage.uncovered", subject = finding.subject, "{}", finding.problem);
         }
-        if let Some(Homeless { accounts, examples }) = self.policy.homeless(&mut tx).await? {
-            let examples = examples.join(", ");
-            tracing::warn!(
-                event = "region.unknown",
-                accounts,
-                examples,
-                "accounts have ended and nobody knows where they live; they are left alone"
-            );
-        }
         for Orphans { target, accounts, examples } in self.policy.orphans(&mut tx).await? {
             let examples = examples.join(", ");
             tracing::warn!(
@@ -107,6 +101,15 @@ impl Verifier {
                 accounts,
                 examples,
                 "records of accounts that were never known are left alone"
+            );
+        }
+        if let Some(Homeless { accounts, examples }) = self.policy.homeless(&mut tx).await? {
+            let examples = examples.join(", ");
+            tracing::warn!(
+                event = "region.unknown",
+                accounts,
+                examples,
+                "accounts have ended and nobody knows where they live; they are left alone"
             );
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! `hold`, `pause`, `resume`, `guard`: what stops deletion and what lets it go on. Every act has an actor and a reason, and is logged.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
@@ -18,6 +18,9 @@ use crate::{
     },
     terminal::{printable, table},
 };
+
+/// Whether an account can be spelt so is asked no longer than this: what is to be stopped goes on meanwhile.
+const SPELT_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum HoldVerb {
@@ -100,14 +103,15 @@ impl Cli {
     async fn spelt(&self, config: &Config, scope: &Scope) -> Result<(), Failure> {
         let Some(account) = &scope.account else { return Ok(()) };
         let mut tx = self.own_tables(config, Purpose::Read).await?;
-        let Ok((Some(layout), _)) = catalog::inspect(&mut tx, config).await else { return Ok(()) };
+        // Nor does it wait for a server that has other things to do.
+        let Ok(Ok((Some(layout), _))) = tokio::time::timeout(SPELT_WITHIN, catalog::inspect(&mut tx, config)).await else { return Ok(()) };
         if layout.points.is_empty() || layout.points.iter().any(|point| point.key.holds(account)) {
             return Ok(());
         }
         let keys: BTreeSet<&str> = layout.points.iter().map(|point| point.key.sql()).collect();
         let keys = keys.into_iter().collect::<Vec<_>>().join(" and ");
         Err(Failure::Other(anyhow::anyhow!(
-            "{account:?} can be no account: they are of type {keys} here; write it the way the database does"
+            "{account:?} can be no account: they are of type {keys} here; write it the way the database does (a uuid in lower case with hyphens, a number without zeros before it)"
         )))
     }
 

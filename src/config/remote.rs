@@ -53,6 +53,10 @@ impl Remote {
                 let common = hosts.split(',').any(|host| others.split(',').any(|other| host == other));
                 (common && database == another).then_some(("url", "some of its hosts, and the database, are those"))
             }
+            "cmq" => {
+                let common = here.1.split(',').any(|region| there.1.split(',').any(|other| region == other));
+                common.then_some(("regions", "some of its regions are those"))
+            }
             _ => None,
         }
     }

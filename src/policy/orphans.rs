@@ -35,7 +35,7 @@ impl Policy {
     /// # Errors
     /// Those of the database.
     pub async fn homeless(&self, conn: &mut PgConnection) -> Result<Option<Homeless>, DatabaseError> {
-        let mut ended: Vec<String> = self.classes.iter().filter_map(|class| class.source.of_no_region()).collect();
+        let mut ended: Vec<String> = self.classes.iter().flat_map(|class| class.source.of_no_region()).collect();
         ended.sort_unstable();
         ended.dedup();
         if ended.is_empty() {

@@ -179,13 +179,14 @@ impl Queues {
     async fn purge(&self, place: &Place, account: &str, until: Until) -> Result<Gone, StoreError> {
         let names = &names(place, account)?;
         let states = self.everywhere(|region| self.purge_in(region, names, until)).await?;
-        let (mut pause, mut failed) = (None, None);
+        let (mut pause, mut failed, mut stays) = (None, None, false);
         for state in states {
             match state {
-                Ok(State::Later(wait)) | Err(StoreError::Later { pause: wait, .. } | StoreError::Busy { pause: wait, .. }) => {
-                    pause = pause.max(Some(wait));
-                }
-                Ok(State::Gone | State::Stays) => {}
+                Ok(State::Later(wait)) | Err(StoreError::Later { pause: wait, .. }) => pause = pause.max(Some(wait)),
+                // What stays in another region is the news.
+                Err(StoreError::Busy { pause: wait, .. }) if !stays => pause = pause.max(Some(wait)),
+                Ok(State::Stays) => stays = true,
+                Ok(State::Gone) | Err(StoreError::Busy { .. }) => {}
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
@@ -312,13 +313,17 @@ impl Queues {
         if looks.contains(&Ok(State::Stays)) {
             return Ok(true);
         }
-        let mut pause = None;
+        let (mut pause, mut busy) = (None, None);
         for look in looks {
             match look {
                 Ok(State::Later(wait)) => pause = pause.max(Some(wait)),
                 Ok(_) => {}
+                Err(error @ StoreError::Busy { .. }) => busy = Some(error),
                 Err(error) => return Err(error),
             }
+        }
+        if let Some(busy) = busy {
+            return Err(busy);
         }
         pause.map_or(Ok(false), |pause| Err(later(pause)))
     }

@@ -331,7 +331,7 @@ async fn killed_in_the_middle(world: &World) {
     sqlx::query("select pg_advisory_lock(42)").execute(&mut gate).await.unwrap();
     let mut daemon = world.daemon();
     until("a batch waits at the gate", async || {
-        world.count("pg_locks where locktype = 'advisory' and objid = 42 and not granted").await == 1
+        world.count("pg_locks where locktype = 'advisory' and objid = 42 and not granted and database = (select oid from pg_database where datname = current_database())").await == 1
     })
     .await;
     assert_eq!(world.job("a", "configuration").await.state, "running");

@@ -125,7 +125,7 @@ async fn somebody_waits(asks: &mut PgConnection, lock: &str, within: &str) {
         "select exists (select 1 from pg_locks l join pg_stat_activity a using (pid) where l.locktype = 'advisory' and {lock} and not l.granted
          and a.datname = current_database() and a.query_start > clock_timestamp() - interval '{within}')"
     );
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_mins(2);
     while !sqlx::query_scalar::<_, bool>(AssertSqlSafe(waiting.clone())).fetch_one(&mut *asks).await.unwrap() {
         assert!(Instant::now() < deadline, "nobody waits: {lock}");
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -143,7 +143,7 @@ async fn r15_what_stops_behind_a_pooler_returns_only_after_the_batch_and_nothing
         // While the gate is closed, a batch stands in front of the second table, the first already in its hands.
         world
             .sql(
-                "create function gate() returns trigger language plpgsql as $$ begin perform pg_advisory_xact_lock(42); return old; end $$;
+                "create function gate() returns trigger language plpgsql as $$ begin perform set_config('lock_timeout', '0', true); perform pg_advisory_xact_lock(42); return old; end $$;
                  create trigger gate before delete on task_configurations for each row execute function gate()",
             )
             .await;

@@ -275,6 +275,7 @@ async fn records_that_arrive_before_the_purge_go_with_it_and_later_ones_are_no_p
     let completed: Job = world.job("a", "configuration").await;
     assert_eq!(completed.records_deleted.0.values().sum::<i64>(), 16);
 
+    world.no_look_comes().await;
     // A late writer: the completed job says what it did, no more, and is no licence to delete.
     world.data("a").await;
     world.run_passes().await.unwrap();
@@ -327,7 +328,8 @@ async fn i3_service_logs_and_billing_that_share_the_key_are_not_touched() {
 
 #[tokio::test]
 async fn the_running_daemon_purges_within_one_poll_of_retain_until_and_never_before() {
-    let world = World::new().await;
+    let mut world = World::new().await;
+    world.set("POLL__INTERVAL", "1h").set("POLL__RESYNC_INTERVAL", "1h");
     world.account("a", "null", "null", "clock_timestamp() - interval '7 days' + interval '2 seconds'").await;
     world.account("later", "null", "null", "clock_timestamp() - interval '7 days' + interval '1 hour'").await;
     let _daemon = world.daemon();
@@ -336,8 +338,8 @@ async fn the_running_daemon_purges_within_one_poll_of_retain_until_and_never_bef
     let job = world.job("a", "queue").await;
     let late = job.completed_at.unwrap() - job.retain_until;
     assert!(late >= chrono::TimeDelta::zero(), "early by {late}");
-    // The poll interval of the tests is 200 ms; the rest is for a machine that does something else.
-    assert!(late < chrono::TimeDelta::seconds(5), "late by {late}");
+    // Far from an hour, and enough for a machine that does something else.
+    assert!(late < chrono::TimeDelta::minutes(5), "late by {late}");
     assert_eq!(world.left("a").await, left(3, 5, 0, 2));
     assert_eq!(world.left("later").await, ALL);
 }

@@ -52,7 +52,7 @@ impl Race {
         let mut tx = self.begin().await;
         safeguards::admit(&mut tx, &self.app.config.guard).await.unwrap();
         let claimed =
-            jobs::claim(&mut tx, &self.class.jobs, jobs::Lane::Fresh, "racer", Duration::from_secs(30), Duration::from_hours(24), 100)
+            jobs::claim(&mut tx, &self.class.jobs, jobs::Lane::Fresh, "racer", Duration::from_mins(10), Duration::from_hours(24), 100)
                 .await
                 .unwrap();
         Database::commit(tx).await.unwrap();

@@ -7,6 +7,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::OnceLock,
+    time::{Duration, Instant},
 };
 
 use retentiond::{
@@ -423,10 +424,14 @@ pub(crate) async fn world(kind: Kind) -> (World, Place) {
 
 pub(crate) async fn once(world: &World) -> App {
     let app = world.app().await.unwrap();
-    if let Err(failure) = app.run_once(&Stop::default()).await {
+    let began = Instant::now();
+    while let Err(failure) = app.run_once(&Stop::default()).await {
         let errors: Vec<Option<String>> =
             sqlx::query_scalar("select last_error from retention.jobs").fetch_all(&mut world.connect().await).await.unwrap();
-        panic!("{failure}: {errors:?}");
+        // A store on a busy machine may answer too late, and moto fails where two of its threads meet: they are asked again.
+        let slow = errors.iter().flatten().any(|error| error.contains("no answer within") || error.contains("HTTP 500"));
+        assert!(slow && began.elapsed() < Duration::from_mins(2), "{failure}: {errors:?}");
+        world.sql("update retention.jobs set ready_at = now() where ready_at > now() and retain_until <= now()").await;
     }
     let done = app.run_once(&Stop::default()).await;
     assert!(done.is_ok(), "{done:?}: {:?}", world.jobs("a").await);
@@ -439,7 +444,7 @@ async fn what_is_due_is_purged_in_every_store_and_nothing_else_is() {
         let (mut world, place) = world(kind).await;
         world.set("EXECUTOR__MAX_ROWS_PER_BATCH", "3");
         world.account("Zoe", "null", "now() - interval '7 days 1 minute'", "null").await;
-        world.account("not-yet", "null", "now() - interval '6 days 23 hours 59 minutes'", "null").await;
+        world.account("not-yet", "null", "now() - interval '6 days 23 hours'", "null").await;
         // A queue has no such names, and no two that differ in upper and lower case alone.
         let others = if kind == Kind::Cmq { ["Zoe-", "Zoe1", "xZoe"] } else { ["zoe", "Zoé", "Zoe "] };
         for account in others.into_iter().chain(["Zoe", "not-yet"]) {
@@ -575,7 +580,7 @@ async fn i6_a_look_that_fails_is_no_look() {
         world.account("a", "null", "now() - interval '8 days'", "null").await;
         let app = once(&world).await;
         place.put("a", 3).await;
-        world.sql("update retention.done_marks set look_at = now()").await;
+        world.sql("update retention.done_marks set look_at = now(), looks = 0").await;
         place.away(true, &proxy);
         assert_eq!(app.verifier().pass().await.unwrap().looked, 0, "{kind:?}");
         assert_eq!(world.count("retention.done_marks where look_at > now() and looks = 0").await, 1, "it is made again");
@@ -766,9 +771,9 @@ async fn an_account_disappears_from_every_store_while_half_of_them_fail_in_turn(
     for half in [0, 1] {
         places.iter().skip(half).step_by(2).for_each(|place| away(place, true));
         // What can be reached goes, and the job stays open for what cannot.
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         loop {
-            assert!(began.elapsed() < std::time::Duration::from_mins(2), "{:?}", world.job("a", "queue").await);
+            assert!(began.elapsed() < Duration::from_mins(10), "{:?}", world.job("a", "queue").await);
             worker.step().await.unwrap();
             let mut left = 0;
             for (place, _) in places.iter().skip(1 - half).step_by(2) {
@@ -783,9 +788,9 @@ async fn an_account_disappears_from_every_store_while_half_of_them_fail_in_turn(
         }
         places.iter().skip(half).step_by(2).for_each(|place| away(place, false));
     }
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     while world.job("a", "queue").await.state != "completed" {
-        assert!(began.elapsed() < std::time::Duration::from_mins(2), "{:?}", world.job("a", "queue").await);
+        assert!(began.elapsed() < Duration::from_mins(10), "{:?}", world.job("a", "queue").await);
         worker.step().await.unwrap();
     }
     for (place, _) in &places {
@@ -814,7 +819,8 @@ async fn i7_a_row_that_appears_between_two_calls_stops_the_second() {
     let name = &first.name;
     first
         .sql(&format!(
-            "create function {name}_waits() returns trigger language plpgsql as 'begin perform pg_advisory_xact_lock(4711); return old; end';
+            "create function {name}_waits() returns trigger language plpgsql as
+                 $$ begin perform set_config('lock_timeout', '0', true); perform pg_advisory_xact_lock(4711); return old; end $$;
              create trigger waits before delete on {name} for each row execute function {name}_waits()"
         ))
         .await;
@@ -830,7 +836,9 @@ async fn i7_a_row_that_appears_between_two_calls_stops_the_second() {
         sqlx::query("select pg_advisory_unlock(4711)").execute(&mut gate).await.unwrap();
     };
     let purge = async {
+        let began = Instant::now();
         while first.count("a").await > 0 {
+            assert!(began.elapsed() < Duration::from_mins(2), "{:?}", world.job("a", "queue").await);
             worker.step().await.unwrap();
         }
     };

@@ -23,14 +23,15 @@ impl World {
 
 #[tokio::test]
 async fn i9_a_vanished_account_counts_as_deleted_since_it_was_first_missed() {
-    let world = World::new().await;
+    let mut world = World::new().await;
+    world.set("POLL__VANISH_INTERVAL", "1h");
     world.account("gone", "null", "null", "null").await;
     world.account("stays", "null", "null", "null").await;
     world.run_passes().await.unwrap();
     world.vanish("gone").await;
     world.run_passes().await.unwrap();
     assert!(world.jobs("gone").await.is_empty(), "missed once is not vanished");
-    world.absences_age("2 seconds").await;
+    world.absences_age("2 hours").await;
     world.run_passes().await.unwrap();
     let job = world.job("gone", "configuration").await;
     assert_eq!((job.state.as_str(), job.starting_point.as_str()), ("scheduled", "account_deleted"));
@@ -48,7 +49,8 @@ async fn i9_a_vanished_account_counts_as_deleted_since_it_was_first_missed() {
 
 #[tokio::test]
 async fn r6_a_missing_row_makes_its_due_job_wait_and_a_confirmed_one_purges_under_the_instant_that_stood() {
-    let world = World::new().await;
+    let mut world = World::new().await;
+    world.set("POLL__VANISH_INTERVAL", "1h");
     world.account("gone", "null", "now() - interval '29 days'", "null").await;
     world.run_passes().await.unwrap();
     let scheduled = world.job("gone", "configuration").await;
@@ -64,7 +66,7 @@ async fn r6_a_missing_row_makes_its_due_job_wait_and_a_confirmed_one_purges_unde
         (scheduled.id.as_str(), "scheduled", Some("missing"))
     );
 
-    world.absences_age("2 seconds").await;
+    world.absences_age("2 hours").await;
     world.run_passes().await.unwrap();
     let done = world.job("gone", "configuration").await;
     assert_eq!((done.id, done.state.as_str(), done.starting_point.as_str()), (scheduled.id, "completed", "feature_terminated"));
@@ -304,7 +306,8 @@ async fn i12_an_emptied_source_trips_the_guard_however_often_its_comparison_was_
 /// A row may come, be terminated and go between two comparisons: the job that a poll made of it tells that it was there.
 #[tokio::test]
 async fn i9_a_row_that_vanished_before_any_comparison_saw_it_is_missed() {
-    let world = World::new().await;
+    let mut world = World::new().await;
+    world.set("POLL__VANISH_INTERVAL", "1h");
     let app = world.app().await.unwrap();
     app.planner().look(Look::Resync).await.unwrap();
     world.account("brief", "null", "now()", "null").await;
@@ -317,7 +320,7 @@ async fn i9_a_row_that_vanished_before_any_comparison_saw_it_is_missed() {
     assert_eq!(world.left("brief").await, ALL);
     world.sql("update retention.jobs set ready_at = now()").await;
     app.planner().look(Look::Resync).await.unwrap();
-    world.absences_age("2 seconds").await;
+    world.absences_age("2 hours").await;
     world.run_passes().await.unwrap();
     assert_eq!(world.left("brief").await, left(0, 0, 0, 2));
 }

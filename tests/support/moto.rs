@@ -49,7 +49,7 @@ impl Moto {
             command.uid(uid).gid(gid);
         }
         let started = Self { child: command.spawn().expect("moto starts"), port, folder };
-        let deadline = Instant::now() + Duration::from_mins(1);
+        let deadline = Instant::now() + Duration::from_mins(5);
         while std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
             assert!(Instant::now() < deadline, "moto does not listen: {}", started.log());
             std::thread::sleep(Duration::from_millis(20));

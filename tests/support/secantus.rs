@@ -53,7 +53,7 @@ impl Secantus {
             watcher.uid(uid).gid(gid);
         }
         let started = Self { watcher: watcher.spawn().expect("bash starts"), port, folder };
-        let deadline = Instant::now() + Duration::from_mins(1);
+        let deadline = Instant::now() + Duration::from_mins(5);
         while std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
             assert!(Instant::now() < deadline, "SecantusDB does not listen: {}", started.log());
             std::thread::sleep(Duration::from_millis(20));

@@ -233,11 +233,17 @@ fn i4_the_customers_queues_are_protected_in_every_spelling() {
 fn i4_two_stores_that_are_one_in_part_are_refused() {
     let fs = |root: &str| format!("kind = \"objects\"\nservice = \"fs\"\nroot = \"{root}\"");
     let mongodb = |hosts: &str| format!("kind = \"mongodb\"\nurl = \"mongodb://{hosts}/m\"");
+    let cmq = |regions: &str| {
+        format!(
+            "kind = \"cmq\"\nendpoint = \"https://tdmq.intl.tencentcloudapi.com\"\nregions = [{regions}]\nsecret_id = \"i\"\nsecret_key = \"k\""
+        )
+    };
     let with = |one: String, two: String| with_store(&format!("{one}\n[stores.second]\n{two}"), &[]);
     for (one, two, key) in [
         (fs("/srv/a"), fs("/srv/a/b"), "root"),
         (fs("/srv/a/b"), fs("/srv/a"), "root"),
         (mongodb("127.0.0.1,127.0.0.1:2"), mongodb("127.0.0.1:2,127.0.0.1:3"), "url"),
+        (cmq("\"ap-tokyo\""), cmq("\"ap-seoul\", \"ap-tokyo\""), "regions"),
     ] {
         let found = faults(with(one, two));
         assert!(found[0].starts_with(&format!("stores.second.{key}: ")) && found[0].contains("of stores.other"), "{found:?}");
@@ -246,6 +252,8 @@ fn i4_two_stores_that_are_one_in_part_are_refused() {
         (fs("/srv/a"), fs("/srv/ab")),
         (fs("/srv/a"), fs("/srv/a")),
         (mongodb("127.0.0.1:2"), mongodb("127.0.0.1:3")),
+        (cmq("\"ap-tokyo\""), cmq("\"ap-seoul\"")),
+        (cmq("\"ap-tokyo\", \"ap-seoul\""), cmq("\"ap-seoul\", \"ap-tokyo\"")),
         (mongodb("127.0.0.1:2,127.0.0.1:3"), mongodb("127.0.0.1:3,127.0.0.1:2")),
     ] {
         assert!(with(one.clone(), two.clone()).is_ok(), "{one}, {two}");
