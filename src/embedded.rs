@@ -112,16 +112,16 @@ pub enum EmbeddedError {
         /// What it wrote.
         output: String,
     },
-    /// Postgres ended before it accepted connections.
-    #[error("postgres ended with {status}; its last words:\n{log}")]
+    /// The server ended before it accepted connections.
+    #[error("the server ended with {status}; its last words:\n{log}")]
     Ended {
         /// How it ended.
         status: ExitStatus,
         /// The end of its log.
         log: String,
     },
-    /// Postgres accepts no connections.
-    #[error("postgres is not ready after {} s; its last words:\n{log}", PATIENCE.as_secs())]
+    /// The server accepts no connections.
+    #[error("the server is not ready after {} s; its last words:\n{log}", PATIENCE.as_secs())]
     Slow {
         /// The end of its log.
         log: String,
