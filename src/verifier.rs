@@ -2,7 +2,11 @@
 //!
 //! It deletes nothing (R24). What it finds is told and marked; the planner makes a job of it from what stands then, under its own dates.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
 use sqlx::AssertSqlSafe;
@@ -23,6 +27,8 @@ use crate::{
 const PAGE: i64 = 1_000;
 /// The same, where other stores are looked at as well.
 const REMOTE_PAGE: i64 = 32;
+/// Another page of these is begun no later than this.
+const TURN: Duration = Duration::from_secs(1);
 /// Subjects that other stores are asked about at once.
 const AT_ONCE: usize = 8;
 /// When a look is made again that a store gave no answer to.
@@ -74,11 +80,10 @@ impl Verifier {
     }
 
     async fn class(&self, class: &Class, report: &mut Report) -> Result<(), DatabaseError> {
-        // Stores may take long to answer: other classes have their turn, and a stop is heeded, after one page.
-        if !class.remote.is_empty() {
-            return self.page(class, REMOTE_PAGE, report).await.map(|_| ());
-        }
-        while self.page(class, PAGE, report).await? == PAGE {}
+        let page = if class.remote.is_empty() { PAGE } else { REMOTE_PAGE };
+        let began = Instant::now();
+        // Stores may take long to answer: other classes have their turn, and a stop is heeded. What is left is due at once.
+        while self.page(class, page, report).await? == page && (class.remote.is_empty() || began.elapsed() < TURN) {}
         Ok(())
     }
 
