@@ -8,6 +8,7 @@ use retentiond::{
     executor::Worker,
     lifecycle::Stop,
     planner::Look,
+    stores::{self, StoreError},
 };
 
 use crate::{
@@ -213,6 +214,23 @@ async fn i6_a_job_with_a_region_that_is_away_is_not_completed_until_that_is_back
     world.app().await.unwrap().run_once(&Stop::default()).await.unwrap();
     assert_eq!(world.job("a", "queue").await.state, "completed");
     assert_eq!((server.count(THERE, "mps-a"), server.count("ap-tokyo", "mps-a")), (0, 2), "a region that is not named is not asked");
+}
+
+/// More looks at once than have their turn, at a service that does not answer: whoever was not asked for is not said to be empty.
+#[tokio::test]
+async fn i6_who_had_no_turn_was_not_looked_at() {
+    let server = StandIn::start();
+    let silent = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let mut world = world(&server, &[HERE], "queue = \"mps-{account_id}\"").await;
+    let port = silent.local_addr().unwrap().port();
+    world.rules = world.rules.replace(&format!(":{}", server.port), &format!(":{port}"));
+    let config = world.config();
+    let place = &config.data_classes.iter().flat_map(|class| &class.remote).next().unwrap().place;
+    let store = &stores::open(&config)["notifications"];
+    let accounts: Vec<String> = (0..17).map(|n| format!("a{n}")).collect();
+    let looks = futures_util::future::join_all(accounts.iter().map(|account| store.left(place, account))).await;
+    assert!(looks.iter().all(|look| matches!(look, Err(StoreError::Busy { .. } | StoreError::Away(_)))), "{looks:?}");
+    assert!(looks.iter().any(|look| matches!(look, Err(StoreError::Busy { .. }))), "{looks:?}");
 }
 
 #[tokio::test]
