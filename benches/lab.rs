@@ -66,7 +66,7 @@ impl Lab {
     pub(crate) async fn template(&self, name: &str, fill: &str) {
         self.drop(name).await;
         sql(&mut self.admin().await, &format!("create database {name}")).await;
-        schema::migrate(&self.program(name, "enforce").config().database, true).await.expect("migrate");
+        schema::migrate(&self.program(name, "enforce").config(), true).await.expect("migrate");
         let mut conn = self.connect(name).await;
         sql(&mut conn, "create extension pg_prewarm").await;
         self.fill(name, fill).await;

@@ -18,6 +18,7 @@ use crate::{
     database::{Database, DatabaseError, Purpose},
     executor::{Executor, Step},
     failure::Failure,
+    ledger::{Ledger, Seen},
     lifecycle::Stop,
     model::Mode,
     planner::{self, Look, Planner},
@@ -51,6 +52,8 @@ pub struct App {
     pub policy: Arc<Policy>,
     /// The database's clock as this process has seen it.
     pub clock: Arc<Clock>,
+    /// The ledger as this process has seen it.
+    pub seen: Seen,
     layout: Arc<Layout>,
 }
 
@@ -70,7 +73,7 @@ impl App {
             tracing::warn!(event = "check.finding", subject = finding.subject, remedy = finding.remedy, "{}", finding.problem);
         }
         let policy = Policy::new(&config, &layout);
-        Ok(Self { config, database, policy: Arc::new(policy), layout: Arc::new(layout), clock: Arc::default() })
+        Ok(Self { config, database, policy: Arc::new(policy), layout: Arc::new(layout), clock: Arc::default(), seen: Seen::default() })
     }
 
     /// [`App::prepare`] for one-shot verbs: tries an unreachable database for ten seconds.
@@ -127,7 +130,13 @@ impl App {
     /// The executor of this policy.
     #[must_use]
     pub fn executor(&self) -> Executor {
-        Executor::new(self.database.clone(), Arc::clone(&self.config), Arc::clone(&self.policy), Arc::clone(&self.clock))
+        Executor::new(self.database.clone(), Arc::clone(&self.config), Arc::clone(&self.policy), Arc::clone(&self.clock), self.seen.clone())
+    }
+
+    /// The ledger of this database.
+    #[must_use]
+    pub fn ledger(&self) -> Ledger {
+        Ledger::new(self.database.clone(), Arc::clone(&self.config), self.seen.clone())
     }
 
     /// One full comparison, then everything that is due, then the end (R33).
@@ -139,6 +148,8 @@ impl App {
         if let Agreement::Waiting(changes) = self.agree().await? {
             return Err(Failure::Policy(changes));
         }
+        // A database that is older than its ledger's files says so before anything is planned.
+        self.ledger().pass().await?;
         // First, so that what came back has its job in this very run.
         self.verify().await?;
         let planner = self.planner();
@@ -150,6 +161,7 @@ impl App {
             // What a batch found changed is settled before the verdict.
             planner.look(Look::Poll).await?;
         }
+        self.ledger().pass().await?;
         self.verdict(asked_at).await
     }
 

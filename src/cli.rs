@@ -6,6 +6,7 @@ mod control;
 mod demo;
 mod explain;
 mod jobs;
+mod ledger;
 mod plan;
 mod policy;
 mod run;
@@ -122,6 +123,13 @@ enum Verb {
         #[command(subcommand)]
         verb: policy::Verb,
     },
+    /// What was done, in a form that cannot be changed unseen.
+    Ledger {
+        #[command(subcommand)]
+        verb: ledger::LedgerVerb,
+    },
+    /// One file that says what became of a job, and proves it.
+    Certificate(ledger::CertificateArguments),
     /// Ask the local daemon whether it lives; for container health checks.
     Healthcheck,
     /// Print a completion script.
@@ -178,6 +186,8 @@ impl Cli {
             Verb::Resume(scope) => self.resume(scope),
             Verb::Guard { verb } => self.guard(verb),
             Verb::Policy { verb } => self.policy(verb),
+            Verb::Ledger { verb } => self.ledger(verb),
+            Verb::Certificate(arguments) => self.certificate(arguments),
             Verb::Healthcheck => self.healthcheck(),
             Verb::Completions { shell } => {
                 clap_complete::generate(shell, &mut Arguments::command(), "retentiond", &mut std::io::stdout());
@@ -199,7 +209,7 @@ impl Cli {
 
     fn migrate(&self, platform: bool) -> Result<(), Failure> {
         let config = self.one_shot()?;
-        block_on(async { patiently(|| async { Ok(schema::migrate(&config.database, platform).await?) }).await })
+        block_on(async { patiently(|| async { Ok(schema::migrate(&config, platform).await?) }).await })
     }
 
     fn healthcheck(&self) -> Result<(), Failure> {

@@ -27,7 +27,10 @@ use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use serde::Serialize;
 
-use crate::model::{Ident, Mode, RetentionPeriod, TableName};
+use crate::{
+    model::{Ident, Mode, RetentionPeriod, TableName},
+    proof::SigningKey,
+};
 
 /// Everything the daemon was told, checked.
 #[derive(Debug, Clone)]
@@ -46,6 +49,8 @@ pub struct Config {
     pub verifier: Verifier,
     /// The limits that stop a mass deletion.
     pub guard: Guard,
+    /// How the ledger is signed, and where it is kept outside the database.
+    pub ledger: Ledger,
     /// Listeners.
     pub http: Http,
     /// Log format and level.
@@ -133,6 +138,15 @@ impl Pressure {
             && self.max_log_rate.is_none()
             && self.max_active_sessions.is_none()
     }
+}
+
+/// How the ledger is signed, and where it is kept outside the database.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger {
+    /// The key that signs, read from `key_file`; without it the database keeps one that `migrate` made.
+    pub key: Option<SigningKey>,
+    /// The folder that always holds the ledger in files.
+    pub checkpoint_dir: Option<PathBuf>,
 }
 
 /// How purged subjects are looked at again.

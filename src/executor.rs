@@ -29,6 +29,7 @@ use crate::{
     crash,
     database::{Database, DatabaseError, Kind, Purpose, Tx},
     jobs::{self, Claimed, Lane, Next, PATIENT_LOOKS, Progress},
+    ledger::Seen,
     metrics,
     policy::{Class, Policy},
     pressure::Pressure,
@@ -53,6 +54,8 @@ pub struct Executor {
     policy: Arc<Policy>,
     batches: Arc<Vec<Batch>>,
     clock: Arc<Clock>,
+    /// The ledger as this process has seen it.
+    seen: Seen,
     pressure: Pressure,
     /// While others are at work, whoever holds it may run a batch.
     turn: Arc<Mutex<()>>,
@@ -67,7 +70,7 @@ pub struct Executor {
 impl Executor {
     /// An executor for this policy.
     #[must_use]
-    pub fn new(database: Database, config: Arc<Config>, policy: Arc<Policy>, clock: Arc<Clock>) -> Self {
+    pub fn new(database: Database, config: Arc<Config>, policy: Arc<Policy>, clock: Arc<Clock>, seen: Seen) -> Self {
         let batches = policy.classes.iter().map(|class| Batch::new(class, &policy)).collect();
         let pressure = Pressure::new(database.clone(), config.pressure.clone());
         Self {
@@ -76,6 +79,7 @@ impl Executor {
             policy,
             batches: Arc::new(batches),
             clock,
+            seen,
             pressure,
             turn: Arc::default(),
             weighed: Arc::default(),
@@ -334,7 +338,7 @@ impl Worker {
         let began = Instant::now();
         let before = clock::reading();
         let mut tx = self.executor.database.begin(Purpose::Write).await?;
-        let now = batch.enter(&mut tx, &self.executor.policy.pinned).await?;
+        let now = batch.enter(&mut tx, &self.executor.policy.pinned, &self.executor.seen).await?;
         if let Some(jump) = self.executor.clock.observe(before, now) {
             // What this transaction takes for now may be any time. The next one finds the guard in its way.
             drop(tx);

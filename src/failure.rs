@@ -4,6 +4,7 @@ use crate::{
     catalog::Finding,
     config::{Change, Invalid},
     database::{DatabaseError, Kind},
+    ledger::LedgerError,
     schema::SchemaError,
 };
 
@@ -43,7 +44,21 @@ impl From<SchemaError> for Failure {
     fn from(error: SchemaError) -> Self {
         match error {
             SchemaError::Database(error) => Self::Database(error),
-            error @ (SchemaError::Missing | SchemaError::Older | SchemaError::Newer(_) | SchemaError::Migration(_)) => Self::Schema(error),
+            error @ (SchemaError::Missing
+            | SchemaError::Older
+            | SchemaError::Newer(_)
+            | SchemaError::Ledger(_)
+            | SchemaError::Migration(_)) => Self::Schema(error),
+        }
+    }
+}
+
+impl From<LedgerError> for Failure {
+    fn from(error: LedgerError) -> Self {
+        match error {
+            LedgerError::Database(error) => Self::Database(error),
+            LedgerError::Behind { .. } | LedgerError::Broken(_) => Self::Guard(error.to_string()),
+            LedgerError::File(..) | LedgerError::Key(_) => Self::Other(error.into()),
         }
     }
 }

@@ -4,6 +4,7 @@
 mod by_hand;
 mod list;
 mod record;
+mod told;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -255,11 +256,12 @@ pub async fn schedule(
         class.covered("d")
     )))
     .bind(ids)
-    .fetch_all(conn)
+    .fetch_all(&mut *conn)
     .await?;
     for account in superseded {
         new.remove(&account);
     }
+    told::tell(conn, "scheduled", new.values().copied().collect()).await?;
     Ok(new)
 }
 
@@ -269,7 +271,7 @@ pub async fn schedule(
 /// Those of the database.
 pub async fn reschedule(conn: &mut PgConnection, class: &Class, plans: &[(OpenJob, Plan)]) -> Result<Vec<i64>, DatabaseError> {
     let policy = literal(&class.policy);
-    Ok(sqlx::query_scalar(AssertSqlSafe(format!(
+    let rescheduled: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(format!(
         "update retention.jobs j
          set fence = j.fence + 1, worker = null, lease_until = null, admitted_at = null, attempts = 0, continues = false, looks = 0,
              blocked_by = null, last_error = null, overdue_told_at = null, policy = {policy}, seen = case when j.policy = {policy} then j.seen end, starting_point = p.starting_point, started_at = p.started_at,
@@ -284,8 +286,10 @@ pub async fn reschedule(conn: &mut PgConnection, class: &Class, plans: &[(OpenJo
     .bind(plans.iter().map(|(_, p)| p.started_at).collect::<Vec<_>>())
     .bind(plans.iter().map(|(_, p)| p.retain_until).collect::<Vec<_>>())
     .bind(plans.iter().map(|(_, p)| p.delete_by).collect::<Vec<_>>())
-    .fetch_all(conn)
-    .await?)
+    .fetch_all(&mut *conn)
+    .await?;
+    told::tell(conn, "rescheduled", rescheduled.clone()).await?;
+    Ok(rescheduled)
 }
 
 /// An open job of a class that the policy does not have any more.
@@ -432,17 +436,23 @@ pub async fn claim(
         "with preferred as materialized ({}),
          others as materialized ({}),
          next as materialized (select * from preferred union all select * from others),
-         counted as ({})
+         counted as ({}),
+         claimed as (
          update retention.jobs j
          set fence = j.fence + 1, worker = $1, lease_until = now() + make_interval(secs => $2), continues = false,
              attempts = j.attempts + case when next.continues then 0 else 1 end, blocked_by = null, admitted_at = coalesce(j.admitted_at, now())
          from next where j.id = next.id and next.admitted_at is not null
-         returning j.id, j.account_id, j.fence, j.starting_point, j.retain_until, j.delete_by, j.seen, j.attempts, j.looks, j.records_deleted,
-                   next.continues as continued, j.purge_began_at is not null as begun,
-                   exists (select from next where admitted_at is null) as passed_over, next.lapsed, j.ready_at, now() - j.retain_until > (j.delete_by - j.retain_until) / 2 as pressing",
+         returning j.*, next.continues as continued, next.lapsed),
+         intended as ({})
+         select id, account_id, fence, starting_point, retain_until, delete_by, seen, attempts, looks, records_deleted, continued,
+                purge_began_at is not null as begun, exists (select from next where admitted_at is null) as passed_over, lapsed, ready_at,
+                now() - retain_until > (delete_by - retain_until) / 2 as pressing
+         from claimed",
         due(lane, ""),
         due(lane.other(), " and not exists (select from preferred where admitted_at is not null)"),
-        count_from_now("select account_id from next where begins and admitted_at is not null", window)
+        count_from_now("select account_id from next where begins and admitted_at is not null", window),
+        // Once for each plan, before the first record goes: whoever takes the job up again goes on with what was intended.
+        told::entry("intent", "claimed j where j.attempts = 1 and not j.continued")
     )))
     .bind(worker)
     .bind(lease.as_secs_f64())
@@ -550,11 +560,15 @@ pub struct Overdue {
 /// Those of the database.
 pub async fn newly_overdue(conn: &mut PgConnection) -> Result<Vec<Overdue>, DatabaseError> {
     Ok(sqlx::query_as(AssertSqlSafe(format!(
-        "update retention.jobs j set overdue_told_at = now()
+        "with late as (
+         update retention.jobs j set overdue_told_at = now()
          where j.id in (select j.id from retention.jobs j where j.delete_by < now() and j.overdue_told_at is null and not {}
                         order by j.delete_by limit 1000 for no key update skip locked)
-         returning j.id, j.account_id, j.feature, j.data_class, j.starting_point, j.retain_until, j.delete_by, j.last_error, j.blocked_by",
-        held("j")
+         returning j.*),
+         told as ({})
+         select id, account_id, feature, data_class, starting_point, retain_until, delete_by, last_error, blocked_by from late",
+        held("j"),
+        told::entry("overdue", "late j")
     )))
     .fetch_all(conn)
     .await?)

@@ -76,6 +76,7 @@ pub mod sql;
 pub mod clock;
 pub mod metrics;
 pub mod crash;
+pub mod proof;
 
 // Gateways: one outside thing each.
 pub mod database;
@@ -84,6 +85,7 @@ pub mod catalog;
 pub mod source;
 pub mod retention;
 pub mod safeguards;
+pub mod ledger;
 pub mod jobs;
 pub mod stores;
 pub mod policy;
@@ -103,6 +105,7 @@ pub mod failure;
 pub mod app;
 
 // The operator's surface.
+pub mod certificate;
 pub mod terminal;
 pub mod embedded;
 pub mod sample;

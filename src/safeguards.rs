@@ -82,11 +82,20 @@ pub fn count_from_now(begun: &str, length: Duration) -> String {
     )
 }
 
-/// Whether the guard stands in the way. A guard row that is missing, or was made for another server, means stopped (I6, R32).
+/// Whether the guard stands in the way. A guard row that is missing, or was made for another server, means stopped (I6, R32), and so does a ledger that is
+/// not the one that was signed.
 #[must_use]
 pub fn guarded() -> String {
-    format!("not exists (select 1 from retention.guard g where g.tripped_at is null and g.server = {})", server::IDENTIFIER)
+    format!(
+        "not exists (select 1 from retention.guard g where g.tripped_at is null and g.server = {} and ({UNSOUND}) is null)",
+        server::IDENTIFIER
+    )
 }
+
+/// What is wrong with the ledger, as an expression over the guard's row `g`; null when nothing is. No ledger is not a sound one.
+const UNSOUND: &str = "case when g.ledger_broken is not null then 'ledger: it is not the one that was signed: ' || g.ledger_broken
+    when coalesce((select l.size from retention.ledger l), -1) < coalesce(g.ledger_behind, 0)
+    then 'ledger: the database is older than the checkpoint over ' || g.ledger_behind || ' entries; `retentiond ledger replay` brings them back' end";
 
 /// The guard as `status` shows it.
 #[derive(Debug, Clone, FromRow, Serialize)]
@@ -110,9 +119,12 @@ pub struct GuardState {
 /// # Errors
 /// Those of the database.
 pub async fn guard(conn: &mut PgConnection) -> Result<GuardState, DatabaseError> {
-    let found = sqlx::query_as("select tripped_at is not null as tripped, reason, tripped_at, forecast, forecast_at from retention.guard")
-        .fetch_optional(conn)
-        .await?;
+    let found = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select g.tripped_at is not null or ({UNSOUND}) is not null as tripped, coalesce(g.reason, {UNSOUND}) as reason, g.tripped_at, g.forecast, g.forecast_at
+         from retention.guard g"
+    )))
+    .fetch_optional(conn)
+    .await?;
     let missing = || "the guard's state is missing".to_owned();
     Ok(found.unwrap_or_else(|| GuardState { tripped: true, reason: Some(missing()), tripped_at: None, forecast: None, forecast_at: None }))
 }
@@ -252,7 +264,7 @@ pub fn tell_tripped(reason: &str) {
 }
 
 /// Takes an advisory lock until this transaction has ended. Patient: whoever has it may be in a batch, or weigh very many jobs.
-async fn take(conn: &mut PgConnection, lock: i64) -> Result<(), DatabaseError> {
+pub(crate) async fn take(conn: &mut PgConnection, lock: i64) -> Result<(), DatabaseError> {
     sqlx::query("select set_config('lock_timeout', '60s', true), set_config('statement_timeout', '120s', true)")
         .execute(&mut *conn)
         .await?;

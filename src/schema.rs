@@ -10,6 +10,7 @@ use sqlx::{
 use crate::{
     config,
     database::{self, DatabaseError},
+    ledger::{self, LedgerError},
 };
 
 /// Where the applied migrations are noted.
@@ -34,9 +35,10 @@ fn platform() -> Migrator {
 ///
 /// # Errors
 /// When the database is unreachable or refuses, or was migrated by a newer version.
-pub async fn migrate(config: &config::Database, with_platform: bool) -> Result<(), SchemaError> {
-    let mut connection = database::connect(config).await?;
+pub async fn migrate(config: &config::Config, with_platform: bool) -> Result<(), SchemaError> {
+    let mut connection = database::connect(&config.database).await?;
     own().run_direct(None, &mut connection, false).await?;
+    ledger::create(&mut connection, config.ledger.key.as_ref()).await?;
     if with_platform {
         platform().run_direct(None, &mut connection, false).await?;
     }
@@ -81,6 +83,9 @@ pub enum SchemaError {
     /// Not a question of tables.
     #[error(transparent)]
     Database(#[from] DatabaseError),
+    /// The ledger could not be begun.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// A migration failed.
     #[error("the migration failed")]
     Migration(#[from] MigrateError),

@@ -182,6 +182,22 @@ impl Verifier {
         .bind(AGAIN.as_secs_f64())
         .execute(&mut *tx)
         .await?;
+        let returned: Vec<(i64, &String, String)> = due
+            .iter()
+            .filter_map(|(account, job, _)| Some((*job, account, seen.get(account).filter(|targets| !targets.is_empty())?.join("\u{1f}"))))
+            .collect();
+        if !returned.is_empty() {
+            sqlx::query(
+                "insert into retention.ledger_pending (event, kind, reference, subject, body)
+                 select 'residue', 'job', r.job, r.account, jsonb_build_object('targets', to_jsonb(string_to_array(r.targets, chr(31))))
+                 from unnest($1::int8[], $2::text[], $3::text[]) as r(job, account, targets)",
+            )
+            .bind(returned.iter().map(|(job, ..)| *job).collect::<Vec<_>>())
+            .bind(returned.iter().map(|(_, account, _)| account.as_str()).collect::<Vec<_>>())
+            .bind(returned.iter().map(|(.., targets)| targets.as_str()).collect::<Vec<_>>())
+            .execute(&mut *tx)
+            .await?;
+        }
         crash::point("verifier.looked");
         Database::commit(tx).await?;
         crash::point("verifier.noted");

@@ -11,7 +11,8 @@ use std::{
 const MAY_IMPORT: &[(&str, &str)] = &[
     // Vocabulary.
     ("model", ""),
-    ("config", "model"),
+    ("config", "model proof"),
+    ("proof", ""),
     ("sql", ""),
     ("clock", ""),
     ("metrics", "config"),
@@ -24,34 +25,36 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("retention", "config"),
     ("source", "catalog config database model retention sql"),
     ("safeguards", "clock config database model sql"),
+    ("ledger", "config crash database model proof safeguards"),
     ("jobs", "database model retention safeguards sql"),
     ("stores", "catalog clock config database metrics model sql"),
     ("policy", "catalog config database jobs retention source stores"),
     // Passes.
     ("planner", "catalog clock config crash database jobs model policy retention safeguards source sql stores"),
-    ("executor", "clock config crash database jobs metrics model policy pressure safeguards sql stores"),
+    ("executor", "clock config crash database jobs ledger metrics model policy pressure safeguards sql stores"),
     ("verifier", "catalog config crash database jobs policy safeguards sql stores"),
     ("outlook", "config database jobs metrics model policy retention safeguards sql stores"),
     // Running.
-    ("schema", "config database"),
+    ("schema", "config database ledger"),
     ("lifecycle", ""),
     ("telemetry", "config model terminal"),
     ("http", "terminal"),
-    ("failure", "catalog config database schema telemetry"),
+    ("failure", "catalog config database ledger schema telemetry"),
     (
         "app",
-        "catalog clock config database executor failure http jobs lifecycle metrics model outlook planner policy safeguards schema terminal verifier",
+        "catalog clock config database executor failure http jobs ledger lifecycle metrics model outlook planner policy safeguards schema terminal verifier",
     ),
     // The operator's surface.
+    ("certificate", "config ledger proof"),
     ("embedded", ""),
     ("sample", "embedded"),
     (
         "cli",
-        "app catalog config database embedded failure http jobs lifecycle model outlook policy safeguards sample schema stores telemetry terminal",
+        "app catalog config database embedded certificate failure http jobs ledger lifecycle model outlook policy proof safeguards sample schema stores telemetry terminal",
     ),
 ];
 
-const GATEWAYS: [&str; 9] = ["database", "pressure", "catalog", "source", "retention", "safeguards", "jobs", "stores", "policy"];
+const GATEWAYS: [&str; 10] = ["database", "pressure", "catalog", "source", "retention", "safeguards", "ledger", "jobs", "stores", "policy"];
 const PASSES: [&str; 4] = ["planner", "executor", "verifier", "outlook"];
 
 /// Longer files have become two things.

@@ -18,6 +18,7 @@ use crate::{
     executor::{Executor, Step, Worker},
     failure::Failure,
     http,
+    ledger::{Ledger, LedgerError},
     lifecycle::{DRAIN_LIMIT, Ended, Lifecycle, Signals, Stop},
     metrics,
     model::Mode,
@@ -133,14 +134,20 @@ impl Daemon {
         let tidying = self.tidy(&executor);
         let verifier = app.verifier();
         let (verifying, watching) = (self.verify(&verifier), self.watch(&verifier));
+        let ledger = app.ledger();
+        let (writing, checking) = (self.write_ledger(&ledger), self.check_ledger(&ledger));
         let purging = (0..self.config.executor.concurrency)
             .map(|i| self.purge(executor.worker(worker_name(i)).until(self.stop.soft.clone()), &executor));
         let work = async {
-            tokio::join!(planning, tidying, verifying, watching, futures_util::future::join_all(purging));
+            tokio::join!(planning, tidying, verifying, watching, writing, checking, futures_util::future::join_all(purging));
         };
         tokio::select! {
             () = work => {}
-            () = self.stop.hard.cancelled() => {}
+            () = self.stop.hard.cancelled() => return,
+        }
+        // What the last batches did.
+        if let Err(error) = app.ledger().pass().await {
+            tracing::warn!(event = "ledger.failed", error = %error, failures = 1, "entries wait for their number until the next start");
         }
     }
 
@@ -220,6 +227,14 @@ impl Daemon {
         if was_waiting {
             tracing::info!(event = "policy.accepted", policy = app.policy.terms.hash(), "the policy of this configuration is in force");
         }
+        // Nothing is purged before it is known that this is no older database than the ledger's files know.
+        if !self.health.looked.load(Ordering::Relaxed) {
+            match app.ledger().pass().await {
+                // The guard stands in the way now, of purges and not of looks.
+                Ok(_) | Err(LedgerError::Behind { .. } | LedgerError::Broken(_)) => {}
+                Err(error) => return Err(DatabaseError::Refused(error.to_string())),
+            }
+        }
         // Whatever was noted before this start, it is compared anew: things may have changed while nobody looked (I9).
         let look = if self.health.looked.load(Ordering::Relaxed) { planner.due_look().await } else { Ok(Look::Resync) };
         let look = look.inspect_err(|_| metrics::polled(Look::Poll.as_str(), false))?;
@@ -243,6 +258,37 @@ impl Daemon {
                 }
             };
             self.rest(pause).await;
+        }
+    }
+
+    /// Numbers and signs what was done, and lets the files keep up.
+    async fn write_ledger(&self, ledger: &Ledger) {
+        let mut failures = 0;
+        while !self.stop.soft.is_cancelled() {
+            let pause = match ledger.pass().await {
+                Ok(_) => {
+                    failures = 0;
+                    self.config.poll.interval
+                }
+                // These are said once, where they are found, and stop every purge.
+                Err(LedgerError::Behind { .. } | LedgerError::Broken(_)) => self.config.poll.interval,
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(event = "ledger.failed", error = %error, failures, "entries wait for their number; it is tried again");
+                    backoff(failures)
+                }
+            };
+            self.rest(pause).await;
+        }
+    }
+
+    /// Looks every `verifier.interval` whether the ledger is what was signed.
+    async fn check_ledger(&self, ledger: &Ledger) {
+        while !self.stop.soft.is_cancelled() {
+            if let Err(error) = ledger.check_and_mark().await {
+                tracing::warn!(event = "ledger.failed", error = %error, failures = 1, "the ledger could not be checked; it is tried again");
+            }
+            self.rest(self.config.verifier.interval).await;
         }
     }
 

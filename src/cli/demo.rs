@@ -54,7 +54,7 @@ fn show(length: Duration, postgres_bin: Option<PathBuf>, elsewhere: bool) -> Res
     let config = Arc::new(config::load(&[promise], &environment, Needs::Database)?);
     telemetry::init(config.log.format, &config.log.level, Stream::Stdout).map_err(|e| Failure::Other(e.into()))?;
     let ended = block_on(async {
-        schema::migrate(&config.database, true).await?;
+        schema::migrate(&config, true).await?;
         let mut connection = database::connect(&config.database).await?;
         let filled = sample::fill(&mut connection, ACCOUNTS).await.map_err(database::DatabaseError::from)?;
         let before = sample::census(&mut connection).await.map_err(database::DatabaseError::from)?;

@@ -46,6 +46,8 @@ max_share = "10%"
 share_floor = 100
 max_shrink = "10%"
 
+[ledger]
+
 [http]
 listen = "127.0.0.1:8080"
 ops_listen = "127.0.0.1:9464"

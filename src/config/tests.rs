@@ -89,7 +89,7 @@ fn the_shipped_file_shows_every_scalar_key_with_its_default() {
     let sections: Vec<&str> = DEFAULTS.lines().filter(|line| line.starts_with('[')).collect();
     let strange = sections.iter().map(|section| format!("{section}\nzzzzzzzz = 1\n")).collect::<Vec<_>>().concat();
     let later = ["http.tokens", "log.account_ids"];
-    let absent = ["database.url", "database.url_file", "poll.vanish_interval"];
+    let absent = ["database.url", "database.url_file", "poll.vanish_interval", "ledger.key_file", "ledger.checkpoint_dir"];
     let mut known: Vec<String> = Vec::new();
     for fault in parse(&[("mine", &strange)], &env(&[]), Needs::Nothing).unwrap_err().faults {
         if let (Some(section), Some((_, keys))) = (fault.key.strip_suffix(".zzzzzzzz"), fault.problem.split_once("known here: ")) {
@@ -99,7 +99,16 @@ fn the_shipped_file_shows_every_scalar_key_with_its_default() {
     known.retain(|key| !later.contains(&key.as_str()) && !absent.contains(&key.as_str()));
     known.sort();
     assert_eq!(known, defaults.into_keys().collect::<Vec<_>>());
-    for shown in ["#   mode = ", "# url = ", "# url_file = ", "# regions = ", "# region_column = ", "# vanish_interval = "] {
+    for shown in [
+        "#   mode = ",
+        "# url = ",
+        "# url_file = ",
+        "# regions = ",
+        "# region_column = ",
+        "# vanish_interval = ",
+        "# key_file = ",
+        "# checkpoint_dir = ",
+    ] {
         assert!(SHIPPED.contains(shown), "{shown} is not shown");
     }
 }
@@ -119,7 +128,8 @@ fn every_mistake_is_named_with_its_remedy() {
         ("mode = \"enforce\"", "mode = \"enforce\"\n\"data_classes[0].name\" = \"x\"", "data_classes[0].name", "is not a key"),
         ("mode = \"enforce\"", "mode =\nurl = \"hunter2\"", "all", "is not TOML: TOML parse error at line 1, column 7"),
         ("mode = \"enforce\"", "mode = \"enforce\"\nmode = \"observe\"", "all", "duplicate key"),
-        ("[stores.platform]", "[ledger]\n[stores.platform]", "ledger", "does nothing in this version"),
+        ("[ledger]", "[ledger]\nkey_file = \"/none\"", "ledger.key_file", "cannot be read"),
+        ("[ledger]", "[ledger]\ncheckpoint_dir = 1", "ledger.checkpoint_dir", "must be text"),
         ("[stores.platform]", "[[exemptions]]\n[stores.platform]", "exemptions[0].table", "is missing: which table is exempted?"),
         ("[stores.platform]", "[approvals]\n[stores.platform]", "approvals", "does nothing in this version"),
         // Database.

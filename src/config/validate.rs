@@ -7,14 +7,14 @@ use secrecy::SecretString;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{
-    Config, Database, Executor, Guard, Http, Log, LogFormat, Origin, Poll, Pressure, Verifier,
+    Config, Database, Executor, Guard, Http, Ledger, Log, LogFormat, Origin, Poll, Pressure, Verifier,
     address::address,
     overlap::{Point, judge},
     raw::{self, Text, Tree},
     rules::{data_class, exemption, starting_point, store},
     table::{Faults, Invalid, Read, Table, at_least, duration, limit, number, share, text, texts, unlimited_or, word},
 };
-use crate::model::Mode;
+use crate::{model::Mode, proof::SigningKey};
 
 /// What the caller is going to do with the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +63,7 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
     let pressure = root.section("pressure", pressure).flatten();
     let verifier = root.section("verifier", verifier).flatten();
     let guard = root.section("guard", |t| guard(t, &mut warnings)).flatten();
+    let ledger = root.section("ledger", |t| ledger(t, needs)).flatten();
     let http = root.section("http", http).flatten();
     let log = root.section("log", log).flatten();
     let regions = root.maybe("regions", texts);
@@ -75,7 +76,7 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
         }
     }
     let exemptions = root.list("exemptions", label(&["table"]), exemption);
-    root.later(&["ledger", "approvals"]);
+    root.later(&["approvals"]);
     judge(root, &stores, &points, &classes);
 
     let usable = |point: &Point| point.whole.as_ref().is_some_and(|point| point.region_column.is_some());
@@ -102,6 +103,7 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
         pressure: pressure?,
         verifier: verifier?,
         guard: guard?,
+        ledger: ledger?,
         http: http?,
         log: log?,
         regions,
@@ -217,6 +219,22 @@ fn guard(t: &mut Table<'_>, warnings: &mut Vec<String>) -> Option<Guard> {
         share_floor: share_floor?.into(),
         max_shrink: max_shrink?,
     })
+}
+
+fn ledger(t: &mut Table<'_>, needs: Needs) -> Option<Ledger> {
+    let key = t.maybe("key_file", |value| {
+        let path = text(value)?;
+        match needs {
+            Needs::Nothing => Ok(None),
+            Needs::Database => {
+                let content = fs::read_to_string(&path).map_err(|error| format!("{path:?} {}", raw::unreadable(&error)))?;
+                let key = SigningKey::parse(&content.into());
+                key.map(Some).map_err(|why| format!("{path:?} {why}; `retentiond ledger keygen` makes one"))
+            }
+        }
+    });
+    let checkpoint_dir = t.maybe("checkpoint_dir", |value| text(value).map(PathBuf::from));
+    Some(Ledger { key: key.flatten(), checkpoint_dir })
 }
 
 fn http(t: &mut Table<'_>) -> Option<Http> {

@@ -187,7 +187,7 @@ impl Worker {
     /// The jobs whose starting point stands, with their fences; they and their source rows are locked.
     async fn licensed(&self, tx: &mut Tx, batch: &Batch, group: &[Claimed]) -> Result<Vec<(i64, i64)>, DatabaseError> {
         let before = clock::reading();
-        let now = batch.enter(tx, &self.executor.policy.pinned).await?;
+        let now = batch.enter(tx, &self.executor.policy.pinned, &self.executor.seen).await?;
         if let Some(jump) = self.executor.clock.observe(before, now) {
             return safeguards::clock_jumped(&self.executor.database, &self.executor.clock, jump).await;
         }

@@ -11,6 +11,7 @@ use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 use crate::{
     database::{self, DatabaseError},
     jobs::Claimed,
+    ledger::Seen,
     policy::{Class, Policy},
     safeguards::{STOP_LOCK, agreement::in_force, guarded, held, paused},
     sql::{literal, literals},
@@ -95,29 +96,36 @@ impl Batch {
     /// Takes the stop lock, fixes the shape of the plans, and refuses when a table is not the one that was checked at start,
     /// or when a foreign key has come up that would carry the DELETE further than was checked.
     ///
-    /// Returns the instant that this transaction takes for now.
+    /// Refuses as well when the ledger has fewer entries than this process has `seen`. Returns the instant that this transaction takes for now.
     ///
     /// # Errors
     /// Those of the database, and a refusal.
-    pub async fn enter(&self, conn: &mut PgConnection, pinned: &BTreeMap<String, i64>) -> Result<DateTime<Utc>, DatabaseError> {
+    pub async fn enter(
+        &self,
+        conn: &mut PgConnection,
+        pinned: &BTreeMap<String, i64>,
+        seen: &Seen,
+    ) -> Result<DateTime<Utc>, DatabaseError> {
         sqlx::query("select pg_advisory_xact_lock_shared($1)").bind(STOP_LOCK).execute(&mut *conn).await?;
         if self.indexed {
             database::only_by_index(&mut *conn).await?;
         }
-        self.unchanged(conn, pinned).await
+        let (now, entries) = self.unchanged(conn, pinned).await?;
+        seen.at_least(entries.unsigned_abs())?;
+        Ok(now)
     }
 
     /// The refusals of [`Batch::enter`] alone. Asked again before the commit: what changed in between is seen then, and what changes later waits for
-    /// the locks of the DELETE.
+    /// the locks of the DELETE. Yields the transaction's instant, and how many entries the ledger has; without a ledger that is none.
     ///
     /// # Errors
     /// Those of the database, and a refusal.
-    pub async fn unchanged(&self, conn: &mut PgConnection, pinned: &BTreeMap<String, i64>) -> Result<DateTime<Utc>, DatabaseError> {
+    pub async fn unchanged(&self, conn: &mut PgConnection, pinned: &BTreeMap<String, i64>) -> Result<(DateTime<Utc>, i64), DatabaseError> {
         let (names, oids): (Vec<&String>, Vec<i64>) = pinned.iter().unzip();
-        let (now, refusal): (DateTime<Utc>, Option<String>) = sqlx::query_as(
+        let (now, entries, refusal): (DateTime<Utc>, i64, Option<String>) = sqlx::query_as(
             "with recursive reached(oid) as (
                  select unnest($3::int8[])::oid union select i.inhrelid from reached join pg_inherits i on i.inhparent = reached.oid)
-             select now(), (
+             select now(), coalesce((select l.size from retention.ledger l), 0), (
              select 'table ' || p.name || ' is not the one that was checked at start; restart the daemon to check it anew'
              from unnest($1::text[], $2::int8[]) p(name, oid) where to_regclass(p.name)::oid::int8 is distinct from p.oid
              union all
@@ -137,7 +145,7 @@ impl Batch {
         .bind(&self.media)
         .fetch_one(conn)
         .await?;
-        refusal.map_or(Ok(now), |why| Err(refused(why)))
+        refusal.map_or(Ok((now, entries)), |why| Err(refused(why)))
     }
 
     /// Locks the jobs and their source rows, and says of each job whether it may be purged. Jobs that are no longer ours are absent.

@@ -30,7 +30,8 @@ pub async fn close(conn: &mut PgConnection, id: i64, places: &str, why: &str) ->
          over as materialized (
              select id, account_id, feature, data_class, 'cancelled' as state, starting_point, started_at, retain_until, delete_by, policy, attempts,
                     concat_ws('; ', last_error, $3) as last_error, purge_began_at, records_deleted, '{{}}'::jsonb as outcomes, count_exact, created_at,
-                    null::timestamptz as completed_at, now() as cancelled_at, 'unverifiable' as cancel_reason
+                    null::timestamptz as completed_at, now() as cancelled_at, 'unverifiable' as cancel_reason,
+                    null::timestamptz as last_copy_gone_at
              from gone),
          kept as ({KEEP}),
          marked as (

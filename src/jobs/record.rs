@@ -13,9 +13,10 @@ use crate::database::DatabaseError;
 /// Moves what the table expression `over` yields to the history.
 pub(super) const KEEP: &str = "
     insert into retention.history (id, account_id, feature, data_class, state, starting_point, started_at, retain_until, delete_by, policy, attempts, last_error,
-                                   purge_began_at, records_deleted, outcomes, count_exact, created_at, completed_at, cancelled_at, cancel_reason)
+                                   purge_began_at, records_deleted, outcomes, count_exact, created_at, completed_at, cancelled_at, cancel_reason,
+                                   last_copy_gone_at)
     select id, account_id, feature, data_class, state, starting_point, started_at, retain_until, delete_by, policy, attempts, last_error,
-           purge_began_at, records_deleted, outcomes, count_exact, created_at, completed_at, cancelled_at, cancel_reason from over";
+           purge_began_at, records_deleted, outcomes, count_exact, created_at, completed_at, cancelled_at, cancel_reason, last_copy_gone_at from over";
 
 /// What a batch made of one claimed job.
 #[derive(Debug, Clone)]
@@ -70,24 +71,18 @@ pub struct Recorded {
 /// Those of the database.
 pub async fn record(conn: &mut PgConnection, class: &Class, progress: &[Progress]) -> Result<Recorded, DatabaseError> {
     let (over, open): (Vec<&Progress>, Vec<&Progress>) = progress.iter().partition(|p| p.next == Next::Complete);
-    let (completed, completed_at) = if over.is_empty() { (0, None) } else { complete(&mut *conn, class, &over).await? };
-    let last_copy_gone_at = match &class.copies {
-        Some(gone) if !over.is_empty() => {
-            let gone = gone.replace("{completed_at}", "h.completed_at");
-            let set = format!(
-                "with over as (update retention.history h set last_copy_gone_at = {gone} where h.id = any($1) returning h.last_copy_gone_at)
-                 select max(last_copy_gone_at) from over"
-            );
-            sqlx::query_scalar(AssertSqlSafe(set)).bind(over.iter().map(|p| p.id).collect::<Vec<_>>()).fetch_one(&mut *conn).await?
-        }
-        Some(_) | None => None,
-    };
+    let (completed, completed_at, last_copy_gone_at) =
+        if over.is_empty() { (0, None, None) } else { complete(&mut *conn, class, &over).await? };
     let given_back = if open.is_empty() { 0 } else { give_back(conn, &open).await? };
     Ok(Recorded { rows: usize::try_from(completed).unwrap_or(0) + given_back, completed_at, last_copy_gone_at })
 }
 
+/// How many, when, and when the last copy of theirs is gone.
+type Completed = (i64, Option<DateTime<Utc>>, Option<DateTime<Utc>>);
+
 /// Moves jobs to the history as completed and leaves their done-marks, which are made of the rows that were moved, never of those that were meant.
-async fn complete(conn: &mut PgConnection, class: &Class, progress: &[&Progress]) -> Result<(i64, Option<DateTime<Utc>>), DatabaseError> {
+async fn complete(conn: &mut PgConnection, class: &Class, progress: &[&Progress]) -> Result<Completed, DatabaseError> {
+    let gone = class.copies.as_deref().unwrap_or("null::timestamptz").replace("{completed_at}", "completed_at");
     Ok(sqlx::query_as(AssertSqlSafe(format!(
         "with gone as (
              delete from retention.jobs j
@@ -96,8 +91,9 @@ async fn complete(conn: &mut PgConnection, class: &Class, progress: &[&Progress]
              returning j.id, j.account_id, j.feature, j.data_class, j.starting_point, j.started_at, j.retain_until, j.delete_by, j.policy, j.attempts,
                        j.last_error, coalesce(j.purge_began_at, now()) as purge_began_at, p.deleted::jsonb as records_deleted,
                        p.outcomes::jsonb as outcomes, j.count_exact, j.created_at),
+         done as materialized (select *, clock_timestamp() as completed_at from gone),
          over as materialized (
-             select *, 'completed' as state, clock_timestamp() as completed_at, null::timestamptz as cancelled_at, null as cancel_reason from gone),
+             select *, 'completed' as state, null::timestamptz as cancelled_at, null as cancel_reason, {gone} as last_copy_gone_at from done),
          kept as ({KEEP}),
          marked as (
              insert into retention.done_marks (account_id, feature, data_class, starting_point, started_at, places, job_id, look_at)
@@ -105,7 +101,7 @@ async fn complete(conn: &mut PgConnection, class: &Class, progress: &[&Progress]
              on conflict (account_id, feature, data_class) do update
              set starting_point = excluded.starting_point, started_at = excluded.started_at, places = excluded.places, job_id = excluded.job_id,
                  purged_at = now(), look_at = excluded.look_at, looks = 0, residue = false)
-         select count(*), max(completed_at) from over"
+         select count(*), max(completed_at), max(last_copy_gone_at) from over"
     )))
     .bind(progress.iter().map(|p| p.id).collect::<Vec<_>>())
     .bind(progress.iter().map(|p| p.fence).collect::<Vec<_>>())
@@ -161,7 +157,8 @@ pub async fn cancel(conn: &mut PgConnection, jobs: &[(OpenJob, &'static str)]) -
              delete from retention.jobs j using unnest($1::int8[], $2::int8[], $3::text[]) as c(id, fence, reason)
              where j.id = c.id and j.fence = c.fence returning j.*, c.reason),
          over as materialized (
-             select *, 'cancelled' as state, '{{}}'::jsonb as outcomes, null::timestamptz as completed_at, now() as cancelled_at, reason as cancel_reason
+             select *, 'cancelled' as state, '{{}}'::jsonb as outcomes, null::timestamptz as completed_at, now() as cancelled_at, reason as cancel_reason,
+                    null::timestamptz as last_copy_gone_at
              from gone),
          kept as ({KEEP})
          select id from over"

@@ -34,7 +34,7 @@ async fn reason(world: &World) -> String {
 async fn purge_after(world: &World, app: &App, jump: TimeDelta) {
     let clock = Arc::new(Clock::default());
     assert_eq!(clock.observe(clock::reading(), now(world).await - jump), None);
-    let executor = Executor::new(app.database.clone(), Arc::clone(&app.config), Arc::clone(&app.policy), clock);
+    let executor = Executor::new(app.database.clone(), Arc::clone(&app.config), Arc::clone(&app.policy), clock, app.seen.clone());
     let mut worker = executor.worker("w".to_owned());
     while worker.step().await.unwrap() == Step::Worked {}
 }
@@ -68,7 +68,8 @@ async fn i1_a_jump_is_not_forgotten_before_the_guard_has_tripped() {
     assert_eq!(clock.observe(clock::reading(), now(&world).await - TimeDelta::days(1)), None);
     // Somebody has noticed, and could not trip the guard.
     assert!(clock.observe(clock::reading(), now(&world).await).is_some());
-    let executor = Executor::new(app.database.clone(), Arc::clone(&app.config), Arc::clone(&app.policy), Arc::clone(&clock));
+    let executor =
+        Executor::new(app.database.clone(), Arc::clone(&app.config), Arc::clone(&app.policy), Arc::clone(&clock), app.seen.clone());
     let mut worker = executor.worker("w".to_owned());
     while worker.step().await.unwrap() == Step::Worked {}
     assert_eq!((world.left("a").await, world.count(GUARDED).await), (ALL, 1));

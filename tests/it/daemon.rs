@@ -263,7 +263,7 @@ async fn s6_an_unreachable_database_is_tried_again_and_the_listener_says_so() {
     world.url = address("platform");
     let url = world.url.clone();
     world.set("DATABASE__URL", &url).set("HTTP__OPS_LISTEN", &format!("127.0.0.1:{ops}"));
-    schema::migrate(&world.config().database, true).await.unwrap();
+    schema::migrate(&world.config(), true).await.unwrap();
     world.account("a", "null", OLD, "null").await;
     server.stop().unwrap();
 

@@ -386,7 +386,7 @@ async fn i8_a_stale_worker_cannot_delete_record_or_complete_a_reclaimed_job() {
     assert!(fresh[0].fence > stale[0].fence);
 
     let mut tx = app.database.begin(Purpose::Write).await.unwrap();
-    batch.enter(&mut tx, &app.policy.pinned).await.unwrap();
+    batch.enter(&mut tx, &app.policy.pinned, &app.seen).await.unwrap();
     assert!(batch.license(&mut tx, &stale).await.unwrap().is_empty());
     for target in &class.targets {
         assert!(batch.delete(&mut tx, target, &stale.iter().collect::<Vec<_>>(), Extent::Slice(100)).await.unwrap().is_empty());
@@ -399,7 +399,7 @@ async fn i8_a_stale_worker_cannot_delete_record_or_complete_a_reclaimed_job() {
     assert_eq!((job.state.as_str(), job.records_deleted.0.values().sum::<i64>()), ("running", 0));
 
     let mut tx = app.database.begin(Purpose::Write).await.unwrap();
-    batch.enter(&mut tx, &app.policy.pinned).await.unwrap();
+    batch.enter(&mut tx, &app.policy.pinned, &app.seen).await.unwrap();
     assert_eq!(batch.license(&mut tx, &fresh).await.unwrap().get(&fresh[0].id), Some(&Verdict::Stands));
     assert_eq!(jobs::record(&mut tx, &class.jobs, &[completed(&fresh[0])]).await.unwrap().rows, 1);
     Database::commit(tx).await.unwrap();
@@ -415,7 +415,7 @@ async fn i8_a_lease_that_lapsed_licenses_nothing_even_before_anybody_took_it_bac
     let claimed = claim(&app, &class, "frozen").await;
     world.sql("update retention.jobs set lease_until = now() where lease_until is not null").await;
     let mut tx = app.database.begin(Purpose::Write).await.unwrap();
-    batch.enter(&mut tx, &app.policy.pinned).await.unwrap();
+    batch.enter(&mut tx, &app.policy.pinned, &app.seen).await.unwrap();
     assert!(batch.license(&mut tx, &claimed).await.unwrap().is_empty());
     assert!(batch.delete(&mut tx, &class.targets[0], &[&claimed[0]], Extent::Slice(100)).await.unwrap().is_empty());
     Database::commit(tx).await.unwrap();

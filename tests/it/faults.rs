@@ -89,7 +89,7 @@ impl Cluster {
         let mut world = World::bare().await;
         world.url = self.url("platform");
         behind(&mut world, proxy);
-        schema::migrate(&world.config().database, true).await.unwrap();
+        schema::migrate(&world.config(), true).await.unwrap();
         watched(&world).await;
         world
     }

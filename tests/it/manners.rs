@@ -253,7 +253,7 @@ async fn i14_connections_that_run_out_slow_deletion_down_and_free_ones_end_it() 
     world.url = server.url("platform");
     let url = world.url.clone();
     world.set("DATABASE__URL", &url).set("PRESSURE__MAX_CONNECTIONS", "60%");
-    schema::migrate(&world.config().database, true).await.unwrap();
+    schema::migrate(&world.config(), true).await.unwrap();
     let daemon = world.daemon();
     daemon.wait_for("the first look", |e| e["event"] == "poll.completed").await;
     queue(&world, "a", EIGHT_DAYS, 3).await;
@@ -307,7 +307,7 @@ async fn i14_a_replica_that_lags_slows_deletion_down_until_it_has_caught_up() {
     world.url = server.url("platform");
     let url = world.url.clone();
     world.set("DATABASE__URL", &url).set("HTTP__OPS_LISTEN", &format!("127.0.0.1:{port}")).set("PRESSURE__MAX_REPLICA_LAG", "3s");
-    schema::migrate(&world.config().database, true).await.unwrap();
+    schema::migrate(&world.config(), true).await.unwrap();
     // Whoever runs the servers must be able to reach it.
     let dir = tempfile::Builder::new().permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755)).tempdir_in("/tmp").unwrap();
     std::fs::create_dir(dir.path().join("replica")).unwrap();

@@ -227,7 +227,7 @@ async fn s8_while_the_database_is_away_the_scrape_answers_with_what_the_process_
     world.url = address("platform");
     let url = world.url.clone();
     world.set("DATABASE__URL", &url).set("HTTP__OPS_LISTEN", &format!("127.0.0.1:{ops}"));
-    schema::migrate(&world.config().database, true).await.unwrap();
+    schema::migrate(&world.config(), true).await.unwrap();
     world.account("a", "null", OLD, "null").await;
     let _daemon = world.daemon();
     until_shown(ops, &jobs(QUEUE, "completed"), 1.0).await;

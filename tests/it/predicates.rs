@@ -72,7 +72,7 @@ impl Told {
     /// What the statement deletes after the change, which is undone. `None` when the database refuses it.
     async fn deletes(&self, batch: &Batch, statement: &str, change: &str, budget: i64) -> Option<i64> {
         let mut tx: Tx = self.app.database.begin(Purpose::Write).await.unwrap();
-        batch.enter(&mut tx, &self.app.policy.pinned).await.unwrap();
+        batch.enter(&mut tx, &self.app.policy.pinned, &self.app.seen).await.unwrap();
         sqlx::raw_sql(AssertSqlSafe(change.to_owned())).execute(&mut *tx).await.unwrap_or_else(|e| panic!("{change}: {e}"));
         let before: i64 = sqlx::query_scalar("select count(*) from template_configurations").fetch_one(&mut *tx).await.unwrap();
         let purge = sqlx::query(AssertSqlSafe(statement.to_owned())).bind(vec![self.claimed[0].id]).bind(vec![self.claimed[0].fence]);
@@ -348,7 +348,7 @@ async fn a_slice_reads_the_records_it_chose_and_no_others() {
     let [_, slice, stretch] = statements(&batch, &told.class);
     for mode in ["force_generic_plan", "force_custom_plan"] {
         let mut tx: Tx = told.app.database.begin(Purpose::Write).await.unwrap();
-        batch.enter(&mut tx, &told.app.policy.pinned).await.unwrap();
+        batch.enter(&mut tx, &told.app.policy.pinned, &told.app.seen).await.unwrap();
         let plan = format!(
             "set local plan_cache_mode = {mode}; prepare slice(int8[], int8[], int8) as {slice}; explain (costs off) execute slice('{{1}}', '{{1}}', 10)"
         );

@@ -66,7 +66,7 @@ impl Race {
 
     async fn enter(&self) -> Tx {
         let mut tx = self.begin().await;
-        self.batch.enter(&mut tx, &self.app.policy.pinned).await.unwrap();
+        self.batch.enter(&mut tx, &self.app.policy.pinned, &self.app.seen).await.unwrap();
         tx
     }
 

@@ -88,7 +88,7 @@ impl World {
     /// The reference platform and the daemon's tables, empty.
     pub(crate) async fn new() -> Self {
         let world = Self::bare().await;
-        schema::migrate(&world.config().database, true).await.expect("migrate");
+        schema::migrate(&world.config(), true).await.expect("migrate");
         world
     }
 

@@ -71,7 +71,7 @@ impl World {
             violations: Mutex::default(),
             longest: Mutex::default(),
         };
-        schema::migrate(&World::config(&world.url).database, true).await.unwrap();
+        schema::migrate(&World::config(&world.url), true).await.unwrap();
         let mut c = PgConnection::connect(&world.url).await.unwrap();
         for part in [AUDIT, &platform::everybody()] {
             sqlx::raw_sql(AssertSqlSafe(part.to_owned())).execute(&mut c).await.unwrap();
