@@ -7,7 +7,7 @@
 pub const VARIABLE: &str = "RETENTIOND_CRASH";
 
 /// Every point, in the order of a pass. Each is passed by one call of [`point`] in the code.
-pub const POINTS: [&str; 25] = [
+pub const POINTS: [&str; 26] = [
     "verifier.looked",
     "verifier.noted",
     "planner.missing",
@@ -33,6 +33,7 @@ pub const POINTS: [&str; 25] = [
     "executor.committed",
     "executor.giving_back",
     "executor.gave_back",
+    "ledger.numbered",
 ];
 
 /// Those that are passed only where a class has targets in other stores.

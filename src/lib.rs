@@ -10,6 +10,7 @@
 //! | module | what it is for |
 //! |---|---|
 //! | [`model`] | words with a type: modes, names, periods, how an instant is printed |
+//! | [`proof`] | what anybody can check, pure: tree, signed notes, canonical entries, commitments |
 //! | [`config`] | files and environment, judged as a whole; the rules as values |
 //! | [`sql`] | how a word may become SQL text |
 //! | [`clock`] | the database's clock watched by ours |
@@ -22,6 +23,7 @@
 //! | [`retention`] | the rules, pure: what stands and what is scheduled give one decision |
 //! | [`source`] | the platform's tables, read only: which starting points stand |
 //! | [`safeguards`] | holds, pauses, the guard |
+//! | [`ledger`] | what was done, numbered and signed; files outside, verification, replay |
 //! | [`jobs`] | the job table, leases and fences |
 //! | [`stores`] | places that hold records: count, look, delete |
 //! | [`policy`] | configuration and catalogue joined: each data class, ready to be asked |
@@ -35,6 +37,7 @@
 //! | [`http`] | the ops listener and its probe |
 //! | [`failure`] | exit codes |
 //! | [`app`] | puts all of it together and runs the passes |
+//! | [`certificate`] | one file that says what became of a job, and proves it |
 //! | [`embedded`] | a Postgres of our own, for demo and tests |
 //! | [`sample`] | sample accounts, for the demo |
 //! | [`cli`] | the verbs |
@@ -67,16 +70,21 @@
 //! | absence | a row that was in the source and is not any more |
 //! | residue | records that are there when they should be gone |
 //! | pass, look | one bounded, repeatable piece of work; the planner's and the verifier's are looks |
-//! | request, ledger, certificate | words kept for later versions; nothing of them is here yet |
+//! | ledger | what was scheduled, begun, deleted, held and decided, in an order that cannot be changed unseen |
+//! | entry | one line of the ledger; pending until it has a number |
+//! | commitment | stands in an entry for who or why; opened by a salt, names nobody without it |
+//! | checkpoint | the signed root of the tree over all entries so far |
+//! | certificate | one file that says what became of one job, with its entries and their proofs |
+//! | request | words kept for later versions; nothing of them is here yet |
 
 // Vocabulary: imported by all, imports nothing further down.
 pub mod model;
+pub mod proof;
 pub mod config;
 pub mod sql;
 pub mod clock;
 pub mod metrics;
 pub mod crash;
-pub mod proof;
 
 // Gateways: one outside thing each.
 pub mod database;
@@ -105,8 +113,8 @@ pub mod failure;
 pub mod app;
 
 // The operator's surface.
-pub mod certificate;
 pub mod terminal;
+pub mod certificate;
 pub mod embedded;
 pub mod sample;
 pub mod cli;

@@ -100,6 +100,12 @@ async fn state(world: &World) -> Vec<String> {
         "select source, account_id, feature, confirmed_at is not null from retention.absences",
         "select account_id, data_class, starting_point, problem from retention.quarantine",
         "select kind from retention.passes",
+        "with told as (
+             select kind, reference, convert_from(entry, 'UTF8')::jsonb ->> 'event' as event from retention.ledger_entries
+             union all select kind, reference, event from retention.ledger_pending)
+         select t.kind, t.event, j.account_id, j.data_class, count(*) from told t left join retention.every_job j on t.kind = 'job' and j.id = t.reference
+         group by 1, 2, 3, 4",
+        "select singleton from retention.ledger l where size = (select count(*) from retention.ledger_entries)",
     ] {
         let rows = format!("select x::text from ({query}) x order by 1");
         state.extend(sqlx::query_scalar::<_, String>(AssertSqlSafe(rows)).fetch_all(&mut connection).await.unwrap());
