@@ -30,7 +30,7 @@ use crate::{
 pub use archive::Archive;
 pub use certify::{Evidence, Proven, evidence};
 pub use check::{Checked, Finding};
-pub use key::{create, generate};
+pub use key::{create, generate, signer};
 pub use replay::Replayed;
 
 /// Held while entries are numbered: one replica at a time.

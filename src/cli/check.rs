@@ -11,6 +11,7 @@ use crate::{
     config::{Config, Needs},
     database::{Database, DatabaseError, Purpose, Tx},
     failure::Failure,
+    ledger::{self, LedgerError},
     policy::{Homeless, Orphans, Policy},
     schema, stores,
 };
@@ -97,6 +98,7 @@ async fn look(config: &Config, database: &Database) -> Result<Vec<Finding>, Fail
             let policy = Policy::new(config, &layout);
             findings.extend(orphans(&mut tx, &policy).await?);
             findings.extend(policy.homeless(&mut tx).await?.as_ref().map(homeless));
+            findings.extend(evidence(&mut tx, config).await?);
         }
     }
     drop(tx);
@@ -147,6 +149,33 @@ async fn orphans(tx: &mut Tx, policy: &Policy) -> Result<Vec<Finding>, DatabaseE
     Ok(policy.orphans(tx).await?.into_iter().map(finding).collect())
 }
 
+/// Who could write the ledger anew, and whether an older database would be noticed (R39).
+async fn evidence(tx: &mut Tx, config: &Config) -> Result<Vec<Finding>, Failure> {
+    let finding = |severity, problem: String| Finding { severity, subject: "ledger".to_owned(), problem, remedy: None };
+    let mut findings = Vec::new();
+    if config.ledger.key.is_none() {
+        let problem = "it is signed with a key that the database keeps, so whoever may read that may sign; name a key in ledger.key_file";
+        findings.push(finding(Severity::Warning, problem.to_owned()));
+    }
+    match &config.ledger.checkpoint_dir {
+        None => {
+            let problem = "nothing of it is kept outside the database, so an older database that comes back is not noticed; name a folder in ledger.checkpoint_dir";
+            findings.push(finding(Severity::Warning, problem.to_owned()));
+        }
+        Some(folder) => {
+            if let Err(error) = std::fs::create_dir_all(folder).and_then(|()| tempfile::tempfile_in(folder)) {
+                findings.push(finding(Severity::Error, format!("ledger.checkpoint_dir = {}: {error}", folder.display())));
+            }
+        }
+    }
+    match ledger::head(&mut *tx).await.and_then(|head| ledger::signer(config.ledger.key.as_ref(), &head)) {
+        Ok(_) => {}
+        Err(LedgerError::Database(error)) => return Err(error.into()),
+        Err(error) => findings.push(finding(Severity::Error, error.to_string())),
+    }
+    Ok(findings)
+}
+
 async fn server(tx: &mut Tx) -> Result<Vec<Finding>, DatabaseError> {
     let mut findings = Vec::new();
     let mut find = |severity, problem| {
@@ -188,11 +217,13 @@ async fn own_grants(tx: &mut Tx) -> Result<Vec<Finding>, DatabaseError> {
           from pg_class c join pg_namespace n on n.oid = c.relnamespace
           where n.nspname = 'retention' and (c.relname = 'migrations' or c.relkind = 'v') and not has_table_privilege(c.oid, 'select'))
          union all
-         (select 'table retention.' || c.relname, 'read and write', 'SELECT, INSERT, UPDATE, DELETE ON retention.' || quote_ident(c.relname)
+         -- Nobody needs the right to change an entry.
+         (select 'table retention.' || c.relname, 'read and write',
+                 'SELECT, INSERT' || case when c.relname = 'ledger_entries' then '' else ', UPDATE, DELETE' end || ' ON retention.' || quote_ident(c.relname)
           from pg_class c join pg_namespace n on n.oid = c.relnamespace
           where n.nspname = 'retention' and c.relkind = 'r' and c.relname not like '%migrations'
             and not (has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert')
-                     and has_table_privilege(c.oid, 'update') and has_table_privilege(c.oid, 'delete'))
+                     and (c.relname = 'ledger_entries' or has_table_privilege(c.oid, 'update') and has_table_privilege(c.oid, 'delete')))
           order by c.relname)",
     )
     .fetch_all(&mut **tx)

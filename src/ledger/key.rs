@@ -57,7 +57,7 @@ pub async fn create(conn: &mut PgConnection, configured: Option<&SigningKey>) ->
 ///
 /// # Errors
 /// When it is not the ledger's.
-pub(super) fn signer(configured: Option<&SigningKey>, head: &Head) -> Result<SigningKey, LedgerError> {
+pub fn signer(configured: Option<&SigningKey>, head: &Head) -> Result<SigningKey, LedgerError> {
     let key = match (configured, &head.secret) {
         (Some(key), _) => key.clone(),
         (None, Some(secret)) => SigningKey::parse(secret).map_err(|why| LedgerError::Key(format!("the key in retention.ledger {why}")))?,
