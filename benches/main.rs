@@ -16,6 +16,7 @@ mod bucket;
 mod crowd;
 mod fill;
 mod lab;
+mod ledger;
 mod mysql;
 mod objects;
 mod peers;
@@ -37,8 +38,10 @@ use peers::Peers;
 use report::Table;
 
 /// Every measurement, in the order of a run: those that share a template stand together.
-const NAMES: [&str; 13] =
-    ["skewed", "platform", "purge", "empty", "mysql", "objects", "schedule", "replicas", "history", "poll", "compare", "memory", "plots"];
+const NAMES: [&str; 14] = [
+    "skewed", "platform", "purge", "empty", "ledger", "mysql", "objects", "schedule", "replicas", "history", "poll", "compare", "memory",
+    "plots",
+];
 /// A run that has taken longer leaves the plots out.
 const PATIENCE: Duration = Duration::from_mins(16);
 
@@ -57,6 +60,8 @@ struct Sizes {
     versions: [u32; 2],
     /// Due accounts without rows.
     empty: u32,
+    /// Entries of a long ledger.
+    entries: u32,
     /// Newly ended subscriptions.
     ended: u32,
     /// Subscriptions of the looks.
@@ -80,6 +85,7 @@ const FULL: Sizes = Sizes {
     peer: 20_000,
     versions: [1_000, 100_000],
     empty: 50_000,
+    entries: 1_000_000,
     ended: 1_000_000,
     subscriptions: 10_000_000,
     shared: 20_000,
@@ -96,6 +102,7 @@ const QUICK: Sizes = Sizes {
     peer: 1_000,
     versions: [500, 5_000],
     empty: 5_000,
+    entries: 30_000,
     ended: 20_000,
     subscriptions: 100_000,
     shared: 2_000,
@@ -194,6 +201,7 @@ async fn all(sizes: Sizes, only: &[String]) -> String {
             "platform" => platform::platform(&mut bench).await,
             "purge" => purge::uniform(&mut bench, &peers).await,
             "empty" => purge::empty(&mut bench, &peers).await,
+            "ledger" => ledger::ledger(&mut bench).await,
             "mysql" => mysql::mysql(&mut bench).await,
             "objects" => objects::objects(&mut bench).await,
             "schedule" => plan::schedule(&mut bench).await,

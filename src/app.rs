@@ -18,7 +18,7 @@ use crate::{
     database::{Database, DatabaseError, Purpose},
     executor::{Executor, Step},
     failure::Failure,
-    ledger::{Ledger, Seen},
+    ledger::{Ledger, LedgerError, Seen},
     lifecycle::Stop,
     model::Mode,
     planner::{self, Look, Planner},
@@ -149,7 +149,7 @@ impl App {
             return Err(Failure::Policy(changes));
         }
         // A database that is older than its ledger's files says so before anything is planned.
-        self.ledger().pass().await?;
+        self.ledger().recognize().await?;
         // First, so that what came back has its job in this very run.
         self.verify().await?;
         let planner = self.planner();
@@ -161,7 +161,12 @@ impl App {
             // What a batch found changed is settled before the verdict.
             planner.look(Look::Poll).await?;
         }
-        self.ledger().pass().await?;
+        match self.ledger().pass().await {
+            Ok(_) => {}
+            Err(error @ (LedgerError::Behind { .. } | LedgerError::Broken(_))) => return Err(error.into()),
+            // What was done is told all the same, and gets its number later.
+            Err(error) => tracing::warn!(event = "ledger.failed", error = %error, failures = 1, "entries wait for their number"),
+        }
         self.verdict(asked_at).await
     }
 

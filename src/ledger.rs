@@ -205,22 +205,52 @@ impl Ledger {
     /// Why it does not go on.
     pub async fn pass(&self) -> Result<u64, LedgerError> {
         let passed = self.keep_up().await;
-        match &passed {
-            Err(LedgerError::Behind { size, vouched }) => self.mark_behind(*size, *vouched).await?,
-            Err(LedgerError::Broken(why)) => self.mark_broken(why).await?,
-            Ok(_) | Err(LedgerError::Database(_) | LedgerError::File(..) | LedgerError::Key(_)) => {}
-        }
+        self.mark(passed.as_ref().err()).await?;
         passed
+    }
+
+    /// What is wrong with the ledger itself stops every purge.
+    async fn mark(&self, wrong: Option<&LedgerError>) -> Result<(), LedgerError> {
+        match wrong {
+            Some(LedgerError::Behind { size, vouched }) => self.mark_behind(*size, *vouched).await,
+            Some(LedgerError::Broken(why)) => self.mark_broken(why).await,
+            None | Some(LedgerError::Database(_) | LedgerError::File(..) | LedgerError::Key(_)) => Ok(()),
+        }
+    }
+
+    /// Makes sure that this is no older database than the files or this process know, and that its tree is the one that was signed last. Nothing may be
+    /// purged before that is known.
+    ///
+    /// # Errors
+    /// Why nothing may be purged.
+    pub async fn recognize(&self) -> Result<(), LedgerError> {
+        let recognized = async {
+            let filed = self.filed(self.archive().await?.as_ref()).await?;
+            let mut tx = self.database.begin(Purpose::Write).await?;
+            let alone = alone(&mut tx).await?;
+            let head = head(&mut tx).await?;
+            self.not_behind(&head, filed)?;
+            // Whoever numbers entries at this instant looks as well.
+            if alone {
+                number::as_signed(&mut tx, &head).await?;
+            }
+            Ok(())
+        };
+        let recognized = recognized.await;
+        self.mark(recognized.as_ref().err()).await?;
+        recognized
     }
 
     async fn keep_up(&self) -> Result<u64, LedgerError> {
         let archive = self.archive().await?;
         let (mut numbered, mut more) = (0, true);
         while more {
+            // The files before the database: another replica may let both go on meanwhile.
+            let filed = self.filed(archive.as_ref()).await?;
             let mut tx = self.database.begin(Purpose::Bulk).await?;
-            let alone: bool = sqlx::query_scalar("select pg_try_advisory_xact_lock($1)").bind(LEDGER_LOCK).fetch_one(&mut *tx).await?;
+            let alone = alone(&mut tx).await?;
             let head = head(&mut tx).await?;
-            self.not_behind(&head, archive.as_ref()).await?;
+            self.not_behind(&head, filed)?;
             let signer = self.signer(&head)?;
             // Somebody else is at it; what is left then comes with the next pass.
             more = alone && {
@@ -238,17 +268,21 @@ impl Ledger {
     }
 
     /// A database with fewer entries than a checkpoint in the files, or than this process has seen, is an older one.
-    async fn not_behind(&self, head: &Head, archive: Option<&Archive>) -> Result<(), LedgerError> {
-        let filed = match archive {
-            Some(archive) => archive.size().await?,
-            None => 0,
-        };
+    fn not_behind(&self, head: &Head, filed: u64) -> Result<(), LedgerError> {
         let vouched = filed.max(self.seen.most());
         if head.size < vouched {
             return Err(LedgerError::Behind { size: head.size, vouched });
         }
         self.seen.at_least(head.size)?;
         Ok(())
+    }
+
+    /// Entries that the files vouch for.
+    async fn filed(&self, archive: Option<&Archive>) -> Result<u64, LedgerError> {
+        match archive {
+            Some(archive) => archive.size().await,
+            None => Ok(0),
+        }
     }
 
     /// The files of this database's ledger, where a folder for them is configured.
@@ -345,6 +379,11 @@ impl Ledger {
         }
         Ok(())
     }
+}
+
+/// Whether nobody else numbers entries until this transaction ends.
+async fn alone(conn: &mut PgConnection) -> Result<bool, DatabaseError> {
+    Ok(sqlx::query_scalar("select pg_try_advisory_xact_lock($1)").bind(LEDGER_LOCK).fetch_one(conn).await?)
 }
 
 /// Writes, unnumbered, what happened to the ledger itself.

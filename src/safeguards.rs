@@ -87,7 +87,8 @@ pub fn count_from_now(begun: &str, length: Duration) -> String {
 #[must_use]
 pub fn guarded() -> String {
     format!(
-        "not exists (select 1 from retention.guard g where g.tripped_at is null and g.server = {} and ({UNSOUND}) is null)",
+        "not exists (select 1 from retention.guard g where g.tripped_at is null and g.server = {} and g.ledger_broken is null \
+         and coalesce(g.ledger_behind, 0) <= (select l.size from retention.ledger l))",
         server::IDENTIFIER
     )
 }

@@ -229,9 +229,9 @@ impl Daemon {
         }
         // Nothing is purged before it is known that this is no older database than the ledger's files know.
         if !self.health.looked.load(Ordering::Relaxed) {
-            match app.ledger().pass().await {
+            match app.ledger().recognize().await {
                 // The guard stands in the way now, of purges and not of looks.
-                Ok(_) | Err(LedgerError::Behind { .. } | LedgerError::Broken(_)) => {}
+                Ok(()) | Err(LedgerError::Behind { .. } | LedgerError::Broken(_)) => {}
                 Err(error) => return Err(DatabaseError::Refused(error.to_string())),
             }
         }

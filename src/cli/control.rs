@@ -230,6 +230,11 @@ impl Cli {
                     let released = control::release_guard(&mut tx, config.guard.window, &act.reason, &act.by()).await?;
                     Database::commit(tx).await?;
                     let Some(jobs) = released else {
+                        let mut tx = self.own_tables(&config, Purpose::Read).await?;
+                        // What the ledger keeps from going on, a release does not let go.
+                        if let Some(reason) = safeguards::guard(&mut tx).await?.reason {
+                            return Err(Failure::Guard(reason));
+                        }
                         return Err(Failure::Other(anyhow::anyhow!("the guard has not tripped")));
                     };
                     tracing::warn!(event = "guard.released", jobs, reason = act.reason, actor = act.by(), "what was waiting may begin");

@@ -18,6 +18,8 @@ use crate::proof::{
 
 /// The keys that check the checkpoints, one to a line.
 const KEYS: &str = "keys";
+/// Whoever writes holds it.
+const LOCK: &str = ".lock";
 
 /// Files of one ledger.
 #[derive(Debug, Clone)]
@@ -107,9 +109,12 @@ impl Archive {
 
     /// Brings the files up to the last checkpoint of the database. Returns how many entries that has.
     pub(super) async fn keep_up(&self, conn: &mut PgConnection) -> Result<u64, LedgerError> {
+        // One at a time: who has the folder brings it up to date.
+        let Some(_locked) = self.lock().await? else { return Ok(0) };
+        // The files before the database, which may go on meanwhile.
+        let filed = self.checkpoint().await?;
         let head = head(&mut *conn).await?;
         let Some((note, target)) = last_checkpoint(&mut *conn, &head.key).await? else { return Ok(0) };
-        let filed = self.checkpoint().await?;
         let from = filed.as_ref().map_or(0, |(_, checkpoint)| checkpoint.size);
         if from > target.size {
             return Err(LedgerError::Behind { size: target.size, vouched: from });
@@ -190,6 +195,21 @@ impl Archive {
                 }
             }
             Ok(())
+        })
+        .await
+    }
+
+    /// Holds the folder for one writer; `None` while another has it.
+    async fn lock(&self) -> Result<Option<File>, LedgerError> {
+        let root = self.root.clone();
+        self.blocking(LOCK, move || {
+            fs::create_dir_all(&root)?;
+            let file = File::options().create(true).truncate(false).write(true).open(root.join(LOCK))?;
+            match file.try_lock() {
+                Ok(()) => Ok(Some(file)),
+                Err(fs::TryLockError::WouldBlock) => Ok(None),
+                Err(fs::TryLockError::Error(error)) => Err(error),
+            }
         })
         .await
     }

@@ -217,14 +217,12 @@ impl Ledger {
             Err(error) => return Err(error),
         };
         let mut tx = self.database.begin(Purpose::Compare).await?;
-        let head = head(&mut tx).await?;
+        // Checkpoints before the entries they vouch for: what is signed while we look is the next check's.
         let notes: Vec<(i64, String)> =
             sqlx::query_as("select size, note from retention.ledger_checkpoints order by size").fetch_all(&mut *tx).await?;
-        let signed: Vec<Signed> = notes
-            .into_iter()
-            .map(|(size, note)| Signed { name: format!("checkpoint {size}"), size: size.unsigned_abs(), note })
-            // What is signed while we look is the next check's.
-            .collect();
+        let head = head(&mut tx).await?;
+        let signed: Vec<Signed> =
+            notes.into_iter().map(|(size, note)| Signed { name: format!("checkpoint {size}"), size: size.unsigned_abs(), note }).collect();
         let last = signed.last().map_or(0, |signed| signed.size);
         let checkpoints = signed.len() as u64;
         let mut walk = Walk::new(signed);
@@ -241,7 +239,10 @@ impl Ledger {
             let says = format!("it says {} entries, and there are {}", head.size, walk.size);
             findings.push(Finding::new("entries_cut_off", "retention.ledger", says));
         }
-        if last < head.size {
+        // What came between the two questions is signed by now.
+        let signed_since: i64 =
+            sqlx::query_scalar("select coalesce(max(size), 0) from retention.ledger_checkpoints").fetch_one(&mut *tx).await?;
+        if last.max(signed_since.unsigned_abs()) < head.size {
             let says = format!("none vouches for the last {} entries", head.size - last);
             findings.push(Finding::new("checkpoint_missing", format!("checkpoint {}", head.size), says));
         }
@@ -254,7 +255,7 @@ impl Ledger {
             findings.extend(state::against(&mut tx).await?);
         }
         let filed = match &archive {
-            Some(archive) => match archive.checked(&mut tx, head.size).await {
+            Some(archive) => match archive.checked(&mut tx).await {
                 Ok((size, found)) => {
                     findings.extend(found);
                     size
@@ -342,18 +343,24 @@ async fn beyond(conn: &mut PgConnection, size: u64) -> Result<Vec<Finding>, Ledg
             .fetch_one(&mut *conn)
             .await?;
     findings.extend(last.map(|last| Finding::new("entry_added", format!("entry {last}"), "it is behind the end of the ledger")));
-    let now: i64 = sqlx::query_scalar("select size from retention.ledger").fetch_one(&mut *conn).await?;
-    let size = size.max(now.unsigned_abs());
     let extra: Vec<(i16, i64)> = sqlx::query_as(
         "select t.level, t.index from retention.ledger_tiles t join unnest($1::int2[], $2::int8[]) as l(level, tiles) on t.level = l.level and t.index >= l.tiles
          union all select t.level, t.index from retention.ledger_tiles t where t.level <> all($1) limit 100",
     )
     .bind((0..8_i16).collect::<Vec<_>>())
     .bind((0..8_u8).map(|level| i64::try_from(hashes(size, level).div_ceil(WIDTH)).unwrap_or(i64::MAX)).collect::<Vec<_>>())
-    .fetch_all(conn)
+    .fetch_all(&mut *conn)
     .await?;
+    // The size after the tiles: what was added meanwhile is within it.
+    let now: i64 = sqlx::query_scalar("select size from retention.ledger").fetch_one(conn).await?;
+    let within = |level: i16, index: i64| {
+        u8::try_from(level).is_ok_and(|level| level < 8 && index.unsigned_abs() < hashes(now.unsigned_abs(), level).div_ceil(WIDTH))
+    };
     findings.extend(
-        extra.iter().map(|(level, index)| Finding::new("tile_added", format!("tile {level}/{index}"), "it is behind the end of the tree")),
+        extra
+            .iter()
+            .filter(|(level, index)| !within(*level, *index))
+            .map(|(level, index)| Finding::new("tile_added", format!("tile {level}/{index}"), "it is behind the end of the tree")),
     );
     Ok(findings)
 }
@@ -394,8 +401,9 @@ impl Archive {
     }
 
     /// [`Archive::check`], and that the database has the same entries.
-    async fn checked(&self, conn: &mut PgConnection, size: u64) -> Result<(Option<u64>, Vec<Finding>), LedgerError> {
+    async fn checked(&self, conn: &mut PgConnection) -> Result<(Option<u64>, Vec<Finding>), LedgerError> {
         let (filed, found) = self.check().await?;
+        let size = head(&mut *conn).await?.size;
         let in_files =
             |f: Finding| Finding { subject: format!("{} in {}", f.subject, self.root().display()), finding: in_file(f.finding), ..f };
         let mut findings: Vec<Finding> = found.into_iter().map(in_files).collect();
