@@ -15,6 +15,8 @@ use sqlx::{AssertSqlSafe, FromRow, PgConnection, types::Json};
 
 use crate::{
     database::DatabaseError,
+    model::REQUEST,
+    requests,
     retention::{Done, Open},
     safeguards::{admitted_at, agreement::in_force, count_from_now, guarded, held, paused, paused_as_a_whole},
     sql::literal,
@@ -255,10 +257,23 @@ pub async fn schedule(
         class.covered("d")
     )))
     .bind(ids)
-    .fetch_all(conn)
+    .fetch_all(&mut *conn)
     .await?;
     for account in superseded {
         new.remove(&account);
+    }
+    if plans.iter().any(|plan| plan.starting_point == REQUEST) {
+        // Of a request that was fulfilled in between, or withdrawn, no mark tells.
+        let over: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
+            "delete from retention.jobs j where j.id = any($1) and j.starting_point = '{REQUEST}' and not {} returning j.account_id",
+            requests::stands("j")
+        )))
+        .bind(new.values().copied().collect::<Vec<_>>())
+        .fetch_all(conn)
+        .await?;
+        for account in over {
+            new.remove(&account);
+        }
     }
     Ok(new)
 }
@@ -365,6 +380,8 @@ pub struct Claimed {
     pub ready_at: DateTime<Utc>,
     /// It is past half of its allowance, and must not be slowed down much.
     pub pressing: bool,
+    /// The requests that stood for its account and class when it was claimed: what it fulfils when it completes.
+    pub requests: Vec<i64>,
 }
 
 /// Which of the due jobs a claim prefers.
@@ -439,10 +456,11 @@ pub async fn claim(
          from next where j.id = next.id and next.admitted_at is not null
          returning j.id, j.account_id, j.fence, j.starting_point, j.retain_until, j.delete_by, j.seen, j.attempts, j.looks, j.records_deleted,
                    next.continues as continued, j.purge_began_at is not null as begun,
-                   exists (select from next where admitted_at is null) as passed_over, next.lapsed, j.ready_at, now() - j.retain_until > (j.delete_by - j.retain_until) / 2 as pressing",
+                   exists (select from next where admitted_at is null) as passed_over, next.lapsed, j.ready_at, now() - j.retain_until > (j.delete_by - j.retain_until) / 2 as pressing, {} as requests",
         due(lane, ""),
         due(lane.other(), " and not exists (select from preferred where admitted_at is not null)"),
-        count_from_now("select account_id from next where begins and admitted_at is not null", window)
+        count_from_now("select account_id from next where begins and admitted_at is not null", window),
+        requests::standing("j")
     )))
     .bind(worker)
     .bind(lease.as_secs_f64())

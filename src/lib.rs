@@ -22,6 +22,7 @@
 //! | [`retention`] | the rules, pure: what stands and what is scheduled give one decision |
 //! | [`source`] | the platform's tables, read only: which starting points stand |
 //! | [`safeguards`] | holds, pauses, the guard |
+//! | [`requests`] | deletion that somebody asked for, ahead of every starting point |
 //! | [`jobs`] | the job table, leases and fences |
 //! | [`stores`] | places that hold records: count, look, delete |
 //! | [`policy`] | configuration and catalogue joined: each data class, ready to be asked |
@@ -67,7 +68,9 @@
 //! | absence | a row that was in the source and is not any more |
 //! | residue | records that are there when they should be gone |
 //! | pass, look | one bounded, repeatable piece of work; the planner's and the verifier's are looks |
-//! | request, ledger, certificate | words kept for later versions; nothing of them is here yet |
+//! | request | somebody asks that an account's records be deleted early; stands from when it was accepted until it is fulfilled or withdrawn |
+//! | approval | what one person said to an act that needs two |
+//! | ledger, certificate | words kept for later versions; nothing of them is here yet |
 
 // Vocabulary: imported by all, imports nothing further down.
 pub mod model;
@@ -84,6 +87,7 @@ pub mod catalog;
 pub mod source;
 pub mod retention;
 pub mod safeguards;
+pub mod requests;
 pub mod jobs;
 pub mod stores;
 pub mod policy;

@@ -46,6 +46,15 @@ max_share = "10%"
 share_floor = 100
 max_shrink = "10%"
 
+[requests]
+fulfil_within = "30d"
+
+[approvals]
+request = 1
+guard_release = 1
+hold_release = 1
+policy_accept = 1
+
 [http]
 listen = "127.0.0.1:8080"
 ops_listen = "127.0.0.1:9464"
