@@ -8,6 +8,7 @@ mod explain;
 mod jobs;
 mod plan;
 mod policy;
+mod request;
 mod run;
 mod status;
 
@@ -122,6 +123,8 @@ enum Verb {
         #[command(subcommand)]
         verb: policy::Verb,
     },
+    /// Have an account's records deleted ahead of every starting point.
+    Request(request::Arguments),
     /// Ask the local daemon whether it lives; for container health checks.
     Healthcheck,
     /// Print a completion script.
@@ -178,6 +181,7 @@ impl Cli {
             Verb::Resume(scope) => self.resume(scope),
             Verb::Guard { verb } => self.guard(verb),
             Verb::Policy { verb } => self.policy(verb),
+            Verb::Request(arguments) => self.request(arguments),
             Verb::Healthcheck => self.healthcheck(),
             Verb::Completions { shell } => {
                 clap_complete::generate(shell, &mut Arguments::command(), "retentiond", &mut std::io::stdout());

@@ -427,7 +427,13 @@ impl Planner {
             }
         }
         for (job, plan) in moved.iter().filter(|(job, _)| rescheduled.contains(&job.id)) {
-            tell::planned("job.rescheduled", "another starting point counts, a request came or went, or the rule changed", class, job.id, plan);
+            tell::planned(
+                "job.rescheduled",
+                "another starting point counts, a request came or went, or the rule changed",
+                class,
+                job.id,
+                plan,
+            );
         }
         for (job, reason) in void.iter().filter(|(job, _)| cancelled.contains(&job.id)) {
             tell::cancelled(&class.jobs.feature, &class.jobs.name, job, *reason);

@@ -15,8 +15,8 @@ use crate::{
     safeguards::{STOP_LOCK, approvals::same_person, control::Scope, held, take},
 };
 
-/// The part `q` of the request `r` stands, as a condition.
-const STANDS: &str = "q.fulfilled_at is null and r.accepted_at is not null and r.withdrawn_at is null";
+/// The part `q` of the request `r` stands, as the front of a condition that ends with what is to be true of when it was accepted.
+const STANDS: &str = "q.fulfilled_at is null and r.withdrawn_at is null and r.accepted_at";
 
 /// Parts and their requests, as a table expression.
 const PARTS: &str = "retention.request_parts q join retention.requests r on r.id = q.request_id";
@@ -29,19 +29,21 @@ fn of_job(alias: &str) -> String {
 /// Whether a request stands since exactly `started_at` for the job under `alias`, as a condition. It is part of the very statement that deletes.
 #[must_use]
 pub fn stands(alias: &str) -> String {
-    format!("exists (select 1 from {PARTS} where {} and {STANDS} and r.accepted_at = {alias}.started_at)", of_job(alias))
+    format!("exists (select 1 from {PARTS} where {} and {STANDS} = {alias}.started_at)", of_job(alias))
 }
 
 /// The requests that stand for the job under `alias`, as an expression: an array of their ids.
 #[must_use]
 pub fn standing(alias: &str) -> String {
-    format!("array(select q.request_id from {PARTS} where {} and {STANDS})", of_job(alias))
+    format!("array(select q.request_id from {PARTS} where {} and {STANDS} is not null)", of_job(alias))
 }
 
 /// `(id, account_id, feature, data_class, accepted_at, due_by)` of every part that stands, as a table expression.
 #[must_use]
 pub fn parts() -> String {
-    format!("(select q.request_id as id, q.account_id, q.feature, q.data_class, r.accepted_at, r.due_by from {PARTS} where {STANDS})")
+    format!(
+        "(select q.request_id as id, q.account_id, q.feature, q.data_class, r.accepted_at, r.due_by from {PARTS} where {STANDS} is not null)"
+    )
 }
 
 /// A request as it is printed.

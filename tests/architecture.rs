@@ -52,7 +52,8 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ),
 ];
 
-const GATEWAYS: [&str; 10] = ["database", "pressure", "catalog", "source", "retention", "safeguards", "requests", "jobs", "stores", "policy"];
+const GATEWAYS: [&str; 10] =
+    ["database", "pressure", "catalog", "source", "retention", "safeguards", "requests", "jobs", "stores", "policy"];
 const PASSES: [&str; 4] = ["planner", "executor", "verifier", "outlook"];
 
 /// Longer files have become two things.

@@ -90,21 +90,9 @@ fn every_branch_of_the_rule_decides_as_the_promise_says() {
         ("the rule changed", [since(0), NotSet, NotSet], old(open(deleted, 0)), None, Reschedule(standing(DELETED, 0))),
         ("reactivated", [NotSet, NotSet, NotSet], Some(open(deleted, 0)), None, Cancel(CancelReason::Reactivated)),
         ("its point is not listed any more", [NotSet, NotSet, NotSet], Some(open("gone", 0)), None, Cancel(CancelReason::Policy)),
-        (
-            "not listed any more, another stands",
-            [since(4), NotSet, NotSet],
-            Some(open("gone", 0)),
-            None,
-            Reschedule(standing(DELETED, 4)),
-        ),
+        ("not listed any more, another stands", [since(4), NotSet, NotSet], Some(open("gone", 0)), None, Reschedule(standing(DELETED, 4))),
         ("its value became impossible", [impossible(), NotSet, NotSet], Some(open(deleted, 0)), None, Keep),
-        (
-            "another value is impossible",
-            [NotSet, impossible(), NotSet],
-            Some(open(deleted, 0)),
-            None,
-            Cancel(CancelReason::Reactivated),
-        ),
+        ("another value is impossible", [NotSet, impossible(), NotSet], Some(open(deleted, 0)), None, Cancel(CancelReason::Reactivated)),
         // R6: vanishing withdraws nothing.
         ("its row vanished", [NotSet, Missing, NotSet], Some(open(terminated, 0)), None, Keep),
         ("its row vanished, a later one stands", [since(1), Missing, NotSet], Some(open(terminated, 0)), None, Keep),
@@ -130,32 +118,14 @@ fn every_branch_of_the_rule_decides_as_the_promise_says() {
         ("begun, as scheduled", [since(0), NotSet, NotSet], began(open(deleted, 0)), None, Keep),
         ("begun, moved a microsecond", [since(1), NotSet, NotSet], began(open(deleted, 0)), None, Cancel(CancelReason::Reactivated)),
         ("begun, another stands later", [NotSet, NotSet, since(1)], began(open(deleted, 0)), None, Cancel(CancelReason::Reactivated)),
-        (
-            "begun, another stands since then too",
-            [NotSet, NotSet, since(0)],
-            began(open(deleted, 0)),
-            None,
-            Reschedule(standing(CMQ, 0)),
-        ),
+        ("begun, another stands since then too", [NotSet, NotSet, since(0)], began(open(deleted, 0)), None, Reschedule(standing(CMQ, 0))),
         // Done.
         ("carried out", [since(0), NotSet, NotSet], None, Some(done(deleted, 0)), Keep),
         ("carried out, a later one too", [since(0), since(1), NotSet], None, Some(done(deleted, 0)), Keep),
         ("carried out, moved back", [since(-1), NotSet, NotSet], None, Some(done(deleted, 0)), Schedule(standing(DELETED, -1))),
         ("carried out, terminated anew", [since(1), NotSet, NotSet], None, Some(done(deleted, 0)), Schedule(standing(DELETED, 1))),
-        (
-            "carried out, another counts now",
-            [NotSet, since(7), NotSet],
-            None,
-            Some(done(deleted, 0)),
-            Schedule(standing(TERMINATED, 7)),
-        ),
-        (
-            "carried out, and records came back",
-            [since(0), NotSet, NotSet],
-            None,
-            residue(done(deleted, 0)),
-            Schedule(standing(DELETED, 0)),
-        ),
+        ("carried out, another counts now", [NotSet, since(7), NotSet], None, Some(done(deleted, 0)), Schedule(standing(TERMINATED, 7))),
+        ("carried out, and records came back", [since(0), NotSet, NotSet], None, residue(done(deleted, 0)), Schedule(standing(DELETED, 0))),
         ("records came back, reactivated", [NotSet, NotSet, NotSet], None, residue(done(deleted, 0)), Forget),
         ("carried out elsewhere", [since(0), NotSet, NotSet], None, elsewhere(done(deleted, 0)), Schedule(standing(DELETED, 0))),
         ("carried out, reactivated", [NotSet, NotSet, NotSet], None, Some(done(cmq, 0)), Forget),
@@ -189,16 +159,44 @@ fn r30_a_request_decides_unless_the_purge_for_a_point_was_due_when_it_was_accept
         ("two: the one that was scheduled", live(), &[0, 5], Some(open(REQUEST, 5)), None, Keep),
         ("as scheduled", live(), &[0], Some(open(REQUEST, 0)), None, Keep),
         ("as scheduled, begun", live(), &[0], began(open(REQUEST, 0)), None, Keep),
-        ("the rule changed in the middle", live(), &[0], Some(Open { began: true, ..old(open(REQUEST, 0)).unwrap() }), None, Reschedule(asked(0))),
+        (
+            "the rule changed in the middle",
+            live(),
+            &[0],
+            Some(Open { began: true, ..old(open(REQUEST, 0)).unwrap() }),
+            None,
+            Reschedule(asked(0)),
+        ),
         ("it advances a job", [since(-9), NotSet, NotSet], &[0], Some(open(deleted, -9)), None, Reschedule(asked(0))),
         ("its account was deleted afterwards", [since(1), NotSet, NotSet], &[0], Some(open(REQUEST, 0)), None, Keep),
         // A purge that is due anyway carries it out.
         ("due a microsecond later", [since(1 - WEEK), NotSet, NotSet], &[0], Some(open(deleted, 1 - WEEK)), None, Reschedule(asked(0))),
         ("due that very instant", [since(-WEEK), NotSet, NotSet], &[0], Some(open(deleted, -WEEK)), None, Keep),
         ("due, and not scheduled yet", [since(-WEEK), NotSet, NotSet], &[0], None, None, Schedule(standing(DELETED, -WEEK))),
-        ("due, as turned out later", [since(-WEEK), NotSet, NotSet], &[0], Some(open(REQUEST, 0)), None, Reschedule(standing(DELETED, -WEEK))),
-        ("the same when it has begun", [since(-WEEK), NotSet, NotSet], &[0], began(open(REQUEST, 0)), None, Reschedule(standing(DELETED, -WEEK))),
-        ("due, its row vanished for good", [PointState::Vanished(at(-WEEK)), NotSet, NotSet], &[0], None, None, Schedule(standing(DELETED, -WEEK))),
+        (
+            "due, as turned out later",
+            [since(-WEEK), NotSet, NotSet],
+            &[0],
+            Some(open(REQUEST, 0)),
+            None,
+            Reschedule(standing(DELETED, -WEEK)),
+        ),
+        (
+            "the same when it has begun",
+            [since(-WEEK), NotSet, NotSet],
+            &[0],
+            began(open(REQUEST, 0)),
+            None,
+            Reschedule(standing(DELETED, -WEEK)),
+        ),
+        (
+            "due, its row vanished for good",
+            [PointState::Vanished(at(-WEEK)), NotSet, NotSet],
+            &[0],
+            None,
+            None,
+            Schedule(standing(DELETED, -WEEK)),
+        ),
         ("due, its row is missing", [Missing, NotSet, NotSet], &[0], Some(open(deleted, -WEEK)), None, Reschedule(asked(0))),
         ("begun, its row is missing", [Missing, NotSet, NotSet], &[0], began(open(deleted, -WEEK)), None, Keep),
         ("begun after it was accepted", [since(1 - WEEK), NotSet, NotSet], &[0], began(open(deleted, 1 - WEEK)), None, Keep),
@@ -206,16 +204,44 @@ fn r30_a_request_decides_unless_the_purge_for_a_point_was_due_when_it_was_accept
         ("begun, reactivated", live(), &[0], began(open(deleted, -WEEK)), None, Cancel(CancelReason::Reactivated)),
         // A purge that was carried out carries out nothing more.
         ("carried out before", [since(-WEEK), NotSet, NotSet], &[0], None, Some(done(deleted, -WEEK)), Schedule(asked(0))),
-        ("carried out before, as scheduled", [since(-WEEK), NotSet, NotSet], &[0], Some(open(REQUEST, 0)), Some(done(deleted, -WEEK)), Keep),
-        ("records came back", [since(-WEEK), NotSet, NotSet], &[0], None, residue(done(deleted, -WEEK)), Schedule(standing(DELETED, -WEEK))),
+        (
+            "carried out before, as scheduled",
+            [since(-WEEK), NotSet, NotSet],
+            &[0],
+            Some(open(REQUEST, 0)),
+            Some(done(deleted, -WEEK)),
+            Keep,
+        ),
+        (
+            "records came back",
+            [since(-WEEK), NotSet, NotSet],
+            &[0],
+            None,
+            residue(done(deleted, -WEEK)),
+            Schedule(standing(DELETED, -WEEK)),
+        ),
         // Withdrawn, or fulfilled.
         ("withdrawn", live(), &[], Some(open(REQUEST, 0)), None, Cancel(CancelReason::Withdrawn)),
         ("withdrawn, begun", live(), &[], began(open(REQUEST, 0)), None, Cancel(CancelReason::Withdrawn)),
         ("withdrawn, another stands", live(), &[3], Some(open(REQUEST, 0)), None, Reschedule(asked(3))),
         ("withdrawn, begun, another stands", live(), &[3], began(open(REQUEST, 0)), None, Cancel(CancelReason::Withdrawn)),
         ("withdrawn, a point stands", [since(-9), NotSet, NotSet], &[], Some(open(REQUEST, 0)), None, Reschedule(standing(DELETED, -9))),
-        ("withdrawn, begun, a point stands", [since(-9), NotSet, NotSet], &[], began(open(REQUEST, 0)), None, Cancel(CancelReason::Withdrawn)),
-        ("withdrawn, carried out before", [since(-9), NotSet, NotSet], &[], Some(open(REQUEST, 0)), Some(done(deleted, -9)), Cancel(CancelReason::Withdrawn)),
+        (
+            "withdrawn, begun, a point stands",
+            [since(-9), NotSet, NotSet],
+            &[],
+            began(open(REQUEST, 0)),
+            None,
+            Cancel(CancelReason::Withdrawn),
+        ),
+        (
+            "withdrawn, carried out before",
+            [since(-9), NotSet, NotSet],
+            &[],
+            Some(open(REQUEST, 0)),
+            Some(done(deleted, -9)),
+            Cancel(CancelReason::Withdrawn),
+        ),
         ("withdrawn, a mark for nothing", live(), &[], None, Some(done(deleted, -9)), Forget),
         ("fulfilled, a point stands", [since(-9), NotSet, NotSet], &[], None, None, Schedule(standing(DELETED, -9))),
     ];
@@ -261,7 +287,8 @@ fn restated(states: &[PointState; 3], requests: &[DateTime<Utc>], open: Option<&
     }
     stand.sort_unstable();
     let earliest = stand.first().map(|(t, p)| Standing { start: Start::Point(*p), since: *t });
-    let purged = |s: Standing| done.is_some_and(|d| s.start != Start::Request && d.started_at == s.since && d.places == "here" && !d.residue);
+    let purged =
+        |s: Standing| done.is_some_and(|d| s.start != Start::Request && d.started_at == s.since && d.places == "here" && !d.residue);
     let for_request = open.filter(|o| o.starting_point == "request");
     let its_own = for_request.map(|o| o.started_at).filter(|t| requests.contains(t));
     let request = its_own.or_else(|| requests.iter().copied().min());
@@ -285,7 +312,9 @@ fn restated(states: &[PointState; 3], requests: &[DateTime<Utc>], open: Option<&
             (None, Some(_)) => Decision::Cancel(CancelReason::Reactivated),
             (Some(s), _) if (s.since, name(s)) == (open.started_at, open.starting_point.as_str()) && open.policy == "now" => Decision::Keep,
             (Some(s), _) if withdrawn && (open.began || purged(s)) => Decision::Cancel(CancelReason::Withdrawn),
-            (Some(s), _) if for_request.is_none() && open.began && s.since != open.started_at => Decision::Cancel(CancelReason::Reactivated),
+            (Some(s), _) if for_request.is_none() && open.began && s.since != open.started_at => {
+                Decision::Cancel(CancelReason::Reactivated)
+            }
             (Some(s), _) => Decision::Reschedule(s),
         };
     }
