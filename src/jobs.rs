@@ -253,7 +253,7 @@ pub async fn schedule(
     let superseded: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
         "delete from retention.jobs j using retention.done_marks d
          where j.id = any($1) and d.account_id = j.account_id and d.feature = j.feature and d.data_class = j.data_class
-           and d.started_at = j.started_at and {} and not d.residue returning j.account_id",
+           and d.started_at = j.started_at and j.starting_point <> '{REQUEST}' and {} and not d.residue returning j.account_id",
         class.covered("d")
     )))
     .bind(ids)

@@ -397,8 +397,9 @@ impl Planner {
                 }
                 (Decision::Cancel(reason), Some(job)) => {
                     void.push((job, reason));
-                    // An older mark would answer for a point that is set to the mark's instant again. A request that is withdrawn says nothing about points.
-                    if reason != CancelReason::Withdrawn {
+                    // An older mark would answer for a point that is set to the mark's instant again. What was carried out before a request goes on
+                    // being so when that is withdrawn.
+                    if reason != CancelReason::Withdrawn || retention::stands(rule, &states, &accepted, None, done.get(account)).is_none() {
                         forgotten.push(account.clone());
                     }
                 }

@@ -308,7 +308,7 @@ const OF_A_REQUEST: &[(&str, i64, i64)] = &[
     ("update retention.request_parts set data_class = 'queue'", 9, 0),
     // The part is another request's, which was not accepted then.
     (
-        "insert into retention.requests (account_id, reason, requested_by) values ('a', 'r', 'b'); update retention.request_parts set request_id = 2",
+        "with r as (insert into retention.requests (account_id, reason, requested_by) values ('a', 'r', 'b') returning id) update retention.request_parts set request_id = r.id from r",
         9,
         0,
     ),
