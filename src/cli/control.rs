@@ -1,4 +1,4 @@
-//! `hold`, `pause`, `resume`, `guard`: what stops deletion and what lets it go on. Every act has an actor and a reason, and is logged.
+//! `hold`, `pause`, `resume`, `guard`: what stops deletion and what lets it go on. Every act has an actor and a reason, and is logged; some need two actors.
 
 use std::{collections::BTreeSet, time::Duration};
 
