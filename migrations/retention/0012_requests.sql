@@ -58,6 +58,9 @@ comment on column retention.request_parts.job_id is 'That job.';
 create index request_parts_open on retention.request_parts (account_id, feature, data_class) where fulfilled_at is null;
 comment on index retention.request_parts_open is 'The question every batch of a job on request asks, and every completion.';
 
+create index request_parts_fulfilled on retention.request_parts (fulfilled_at) where fulfilled_at is not null;
+comment on index retention.request_parts_fulfilled is 'What was fulfilled lately: the planner looks what else stands.';
+
 create index jobs_on_request on retention.jobs (feature, data_class) where starting_point = 'request';
 comment on index retention.jobs_on_request is 'Open jobs on request: the planner looks for those whose request was withdrawn.';
 comment on column retention.history.cancel_reason is 'reactivated, policy, unverifiable or withdrawn.';

@@ -12,7 +12,7 @@
 //!
 //! A request that stands is found from its part, unless a job on request is open; a job on request that stands for none, from the job. A job on request is for
 //! an instant like any other: a point that stands since before that is not answered by it, and is settled; what stands since later waits behind it,
-//! and is found once the job is over.
+//! and is found once the job is over: by the next poll, from the part that was fulfilled.
 //!
 //! Where the row of a job's or mark's own point is missing, the rule takes what it remembers to stand, and so does this; a mark that so remembers an
 //! instant before the job's is found as a mark. Nominating too many is
@@ -122,12 +122,26 @@ pub(super) fn all_recent(class: &Class, since: &str) -> Vec<Walk> {
         whole: false,
     });
     walks.push(unfulfilled(class));
-    walks.push(marks(class, &format!("{} and {} and d.residue", jobs.of("d"), jobs.is_ours("d")), all.to_owned()));
+    walks.push(Walk {
+        rows: format!(
+            "select q.request_id as id, q.account_id from retention.request_parts q
+             where {} and q.fulfilled_at > {}::timestamptz and q.request_id > $1::int8",
+            of_us(jobs, "q"),
+            literal(since)
+        ),
+        order: "id",
+        at: ["id", "null"],
+        nominated: all.to_owned(),
+        from: [Some("0".to_owned()), None],
+        whole: false,
+    });
+    walks.push(marks(class, &format!("{} and d.residue", of_us(jobs, "d")), all.to_owned()));
     walks
 }
 
 /// What a poll settles for classes of one feature, as `(account_id, names of classes)`: accounts with a starting point dated since `$1`, with the classes that
-/// begin there and are not answered by a job or a done-mark; jobs that a batch found changed, and what the verifier found. No more than tell whether
+/// begin there and are not answered by a job or a done-mark; jobs that a batch found changed, what the verifier found, and requests: those that no job answers,
+/// those that were withdrawn, and those that were fulfilled lately, for a point may stand behind them. No more than tell whether
 /// there is more than one page.
 pub(super) fn recent(classes: &[Class]) -> String {
     let points: BTreeMap<usize, &Point> =
@@ -145,8 +159,9 @@ pub(super) fn recent(classes: &[Class]) -> String {
         parts.push(format!("select j.account_id, {this} from retention.jobs j where {}", changed(jobs)));
         parts.push(format!("select j.account_id, {this} from retention.jobs j where {}", void(jobs)));
         parts.push(format!("select p.account_id, {this} from {} p where {}", requests::parts(), unscheduled(jobs)));
-        let (of, ours) = (jobs.of("d"), jobs.is_ours("d"));
-        parts.push(format!("select d.account_id, {this} from retention.done_marks d where {of} and {ours} and d.residue"));
+        parts
+            .push(format!("select q.account_id, {this} from retention.request_parts q where {} and q.fulfilled_at > $1", of_us(jobs, "q")));
+        parts.push(format!("select d.account_id, {this} from retention.done_marks d where {} and d.residue", of_us(jobs, "d")));
     }
     format!("{} limit {}", parts.join("\nunion\n"), PAGE + 1)
 }
@@ -154,6 +169,11 @@ pub(super) fn recent(classes: &[Class]) -> String {
 /// A batch found that the starting point of the job `j` is not what it was.
 fn changed(jobs: &jobs::Class) -> String {
     format!("{} and j.blocked_by in ('changed', 'missing')", jobs.open("j"))
+}
+
+/// The rows of the class under `alias`, as far as they are this daemon's business.
+fn of_us(jobs: &jobs::Class, alias: &str) -> String {
+    format!("{} and {}", jobs.of(alias), jobs.is_ours(alias))
 }
 
 /// The request that the job `j` is for does not stand any more.
@@ -164,9 +184,8 @@ fn void(jobs: &jobs::Class) -> String {
 /// No job on request is open for the part `p` of a request that stands. A purge for a point that carries it out is settled with each look, and left alone.
 fn unscheduled(jobs: &jobs::Class) -> String {
     format!(
-        "{} and {} and not exists (select 1 from retention.jobs j where j.account_id = p.account_id and {} and j.starting_point = {} offset 0)",
-        jobs.of("p"),
-        jobs.is_ours("p"),
+        "{} and not exists (select 1 from retention.jobs j where j.account_id = p.account_id and {} and j.starting_point = {} offset 0)",
+        of_us(jobs, "p"),
         jobs.open("j"),
         literal(REQUEST)
     )

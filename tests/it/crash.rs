@@ -34,6 +34,7 @@ async fn prepared() -> World {
         ("vanished", ago(1), "null".to_owned(), "null".to_owned()),
         ("live", "null".to_owned(), "null".to_owned(), "null".to_owned()),
         ("asked", "null".to_owned(), "null".to_owned(), "null".to_owned()),
+        ("asked-and-ended", ago(3), "null".to_owned(), "null".to_owned()),
         ("asked-and-withdrawn", "null".to_owned(), "null".to_owned(), "null".to_owned()),
     ] {
         world.account(id, &deleted, &terminated, &cmq_disabled).await;
@@ -162,9 +163,12 @@ fn i8_killed_at_every_named_point_it_leaves_what_an_undisturbed_run_leaves() {
         (prepared, state(&world).await)
     });
     assert!(undisturbed.iter().any(|row| row.contains("not this one")), "the failing job has failed");
-    for fulfilled in
-        ["(asked,queue,askedqueuecompleted)", "(asked-and-due,queue,asked-and-duequeuecompleted)", "(asked-and-withdrawn,queue,)"]
-    {
+    for fulfilled in [
+        "(asked,queue,askedqueuecompleted)",
+        "(asked-and-ended,queue,asked-and-endedqueuecompleted)",
+        "(asked-and-due,queue,asked-and-duequeuecompleted)",
+        "(asked-and-withdrawn,queue,)",
+    ] {
         assert!(undisturbed.iter().any(|row| row == fulfilled), "{fulfilled}: {undisturbed:?}");
     }
     let next = AtomicUsize::new(0);

@@ -66,6 +66,8 @@ pub(super) struct Class {
     pub(super) job: Option<Purge>,
     pub(super) done: Option<Purge>,
     residue: bool,
+    /// Something that was asked for has been carried out.
+    fulfilled: bool,
     /// Records in each place of the class.
     pub(super) records: i64,
     /// What each completed job deleted in each place.
@@ -149,11 +151,8 @@ impl Model {
             (1, row) => self.miss(row),
             (2, class) => self.settle(class, |_| true),
             (3, class) => self.purge(class),
-            // A last short look, which sees what is dated in the future and stands again where a request has been carried out before it.
-            (_, class) => {
-                let now = self.now;
-                self.settle(class, |account| account.rows.iter().any(|row| row.there && row.points.values().any(|at| *at > now)));
-            }
+            // A last short look: what stands where a request has been carried out before it.
+            (_, class) => self.settle(class, |account| account.classes[class].fulfilled),
         }
     }
 
@@ -221,8 +220,10 @@ impl Model {
             let sure = on_request || row.is_some_and(|row| if row.there { !row.locked } else { row.confirmed });
             if self.due(account, class) && sure && !self.guarded && !self.stopped(account, class) {
                 // Whatever it was for, nothing is left of what was asked for.
-                self.accounts[i].requests.iter_mut().for_each(|request| request.open[class] = false);
+                let asked = self.accounts[i].requests.iter_mut().map(|request| std::mem::take(&mut request.open[class]));
+                let fulfilled = asked.fold(false, |one, other| one | other);
                 let of = &mut self.accounts[i].classes[class];
+                of.fulfilled |= fulfilled;
                 match of.job.take() {
                     Some(job) if job.point == Point::Request => {}
                     job => (of.done, of.residue) = (job, false),
