@@ -58,7 +58,6 @@ type Case = (&'static str, [PointState; 3], Option<Open>, Option<Done>, Decision
 type Asked = (&'static str, [PointState; 3], &'static [i64], Option<Open>, Option<Done>, Decision);
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one table, read from top to bottom")]
 fn every_branch_of_the_rule_decides_as_the_promise_says() {
     use Decision::{Cancel, Forget, Keep, Reschedule, Schedule};
     use PointState::{Missing, NotSet};
