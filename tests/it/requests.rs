@@ -468,6 +468,30 @@ async fn r9_a_request_of_another_region_is_another_daemons() {
     assert_eq!(world.json(&["status"])["requests"]["accepted"], 1);
 }
 
+#[tokio::test]
+async fn r9_an_account_that_moves_to_another_region_after_the_claim_is_not_this_daemons_any_more() {
+    let mut world = world().await;
+    let rules = world.rules.replace("since_column = \"deleted_at\"", "since_column = \"deleted_at\"\nregion_column = \"region\"");
+    world.rules = format!("regions = [\"ap-singapore\"]\n{rules}");
+    let race = Race::new(&world).await;
+    world.sql("update accounts set region = 'eu-frankfurt' where account_id = 'a'").await;
+    let mut tx = race.app.database.begin(Purpose::Write).await.unwrap();
+    race.batch.enter(&mut tx, &race.app.policy.pinned).await.unwrap();
+    let verdicts = race.batch.license(&mut tx, &race.claimed).await.unwrap();
+    assert_eq!(verdicts.into_values().collect::<Vec<_>>(), [Verdict::Blocked("changed")]);
+    for target in &race.class.targets {
+        assert_eq!(race.batch.delete(&mut tx, target, &[&race.claimed[0]], Extent::Whole).await.unwrap(), []);
+    }
+    drop(tx);
+    // What it leaves is the other's to do.
+    world.sql("update retention.jobs set lease_until = now() where lease_until is not null").await;
+    world.run_passes().await.unwrap();
+    assert_eq!(world.left("a").await, ALL);
+    world.rules = format!("regions = [\"eu-frankfurt\"]\n{rules}");
+    world.run_passes().await.unwrap();
+    assert_eq!((world.left("a").await, newest(&world)["state"].as_str()), (GONE, Some("fulfilled")));
+}
+
 /// A look may have been before it; so the job that is under way does not vouch for it.
 #[tokio::test]
 async fn r30_a_job_fulfils_what_stood_when_it_was_claimed_and_not_what_was_accepted_since() {
