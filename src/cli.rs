@@ -9,6 +9,7 @@ mod jobs;
 mod ledger;
 mod plan;
 mod policy;
+mod request;
 mod run;
 mod status;
 
@@ -130,6 +131,8 @@ enum Verb {
     },
     /// One file that says what became of a job, and proves it.
     Certificate(ledger::CertificateArguments),
+    /// Have an account's records deleted ahead of every starting point.
+    Request(request::Arguments),
     /// Ask the local daemon whether it lives; for container health checks.
     Healthcheck,
     /// Print a completion script.
@@ -188,6 +191,7 @@ impl Cli {
             Verb::Policy { verb } => self.policy(verb),
             Verb::Ledger { verb } => self.ledger(verb),
             Verb::Certificate(arguments) => self.certificate(arguments),
+            Verb::Request(arguments) => self.request(arguments),
             Verb::Healthcheck => self.healthcheck(),
             Verb::Completions { shell } => {
                 clap_complete::generate(shell, &mut Arguments::command(), "retentiond", &mut std::io::stdout());

@@ -51,6 +51,10 @@ pub struct Config {
     pub guard: Guard,
     /// How the ledger is signed, and where it is kept outside the database.
     pub ledger: Ledger,
+    /// Deletion on request.
+    pub requests: Requests,
+    /// Which acts need two people.
+    pub approvals: Approvals,
     /// Listeners.
     pub http: Http,
     /// Log format and level.
@@ -171,6 +175,35 @@ pub struct Guard {
     pub share_floor: u64,
     /// Share of the accounts that may vanish from the source, 0 to 1.
     pub max_shrink: f64,
+}
+
+/// Deletion on request (R30).
+#[derive(Debug, Clone)]
+pub struct Requests {
+    /// How long after it was accepted a request is overdue.
+    pub fulfil_within: RetentionPeriod,
+}
+
+/// How many people an act needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum People {
+    /// Whoever does it.
+    One,
+    /// Another one first.
+    Two,
+}
+
+/// Which acts need two people.
+#[derive(Debug, Clone)]
+pub struct Approvals {
+    /// `request`: another person approves it.
+    pub request: People,
+    /// `guard release`
+    pub guard_release: People,
+    /// `hold release`
+    pub hold_release: People,
+    /// `policy accept`
+    pub policy_accept: People,
 }
 
 /// Listeners.

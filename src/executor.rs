@@ -33,7 +33,7 @@ use crate::{
     metrics,
     policy::{Class, Policy},
     pressure::Pressure,
-    safeguards,
+    requests, safeguards,
     stores::{Until, postgres::Target},
 };
 
@@ -119,16 +119,18 @@ impl Executor {
         jobs::stepping_aside(&mut tx, &self.classes(), locked).await
     }
 
-    /// Says which jobs have become overdue. Cheap; called between looks.
+    /// Says which jobs have become overdue, and which requests are fulfilled. Cheap; called between looks.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn tidy(&self) -> Result<(), DatabaseError> {
         let mut tx = self.database.begin(Purpose::Write).await?;
         let overdue = jobs::newly_overdue(&mut tx).await?;
+        let fulfilled = requests::newly_fulfilled(&mut tx).await?;
         Database::commit(tx).await?;
         crash::point("executor.tidied");
         overdue.iter().for_each(tell::overdue);
+        fulfilled.iter().for_each(tell::fulfilled);
         Ok(())
     }
 
@@ -544,6 +546,7 @@ impl Worker {
                 began: false,
                 looks: job.looks,
                 error: error.map(str::to_owned),
+                requests: Vec::new(),
             };
             let mut tx = self.executor.database.begin(Purpose::Write).await?;
             let ours = jobs::record(&mut tx, &class.jobs, std::slice::from_ref(&progress)).await?.rows == 1;

@@ -29,6 +29,9 @@ pub enum Failure {
     /// The guard stands between what is due and its purge.
     #[error("refused by the guard: {0}")]
     Guard(String),
+    /// The act needs another person.
+    #[error("{0}")]
+    Approval(String),
     /// The configuration asks for another policy than the accepted one.
     #[error("the policy of this configuration is not accepted:{}\n`retentiond policy show` says what it would bring forward", changes(.0))]
     Policy(Vec<Change>),
@@ -78,7 +81,7 @@ impl Failure {
                 Kind::Schema => 10,
                 Kind::Timeout | Kind::Locked | Kind::Conflict | Kind::Refused | Kind::Other => 1,
             },
-            Self::Guard(_) | Self::Policy(_) => 13,
+            Self::Guard(_) | Self::Approval(_) | Self::Policy(_) => 13,
             Self::DrainTimedOut => 75,
             Self::Other(_) => 1,
         }

@@ -16,6 +16,8 @@ use sqlx::{AssertSqlSafe, FromRow, PgConnection, types::Json};
 
 use crate::{
     database::DatabaseError,
+    model::REQUEST,
+    requests,
     retention::{Done, Open},
     safeguards::{admitted_at, agreement::in_force, count_from_now, guarded, held, paused, paused_as_a_whole},
     sql::literal,
@@ -252,7 +254,7 @@ pub async fn schedule(
     let superseded: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
         "delete from retention.jobs j using retention.done_marks d
          where j.id = any($1) and d.account_id = j.account_id and d.feature = j.feature and d.data_class = j.data_class
-           and d.started_at = j.started_at and {} and not d.residue returning j.account_id",
+           and d.started_at = j.started_at and j.starting_point <> '{REQUEST}' and {} and not d.residue returning j.account_id",
         class.covered("d")
     )))
     .bind(ids)
@@ -260,6 +262,19 @@ pub async fn schedule(
     .await?;
     for account in superseded {
         new.remove(&account);
+    }
+    if plans.iter().any(|plan| plan.starting_point == REQUEST) {
+        // Of a request that was fulfilled in between, or withdrawn, no mark tells.
+        let over: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
+            "delete from retention.jobs j where j.id = any($1) and j.starting_point = '{REQUEST}' and not {} returning j.account_id",
+            requests::stands("j")
+        )))
+        .bind(new.values().copied().collect::<Vec<_>>())
+        .fetch_all(&mut *conn)
+        .await?;
+        for account in over {
+            new.remove(&account);
+        }
     }
     told::tell(conn, "scheduled", new.values().copied().collect()).await?;
     Ok(new)
@@ -369,6 +384,8 @@ pub struct Claimed {
     pub ready_at: DateTime<Utc>,
     /// It is past half of its allowance, and must not be slowed down much.
     pub pressing: bool,
+    /// The requests that stood for its account and class when it was claimed: what it fulfils when it completes.
+    pub requests: Vec<i64>,
 }
 
 /// Which of the due jobs a claim prefers.
@@ -444,15 +461,16 @@ pub async fn claim(
          from next where j.id = next.id and next.admitted_at is not null
          returning j.*, next.continues as continued, next.lapsed),
          intended as ({})
-         select id, account_id, fence, starting_point, retain_until, delete_by, seen, attempts, looks, records_deleted, continued,
-                purge_began_at is not null as begun, exists (select from next where admitted_at is null) as passed_over, lapsed, ready_at,
-                now() - retain_until > (delete_by - retain_until) / 2 as pressing
-         from claimed",
+         select j.id, j.account_id, j.fence, j.starting_point, j.retain_until, j.delete_by, j.seen, j.attempts, j.looks, j.records_deleted, j.continued,
+                j.purge_began_at is not null as begun, exists (select from next where admitted_at is null) as passed_over, j.lapsed, j.ready_at,
+                now() - j.retain_until > (j.delete_by - j.retain_until) / 2 as pressing, {} as requests
+         from claimed j",
         due(lane, ""),
         due(lane.other(), " and not exists (select from preferred where admitted_at is not null)"),
         count_from_now("select account_id from next where begins and admitted_at is not null", window),
         // Once for each plan, before the first record goes: whoever takes the job up again goes on with what was intended.
-        told::entry("intent", "claimed j where j.attempts = 1 and not j.continued")
+        told::entry("intent", "claimed j where j.attempts = 1 and not j.continued"),
+        requests::standing("j")
     )))
     .bind(worker)
     .bind(lease.as_secs_f64())

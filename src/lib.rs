@@ -24,6 +24,7 @@
 //! | [`source`] | the platform's tables, read only: which starting points stand |
 //! | [`safeguards`] | holds, pauses, the guard |
 //! | [`ledger`] | what was done, numbered and signed; files outside, verification, replay |
+//! | [`requests`] | deletion that somebody asked for, ahead of every starting point |
 //! | [`jobs`] | the job table, leases and fences |
 //! | [`stores`] | places that hold records: count, look, delete |
 //! | [`policy`] | configuration and catalogue joined: each data class, ready to be asked |
@@ -75,7 +76,8 @@
 //! | commitment | stands in an entry for who or why; opened by a salt, names nobody without it |
 //! | checkpoint | the signed root of the tree over all entries so far |
 //! | certificate | one file that says what became of one job, with its entries and their proofs |
-//! | request | words kept for later versions; nothing of them is here yet |
+//! | request | somebody asks that an account's records be deleted early; stands from when it was accepted until it is fulfilled or withdrawn |
+//! | approval | what one person said to an act that needs two |
 
 // Vocabulary: imported by all, imports nothing further down.
 pub mod model;
@@ -94,6 +96,7 @@ pub mod source;
 pub mod retention;
 pub mod safeguards;
 pub mod ledger;
+pub mod requests;
 pub mod jobs;
 pub mod stores;
 pub mod policy;

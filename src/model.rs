@@ -181,6 +181,9 @@ pub enum NameError {
     NotAnIdentifier,
 }
 
+/// What the jobs of a request name as their starting point; no configured one may be called so (R30).
+pub const REQUEST: &str = "request";
+
 /// How long a data class is kept after its starting point. A day is 24 hours; months and years are calendar ones, in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum RetentionPeriod {

@@ -16,9 +16,10 @@ use crate::{
     config::Terms,
     database::DatabaseError,
     jobs::{self, Filter, Job, Tally},
-    model::{self, Mode, rfc3339},
+    model::{self, Mode, REQUEST, rfc3339},
     policy::{Class, Policy},
-    retention::PointState,
+    requests::{self, Asked, Request},
+    retention::{self, Open, PointState, Start},
     safeguards::{self, GuardState, agreement, held},
     stores::{self, postgres},
 };
@@ -89,6 +90,8 @@ struct Standing {
     held: bool,
     /// Of the open job.
     scheduled_until: Option<DateTime<Utc>>,
+    /// It is for a request, whatever else stands.
+    on_request: bool,
 }
 
 /// Everything that stands and has not been carried out, as of `at` or the database's now.
@@ -119,6 +122,7 @@ pub async fn plan(conn: &mut PgConnection, policy: &Policy, mode: Mode, at: Opti
             };
             planned.push((index, job));
         }
+        planned.extend(asked(conn, class, now).await?.into_iter().map(|job| (index, job)));
     }
     count(conn, policy, &mut planned).await?;
     let mut jobs: Vec<Planned> = planned.into_iter().map(|(_, job)| job).collect();
@@ -130,7 +134,7 @@ async fn standing(conn: &mut PgConnection, class: &Class) -> Result<Vec<Standing
     let query = format!(
         "with points as ({}), earliest as (select distinct on (account_id) account_id, since, point from points order by account_id, since, point)
          select e.account_id, e.point, e.since, {} as held,
-                j.retain_until as scheduled_until
+                j.retain_until as scheduled_until, coalesce(j.starting_point = '{REQUEST}', false) as on_request
          from (select *, {} as feature, {} as data_class from earliest) e
          left join retention.jobs j on j.account_id = e.account_id and {}
          where not exists (select 1 from retention.done_marks d where d.account_id = e.account_id and {} and d.started_at = e.since and {} and not d.residue)",
@@ -171,7 +175,8 @@ pub async fn consequences(conn: &mut PgConnection, policy: &Policy) -> Result<Ve
     let mut found = Vec::new();
     for class in &policy.classes {
         let mut consequence = Consequence { class: format!("{}/{}", class.jobs.feature, class.jobs.name), ..Consequence::default() };
-        for row in standing(&mut *conn, class).await? {
+        // What is deleted on request is deleted whatever the rules say.
+        for row in standing(&mut *conn, class).await?.into_iter().filter(|row| !row.on_request) {
             let Some((retain_until, _)) = class.rule.dates(row.since) else { continue };
             let more = match row.scheduled_until {
                 None => {
@@ -228,6 +233,31 @@ async fn count(conn: &mut PgConnection, policy: &Policy, planned: &mut [(usize, 
     Ok(())
 }
 
+/// What requests that stand ask of one class. Whatever else stands is planned beside it, for that goes on standing.
+async fn asked(conn: &mut PgConnection, class: &Class, now: DateTime<Utc>) -> Result<Vec<Planned>, DatabaseError> {
+    let query = format!(
+        "select p.account_id, p.accepted_at, min(p.due_by), {} as held from {} p where {} and {} group by p.account_id, p.feature, p.data_class, p.accepted_at",
+        held("p"),
+        requests::parts(),
+        class.jobs.of("p"),
+        class.jobs.is_ours("p")
+    );
+    let rows: Vec<(String, DateTime<Utc>, DateTime<Utc>, bool)> = sqlx::query_as(AssertSqlSafe(query)).fetch_all(conn).await?;
+    let planned = rows.into_iter().map(|(account_id, accepted_at, due_by, held)| Planned {
+        account_id,
+        feature: class.jobs.feature.clone(),
+        data_class: class.jobs.name.clone(),
+        starting_point: REQUEST.to_owned(),
+        started_at: accepted_at,
+        retain_until: accepted_at,
+        delete_by: due_by,
+        due: accepted_at <= now,
+        held,
+        targets: class.target_names().into_iter().map(|name| PlannedTarget { name, records: None }).collect(),
+    });
+    Ok(planned.collect())
+}
+
 /// The answer of `explain`.
 #[derive(Debug, Serialize)]
 pub struct Explanation {
@@ -278,6 +308,7 @@ pub async fn explain(conn: &mut PgConnection, policy: &Policy, mode: Mode, accou
     let now: DateTime<Utc> = sqlx::query_scalar("select now()").fetch_one(&mut *conn).await?;
     let guard = safeguards::guard(&mut *conn).await?;
     let accounts = [account.to_owned()];
+    let known = requests::list(&mut *conn, &requests::Filter { account: Some(account.to_owned()), ..requests::Filter::default() }).await?;
     let mut classes = Vec::new();
     for class in &policy.classes {
         let observations = class.source.observe(&mut *conn, &accounts).await?;
@@ -293,7 +324,11 @@ pub async fn explain(conn: &mut PgConnection, policy: &Policy, mode: Mode, accou
         let filter = Filter { account: Some(account.to_owned()), data_class: Some(class.jobs.name.clone()), ..Filter::default() };
         let jobs: Vec<Job> = jobs::list(&mut *conn, &filter).await?.into_iter().filter(|j| j.feature == class.jobs.feature).collect();
         let open = jobs.iter().find(|j| j.state == "scheduled" || j.state == "running");
-        let dates = earliest.as_ref().and_then(|(since, _)| class.rule.dates(*since));
+        let states: Vec<_> = points.iter().map(|(index, _, state)| (*index, state.clone())).collect();
+        let asked = on_request(&mut *conn, policy, class, &states, account, open).await?;
+        let dates = asked.map(|asked| (asked.accepted_at, asked.due_by));
+        let earliest = asked.map(|asked| (asked.accepted_at, REQUEST.to_owned())).or(earliest);
+        let dates = dates.or(earliest.as_ref().and_then(|(since, _)| class.rule.dates(*since)));
         let mut records = BTreeMap::new();
         for target in &class.targets {
             let count = postgres::count(&mut *conn, target, &accounts).await?.get(account).copied().unwrap_or(0);
@@ -308,11 +343,11 @@ pub async fn explain(conn: &mut PgConnection, policy: &Policy, mode: Mode, accou
             blocked_by.extend(blockers(&mut *conn, job, &guard).await?);
         }
         let retain_until = open.map(|j| j.retain_until).or(dates.map(|d| d.0));
-        let next = next(now, earliest.as_ref(), retain_until, open, jobs.first(), &blocked_by);
+        let next = next(now, earliest.as_ref(), retain_until, open, jobs.first().filter(|_| asked.is_none()), &blocked_by);
         classes.push(ClassExplanation {
             feature: class.jobs.feature.clone(),
             data_class: class.jobs.name.clone(),
-            starting_points: points.iter().map(|(_, name, state)| (name.clone(), words(state))).collect(),
+            starting_points: points.iter().map(|(_, name, state)| (name.clone(), words(state))).chain(told(class, &known)).collect(),
             starting_point: earliest.as_ref().map(|(_, name)| name.clone()),
             started_at: earliest.as_ref().map(|(since, _)| *since),
             retain_until,
@@ -324,6 +359,47 @@ pub async fn explain(conn: &mut PgConnection, policy: &Policy, mode: Mode, accou
         });
     }
     Ok(Explanation { account_id: account.to_owned(), now, classes })
+}
+
+/// The request that decides about the account, if one does.
+async fn on_request(
+    conn: &mut PgConnection,
+    policy: &Policy,
+    class: &Class,
+    states: &[(usize, PointState)],
+    account: &str,
+    open: Option<&Job>,
+) -> Result<Option<Asked>, DatabaseError> {
+    let accounts = [account.to_owned()];
+    let asked = requests::asked(&mut *conn, &class.jobs.feature, &class.jobs.name, &accounts).await?.remove(account).unwrap_or_default();
+    let done = jobs::done(conn, &class.jobs, &accounts).await?;
+    let open = open.map(|job| Open {
+        starting_point: job.starting_point.clone(),
+        started_at: job.started_at,
+        policy: job.policy.clone(),
+        began: job.purge_began_at.is_some(),
+    });
+    let accepted: Vec<_> = asked.iter().map(|asked| asked.accepted_at).collect();
+    let stands = retention::stands(class.as_rule(&policy.points), states, &accepted, open.as_ref(), done.get(account));
+    let since = stands.filter(|stands| stands.start == Start::Request).map(|stands| stands.since);
+    Ok(asked.into_iter().filter(|asked| Some(asked.accepted_at) == since).min_by_key(|asked| asked.due_by))
+}
+
+/// What is to be said of the requests that cover the class and are not over, under the name of their starting point.
+fn told(class: &Class, known: &[Request]) -> Option<(String, String)> {
+    let covers = |request: &&Request| {
+        request.feature.as_ref().is_none_or(|feature| *feature == class.jobs.feature)
+            && request.data_class.as_ref().is_none_or(|name| *name == class.jobs.name)
+    };
+    let words = |request: &Request| match (request.state.as_str(), request.accepted_at, request.due_by) {
+        ("waiting", ..) => Some(format!("request {} by {} waits for another person to approve it", request.id, request.requested_by)),
+        ("accepted", Some(at), Some(due)) => {
+            Some(format!("request {} by {} accepted at {}, due by {}", request.id, request.requested_by, rfc3339(at), rfc3339(due)))
+        }
+        _ => None,
+    };
+    let said: Vec<String> = known.iter().filter(covers).filter_map(words).collect();
+    (!said.is_empty()).then(|| (REQUEST.to_owned(), said.join("; ")))
 }
 
 fn words(state: &PointState) -> String {
@@ -414,6 +490,8 @@ pub struct Status {
     pub policy: PolicyState,
     /// Jobs, counted.
     pub jobs: Tally,
+    /// Requests that are not over, counted.
+    pub requests: requests::Tally,
     /// The last look at the source, of either kind.
     #[serde(serialize_with = "model::serialize_optional_instant")]
     pub last_poll_at: Option<DateTime<Utc>>,
@@ -460,6 +538,7 @@ pub async fn status(conn: &mut PgConnection, mode: Mode, terms: &Terms) -> Resul
         guard: safeguards::guard(&mut *conn).await?,
         policy: PolicyState { hash, accepted, waiting },
         jobs: jobs::tally(&mut *conn).await?,
+        requests: requests::tally(&mut *conn).await?,
         last_poll_at: looks.polled_at.max(looks.resynced_at),
         last_resync_at: looks.resynced_at,
         earliest_unmet_deadline: sqlx::query_scalar("select min(delete_by) from retention.jobs")

@@ -27,7 +27,8 @@ use crate::{
     jobs::{self, OpenJob, Plan, Unlisted},
     model::rfc3339,
     policy::{Class, Policy},
-    retention::{self, CancelReason, Decision, PointState, Standing},
+    requests::{self, Asked},
+    retention::{self, CancelReason, Decision, PointState, Standing, Start},
     safeguards::{
         self, agreement,
         forecast::{self, Forecast, News},
@@ -378,23 +379,29 @@ impl Planner {
         let mut open: BTreeMap<String, OpenJob> = open.into_iter().map(|j| (j.account_id.clone(), j)).collect();
         let done = jobs::done(&mut tx, &class.jobs, accounts).await?;
         let mut states = self.states(&mut tx, class, accounts).await?;
+        let mut asked = requests::asked(&mut tx, &class.jobs.feature, &class.jobs.name, accounts).await?;
         let rule = class.as_rule(&self.policy.points);
         let (mut new, mut moved, mut void, mut forgotten) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for account in accounts.iter().filter(|a| !busy.contains(a)) {
             let states = states.remove(account).unwrap_or_default();
+            let asked = asked.remove(account).unwrap_or_default();
             let job = open.remove(account);
             let as_open = job.as_ref().map(OpenJob::as_open);
-            match (retention::decide(rule, &states, as_open.as_ref(), done.get(account)), job) {
-                (Decision::Schedule(standing), None) => new.extend(self.plan(class, account, standing)),
+            let accepted: Vec<_> = asked.iter().map(|asked| asked.accepted_at).collect();
+            match (retention::decide(rule, &states, &accepted, as_open.as_ref(), done.get(account)), job) {
+                (Decision::Schedule(standing), None) => new.extend(self.plan(class, account, standing, &asked)),
                 (Decision::Reschedule(standing), Some(job)) => {
-                    if let Some(plan) = self.plan(class, account, standing) {
+                    if let Some(plan) = self.plan(class, account, standing, &asked) {
                         moved.push((job, plan));
                     }
                 }
                 (Decision::Cancel(reason), Some(job)) => {
                     void.push((job, reason));
-                    // An older mark would answer for a point that is set to the mark's instant again.
-                    forgotten.push(account.clone());
+                    // An older mark would answer for a point that is set to the mark's instant again. What was carried out before a request goes on
+                    // being so when that is withdrawn.
+                    if reason != CancelReason::Withdrawn || retention::stands(rule, &states, &accepted, None, done.get(account)).is_none() {
+                        forgotten.push(account.clone());
+                    }
                 }
                 (Decision::Forget, None) => forgotten.push(account.clone()),
                 (Decision::Keep | Decision::Forget | Decision::Schedule(_), _) | (Decision::Reschedule(_) | Decision::Cancel(_), None) => {}
@@ -421,7 +428,13 @@ impl Planner {
             }
         }
         for (job, plan) in moved.iter().filter(|(job, _)| rescheduled.contains(&job.id)) {
-            tell::planned("job.rescheduled", "another starting point counts, or the rule changed", class, job.id, plan);
+            tell::planned(
+                "job.rescheduled",
+                "another starting point counts, a request came or went, or the rule changed",
+                class,
+                job.id,
+                plan,
+            );
         }
         for (job, reason) in void.iter().filter(|(job, _)| cancelled.contains(&job.id)) {
             tell::cancelled(&class.jobs.feature, &class.jobs.name, job, *reason);
@@ -470,9 +483,15 @@ impl Planner {
         Ok(states)
     }
 
-    fn plan(&self, class: &Class, account: &str, standing: Standing) -> Option<Plan> {
-        let (retain_until, delete_by) = class.rule.dates(standing.since)?;
-        let starting_point = self.policy.points.get(standing.point)?.name.clone();
+    fn plan(&self, class: &Class, account: &str, standing: Standing, asked: &[Asked]) -> Option<Plan> {
+        let (retain_until, delete_by) = match standing.start {
+            Start::Point(_) => class.rule.dates(standing.since)?,
+            Start::Request => {
+                let due_by = asked.iter().filter(|asked| asked.accepted_at == standing.since).map(|asked| asked.due_by).min()?;
+                (standing.since, due_by)
+            }
+        };
+        let starting_point = standing.start.name(&self.policy.points)?.to_owned();
         Some(Plan { account_id: account.to_owned(), starting_point, started_at: standing.since, retain_until, delete_by, seen: None })
     }
 

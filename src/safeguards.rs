@@ -1,7 +1,8 @@
-//! What stands between a due job and its purge: holds, pauses, the guard and a policy that nobody accepted. Read inside each batch, after the lock that R15 asks for.
+//! What stands between a due job and its purge: holds, pauses, the guard and a policy that nobody accepted; and the second person whom some acts need. Read inside each batch, after the lock that R15 asks for.
 //! It knows the tables of the safeguards and nothing of how records are deleted.
 
 pub mod agreement;
+pub mod approvals;
 pub mod control;
 pub mod forecast;
 pub mod server;
@@ -265,7 +266,10 @@ pub fn tell_tripped(reason: &str) {
 }
 
 /// Takes an advisory lock until this transaction has ended. Patient: whoever has it may be in a batch, or weigh very many jobs.
-pub(crate) async fn take(conn: &mut PgConnection, lock: i64) -> Result<(), DatabaseError> {
+///
+/// # Errors
+/// Those of the database.
+pub async fn take(conn: &mut PgConnection, lock: i64) -> Result<(), DatabaseError> {
     sqlx::query("select set_config('lock_timeout', '60s', true), set_config('statement_timeout', '120s', true)")
         .execute(&mut *conn)
         .await?;

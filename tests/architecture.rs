@@ -22,18 +22,19 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("database", "config"),
     ("pressure", "config database metrics"),
     ("catalog", "config database model"),
-    ("retention", "config"),
+    ("retention", "config model"),
     ("source", "catalog config database model retention sql"),
     ("safeguards", "clock config database model sql"),
     ("ledger", "config crash database model proof safeguards"),
-    ("jobs", "database model retention safeguards sql"),
+    ("requests", "database model safeguards"),
+    ("jobs", "database model requests retention safeguards sql"),
     ("stores", "catalog clock config database metrics model sql"),
     ("policy", "catalog config database jobs retention source stores"),
     // Passes.
-    ("planner", "catalog clock config crash database jobs model policy retention safeguards source sql stores"),
-    ("executor", "clock config crash database jobs ledger metrics model policy pressure safeguards sql stores"),
+    ("planner", "catalog clock config crash database jobs model policy requests retention safeguards source sql stores"),
+    ("executor", "clock config crash database jobs ledger metrics model policy pressure requests safeguards sql stores"),
     ("verifier", "catalog config crash database jobs policy safeguards sql stores"),
-    ("outlook", "config database jobs metrics model policy retention safeguards sql stores"),
+    ("outlook", "config database jobs metrics model policy requests retention safeguards sql stores"),
     // Running.
     ("schema", "config database ledger"),
     ("lifecycle", ""),
@@ -50,11 +51,12 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("sample", "embedded"),
     (
         "cli",
-        "app catalog config database embedded certificate failure http jobs ledger lifecycle model outlook policy proof safeguards sample schema stores telemetry terminal",
+        "app catalog config database embedded certificate failure http jobs ledger lifecycle model outlook policy proof requests safeguards sample schema stores telemetry terminal",
     ),
 ];
 
-const GATEWAYS: [&str; 10] = ["database", "pressure", "catalog", "source", "retention", "safeguards", "ledger", "jobs", "stores", "policy"];
+const GATEWAYS: [&str; 11] =
+    ["database", "pressure", "catalog", "source", "retention", "safeguards", "ledger", "requests", "jobs", "stores", "policy"];
 const PASSES: [&str; 4] = ["planner", "executor", "verifier", "outlook"];
 
 /// Longer files have become two things.

@@ -209,7 +209,9 @@ fn every_verb_and_flag_that_a_document_shows_exists() {
             let where_ = format!("{}: retentiond {}", name(&path), words.join(" "));
             assert!(listed.contains(first), "{where_}: no such verb");
             shown.insert(first.clone());
-            let subverb = words.get(1).filter(|_| matches!(first.as_str(), "jobs" | "hold" | "guard" | "policy"));
+            let subverb = words
+                .get(1)
+                .filter(|word| matches!(first.as_str(), "jobs" | "hold" | "guard" | "policy" | "request") && !word.starts_with('-'));
             let verb: Vec<String> = std::iter::once(first).chain(subverb).cloned().collect();
             let text = help(&verb).unwrap_or_else(|| panic!("{where_}: no such verb"));
             for flag in words.iter().filter(|word| word.starts_with("--") && word.len() > 2) {
@@ -290,8 +292,9 @@ fn every_warning_and_error_that_the_daemon_logs_is_in_the_runbook() {
     let (warnings, errors) = (events("warn"), events("error"));
     assert!(warnings.contains("poll.failed") && warnings.contains("job.failed"), "{warnings:?}");
     assert!(errors.contains("guard.tripped") && errors.contains("residue.found"), "{errors:?}");
-    // Two that are not written through a macro call with their name in it.
-    let others = ["daemon.panicked", "hold.placed", "hold.released"].map(str::to_owned);
+    // Some that are not written through a macro call with their name in it.
+    let others =
+        ["daemon.panicked", "hold.placed", "hold.released", "request.placed", "request.accepted", "request.withdrawn"].map(str::to_owned);
     for event in warnings.iter().chain(&errors).chain(&others) {
         assert!(said(event), "docs/operate.md has no heading for `{event}`");
     }
@@ -322,6 +325,7 @@ fn every_exit_code_is_in_the_readme_and_in_the_runbook() {
         Failure::Schema(SchemaError::Missing),
         Failure::Database(DatabaseError::from(sqlx::Error::PoolTimedOut)),
         Failure::Guard(String::new()),
+        Failure::Approval(String::new()),
         Failure::DrainTimedOut,
     ];
     let mut codes: BTreeSet<String> = given.iter().map(|failure| failure.exit_code().to_string()).collect();

@@ -1,4 +1,4 @@
-//! `hold`, `pause`, `resume`, `guard`: what stops deletion and what lets it go on. Every act has an actor and a reason, and is logged.
+//! `hold`, `pause`, `resume`, `guard`: what stops deletion and what lets it go on. Every act has an actor and a reason, and is logged; some need two actors.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -8,12 +8,13 @@ use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 use super::{Cli, Output, block_on, now, print, print_json};
 use crate::{
     catalog,
-    config::{self, Config},
+    config::{self, Config, People},
     database::{Database, Purpose},
     failure::Failure,
     model::rfc3339,
     safeguards::{
         self,
+        approvals::{Approval, Given},
         control::{self, Hold, Scope},
     },
     terminal::{printable, table},
@@ -86,21 +87,43 @@ pub(super) struct Act {
     by: Option<String>,
 }
 
-fn reason(text: &str) -> Result<String, String> {
+pub(super) fn reason(text: &str) -> Result<String, String> {
     if text.trim().is_empty() { Err("say why, in a few words".to_owned()) } else { Ok(text.to_owned()) }
 }
 
 impl Act {
-    pub(super) fn by(&self) -> String {
-        let login = || ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| config::environment().remove(*name));
-        self.by.clone().or_else(login).unwrap_or_else(|| "unknown".to_owned())
+    /// The same, for an act that may need two.
+    pub(super) fn given<'a>(&'a self, people: People, by: &'a str) -> Given<'a> {
+        Given { people, by, reason: &self.reason }
     }
+
+    pub(super) fn by(&self) -> String {
+        actor(self.by.as_ref())
+    }
+}
+
+/// Who it is: as given, else the login name.
+pub(super) fn actor(given: Option<&String>) -> String {
+    let login = || ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| config::environment().remove(*name));
+    given.cloned().or_else(login).unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// The names of all who said that it may be done; else an error that says who else has to.
+pub(super) fn approved(what: &str, by: &str, approval: Approval) -> Result<String, Failure> {
+    let said = match approval {
+        Approval::Enough(by) => return Ok(by),
+        Approval::Waits => format!("{by}'s approval is on record"),
+        Approval::Again => format!("{by} has said so before"),
+    };
+    Err(Failure::Approval(format!(
+        "{what} needs two people: {said}, and another person must do the same within 24 h, with a --by of their own; nothing was changed"
+    )))
 }
 
 impl Cli {
     /// Refuses an account that no source can have under this spelling (R7): what was placed for it would hold nothing. Where the sources cannot be read, it is
     /// taken as it is: an incident may be about them.
-    async fn spelt(&self, config: &Config, scope: &Scope) -> Result<(), Failure> {
+    pub(super) async fn spelt(&self, config: &Config, scope: &Scope) -> Result<(), Failure> {
         let Some(account) = &scope.account else { return Ok(()) };
         let mut tx = self.own_tables(config, Purpose::Read).await?;
         // Nor does it wait for a server that has other things to do.
@@ -131,7 +154,7 @@ impl Cli {
                     }
                     let hold = control::place_hold(&mut tx, &scope, &act.reason, &act.by(), until).await?;
                     Database::commit(tx).await?;
-                    tell_hold("hold.placed", "nothing it covers is deleted any more", &hold, &act);
+                    tell_hold("hold.placed", "nothing it covers is deleted any more", &hold, &act.reason, &act.by());
                     self.show_hold(&hold)
                 }
                 HoldVerb::List => {
@@ -147,12 +170,17 @@ impl Cli {
                 }
                 HoldVerb::Release { id, act } => {
                     let mut tx = self.own_tables(&config, Purpose::Write).await?;
-                    let hold = control::release_hold(&mut tx, id, &act.reason, &act.by()).await?;
+                    let none = || Failure::Other(anyhow::anyhow!("no hold {id} is in force; `retentiond hold list` shows those that are"));
+                    let approval = control::approve_release(&mut tx, id, act.given(config.approvals.hold_release, &act.by())).await?;
+                    let by = approved("the release of a hold", &act.by(), approval.ok_or_else(none)?);
+                    let hold = match &by {
+                        Ok(by) => control::release_hold(&mut tx, id, &act.reason, by).await?,
+                        Err(_) => None,
+                    };
                     Database::commit(tx).await?;
-                    let hold = hold.ok_or_else(|| {
-                        Failure::Other(anyhow::anyhow!("no hold {id} is in force; `retentiond hold list` shows those that are"))
-                    })?;
-                    tell_hold("hold.released", "what it covered is eligible again", &hold, &act);
+                    let by = by?;
+                    let hold = hold.ok_or_else(none)?;
+                    tell_hold("hold.released", "what it covered is eligible again", &hold, &act.reason, &by);
                     self.show_hold(&hold)
                 }
             }
@@ -227,17 +255,21 @@ impl Cli {
                 }
                 GuardVerb::Release { act } => {
                     let mut tx = self.own_tables(&config, Purpose::Bulk).await?;
-                    let released = control::release_guard(&mut tx, config.guard.window, &act.reason, &act.by()).await?;
-                    Database::commit(tx).await?;
-                    let Some(jobs) = released else {
-                        let mut tx = self.own_tables(&config, Purpose::Read).await?;
+                    let approval = control::approve_guard(&mut tx, act.given(config.approvals.guard_release, &act.by())).await?;
+                    let Some(approval) = approval else {
                         // What the ledger keeps from going on, a release does not let go.
-                        if let Some(reason) = safeguards::guard(&mut tx).await?.reason {
-                            return Err(Failure::Guard(reason));
-                        }
-                        return Err(Failure::Other(anyhow::anyhow!("the guard has not tripped")));
+                        let why = safeguards::guard(&mut tx).await?.reason.map(Failure::Guard);
+                        return Err(why.unwrap_or_else(|| Failure::Other(anyhow::anyhow!("the guard has not tripped"))));
                     };
-                    tracing::warn!(event = "guard.released", jobs, reason = act.reason, actor = act.by(), "what was waiting may begin");
+                    let by = approved("the release of the guard", &act.by(), approval);
+                    let released = match &by {
+                        Ok(by) => control::release_guard(&mut tx, config.guard.window, &act.reason, by).await?,
+                        Err(_) => None,
+                    };
+                    Database::commit(tx).await?;
+                    let actor = by?;
+                    let jobs = released.ok_or_else(|| Failure::Other(anyhow::anyhow!("the guard has not tripped")))?;
+                    tracing::warn!(event = "guard.released", jobs, reason = act.reason, actor, "what was waiting may begin");
                     Ok(())
                 }
             }
@@ -246,7 +278,7 @@ impl Cli {
 }
 
 /// Refuses a scope that covers nothing: somebody who mistyped a name would rely on it all the same.
-fn can_match(config: &Config, scope: &Scope) -> Result<(), Failure> {
+pub(super) fn can_match(config: &Config, scope: &Scope) -> Result<(), Failure> {
     let purged = config.data_classes.iter().map(|c| (c.feature.as_str(), c.name.as_str()));
     let kept = config.customer_places.iter().filter_map(|p| p.class.split_once('/'));
     let classes: Vec<(&str, &str)> = purged.chain(kept).collect();
@@ -259,15 +291,15 @@ fn can_match(config: &Config, scope: &Scope) -> Result<(), Failure> {
     Err(Failure::Other(anyhow::anyhow!("{asked} is no feature or data class of the configuration, which has {known}")))
 }
 
-fn tell_hold(event: &'static str, what: &str, hold: &Hold, act: &Act) {
+fn tell_hold(event: &'static str, what: &str, hold: &Hold, reason: &str, by: &str) {
     tracing::warn!(
         event,
         hold_id = hold.id,
         account_id = hold.account_id,
         feature = hold.feature,
         data_class = hold.data_class,
-        reason = act.reason,
-        actor = act.by(),
+        reason,
+        actor = by,
         "{what}"
     );
 }

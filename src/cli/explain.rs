@@ -28,7 +28,7 @@ fn show(explanation: &Explanation) {
     for class in &explanation.classes {
         print(&format!("\n{}/{}", class.feature, class.data_class));
         for (name, state) in &class.starting_points {
-            print(&format!("  {name}: {state}"));
+            print(&format!("  {name}: {}", printable(state)));
         }
         if let Some(at) = class.retain_until {
             print(&format!("  retain until {} ({})", rfc3339(at), relative(at, explanation.now)));

@@ -8,7 +8,7 @@ use crate::{
     database::{Database, Purpose},
     failure::Failure,
     jobs::{self, Filter, Job},
-    model::rfc3339,
+    model::{REQUEST, rfc3339},
     terminal::{printable, relative, table},
 };
 
@@ -104,6 +104,11 @@ impl Cli {
         let why = format!("closed by {}: {}", act.by(), act.reason);
         let closed = jobs::close(&mut tx, id, &places, &why).await?;
         Database::commit(tx).await?;
+        if !closed && job.starting_point == REQUEST {
+            return Err(Failure::Other(anyhow::anyhow!(
+                "job {id} is for a request, and would be scheduled again until that is withdrawn; `retentiond request list` shows which it is"
+            )));
+        }
         if !closed {
             return Err(Failure::Other(anyhow::anyhow!(
                 "job {id} is {} and was attempted {} times: only an open job that is due and was attempted can be closed",

@@ -3,7 +3,11 @@
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::{Cli, Output, block_on, control::Act, print, print_json};
+use super::{
+    Cli, Output, block_on,
+    control::{Act, approved},
+    print, print_json,
+};
 use crate::{
     config::{Change, Terms},
     database::{Database, Purpose},
@@ -63,14 +67,20 @@ impl Cli {
             match verb {
                 Verb::Accept { act } if !in_force => {
                     let mut tx = app.database.begin(Purpose::Write).await?;
-                    agreement::accept(&mut tx, &answer.terms, &act.reason, &act.by()).await?;
+                    let given = act.by();
+                    let approval = agreement::approve(&mut tx, &answer.terms, act.given(config.approvals.policy_accept, &given)).await?;
+                    let by = approved("accepting a policy", &given, approval);
+                    if let Ok(by) = &by {
+                        agreement::accept(&mut tx, &answer.terms, &act.reason, by).await?;
+                    }
                     Database::commit(tx).await?;
+                    let actor = by?;
                     tracing::warn!(
                         event = "policy.accepted",
                         policy = answer.hash,
                         changes = answer.changes.iter().map(|c| format!("{} {}", c.subject, c.what)).collect::<Vec<_>>().join("; "),
                         reason = act.reason,
-                        actor = act.by(),
+                        actor,
                         "the policy of this configuration is in force"
                     );
                 }

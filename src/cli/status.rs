@@ -20,10 +20,11 @@ impl Cli {
             Output::Json => print_json(&status)?,
             Output::Table => show(&status, now),
         }
-        if check && (status.jobs.overdue > 0 || status.guard.tripped || status.policy.waiting) {
+        if check && (status.jobs.overdue > 0 || status.requests.overdue > 0 || status.guard.tripped || status.policy.waiting) {
             let guard = if status.guard.tripped { "the guard has tripped" } else { "the guard is open" };
             let policy = if status.policy.waiting { "; the policy of this configuration is not accepted" } else { "" };
-            return Err(Failure::Findings(format!("{} jobs are overdue; {guard}{policy}", status.jobs.overdue)));
+            let (jobs, requests) = (status.jobs.overdue, status.requests.overdue);
+            return Err(Failure::Findings(format!("{jobs} jobs and {requests} requests are overdue; {guard}{policy}")));
         }
         Ok(())
     }
@@ -54,6 +55,8 @@ fn show(status: &Status, now: chrono::DateTime<chrono::Utc>) {
         jobs.scheduled, jobs.running, jobs.completed, jobs.cancelled
     ));
     print(&format!("                 {} due, {} overdue, {} held", jobs.due, jobs.overdue, jobs.held));
+    let asked = &status.requests;
+    print(&format!("requests         {} waiting, {} accepted, {} overdue", asked.waiting, asked.accepted, asked.overdue));
     print(&format!("quarantined      {}", status.quarantined.len()));
     for record in &status.quarantined {
         let (account, problem) = (printable(&record.account_id), printable(&record.problem));

@@ -47,6 +47,14 @@ share_floor = 100
 max_shrink = "10%"
 
 [ledger]
+[requests]
+fulfil_within = "30d"
+
+[approvals]
+request = 1
+guard_release = 1
+hold_release = 1
+policy_accept = 1
 
 [http]
 listen = "127.0.0.1:8080"

@@ -9,7 +9,7 @@ use super::{
     remote::{place, remote},
     table::{Read, Table, period, text, texts, word},
 };
-use crate::model::{Ident, RetentionPeriod, TableName};
+use crate::model::{Ident, REQUEST, RetentionPeriod, TableName};
 
 /// `None` is a store that was named but cannot be used; its fault is on record.
 pub(super) fn store(t: &mut Table<'_>, needs: Needs) -> Option<Store> {
@@ -28,7 +28,7 @@ pub(super) fn store(t: &mut Table<'_>, needs: Needs) -> Option<Store> {
 
 pub(super) fn starting_point(t: &mut Table<'_>) -> Point {
     let name = t.need("name", "classes, jobs and logs refer to it", |value| match text(value)? {
-        name if name == "request" => Err("\"request\" is what jobs on request are called; choose another name".to_owned()),
+        name if name == REQUEST => Err("\"request\" is what jobs on request are called; choose another name".to_owned()),
         name => Ok(name),
     });
     let table = t.need("table", "which table holds it?", table_name);

@@ -131,7 +131,12 @@ fn every_mistake_is_named_with_its_remedy() {
         ("[ledger]", "[ledger]\nkey_file = \"/none\"", "ledger.key_file", "cannot be read"),
         ("[ledger]", "[ledger]\ncheckpoint_dir = 1", "ledger.checkpoint_dir", "must be text"),
         ("[stores.platform]", "[[exemptions]]\n[stores.platform]", "exemptions[0].table", "is missing: which table is exempted?"),
-        ("[stores.platform]", "[approvals]\n[stores.platform]", "approvals", "does nothing in this version"),
+        ("fulfil_within = \"30d\"", "fulfil_within = \"0d\"", "requests.fulfil_within", "a period of zero"),
+        ("fulfil_within = \"30d\"", "fulfil_within = 30", "requests.fulfil_within", "30 has no unit"),
+        ("guard_release = 1", "guard_release = 0", "approvals.guard_release", "0 is not between 1 and 2"),
+        ("hold_release = 1", "hold_release = 3", "approvals.hold_release", "3 is not between 1 and 2"),
+        ("policy_accept = 1", "policy_accept = \"2\"", "approvals.policy_accept", "must be a whole number, not text"),
+        ("request = 1", "requests = 2", "approvals.requests", "did you mean request?"),
         // Database.
         ("[database]", "[database]\nurl_file = \"/none\"", "database.url", "both set"),
         ("max_connections = 16", "max_connections = 7", "database.max_connections", "at least 8"),

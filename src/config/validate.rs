@@ -7,12 +7,12 @@ use secrecy::SecretString;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{
-    Config, Database, Executor, Guard, Http, Ledger, Log, LogFormat, Origin, Poll, Pressure, Verifier,
+    Approvals, Config, Database, Executor, Guard, Http, Ledger, Log, LogFormat, Origin, People, Poll, Pressure, Requests, Verifier,
     address::address,
     overlap::{Point, judge},
     raw::{self, Text, Tree},
     rules::{data_class, exemption, starting_point, store},
-    table::{Faults, Invalid, Read, Table, at_least, duration, limit, number, share, text, texts, unlimited_or, word},
+    table::{Faults, Invalid, Read, Table, at_least, duration, limit, number, period, share, text, texts, unlimited_or, word},
 };
 use crate::{model::Mode, proof::SigningKey};
 
@@ -64,6 +64,8 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
     let verifier = root.section("verifier", verifier).flatten();
     let guard = root.section("guard", |t| guard(t, &mut warnings)).flatten();
     let ledger = root.section("ledger", |t| ledger(t, needs)).flatten();
+    let requests = root.section("requests", requests).flatten();
+    let approvals = root.section("approvals", approvals).flatten();
     let http = root.section("http", http).flatten();
     let log = root.section("log", log).flatten();
     let regions = root.maybe("regions", texts);
@@ -76,7 +78,6 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
         }
     }
     let exemptions = root.list("exemptions", label(&["table"]), exemption);
-    root.later(&["approvals"]);
     judge(root, &stores, &points, &classes);
 
     let usable = |point: &Point| point.whole.as_ref().is_some_and(|point| point.region_column.is_some());
@@ -104,6 +105,8 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
         verifier: verifier?,
         guard: guard?,
         ledger: ledger?,
+        requests: requests?,
+        approvals: approvals?,
         http: http?,
         log: log?,
         regions,
@@ -235,6 +238,19 @@ fn ledger(t: &mut Table<'_>, needs: Needs) -> Option<Ledger> {
     });
     let checkpoint_dir = t.maybe("checkpoint_dir", |value| text(value).map(PathBuf::from));
     Some(Ledger { key: key.flatten(), checkpoint_dir })
+}
+
+fn requests(t: &mut Table<'_>) -> Option<Requests> {
+    Some(Requests { fulfil_within: t.scalar("fulfil_within", period)? })
+}
+
+fn approvals(t: &mut Table<'_>) -> Option<Approvals> {
+    let people = |value: &::config::Value| number(1..=2)(value).map(|people| if people == 1 { People::One } else { People::Two });
+    let request = t.scalar("request", people);
+    let guard_release = t.scalar("guard_release", people);
+    let hold_release = t.scalar("hold_release", people);
+    let policy_accept = t.scalar("policy_accept", people);
+    Some(Approvals { request: request?, guard_release: guard_release?, hold_release: hold_release?, policy_accept: policy_accept? })
 }
 
 fn http(t: &mut Table<'_>) -> Option<Http> {

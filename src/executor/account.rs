@@ -69,6 +69,7 @@ pub(super) fn account(
         began: next == Next::Complete || purged.records.values().any(|records| *records > 0),
         looks,
         error: away.and_then(Away::error).or(residue),
+        requests: job.requests.clone(),
     }
 }
 

@@ -12,7 +12,9 @@ use crate::{
     database::{self, DatabaseError},
     jobs::Claimed,
     ledger::Seen,
+    model::REQUEST,
     policy::{Class, Policy},
+    requests,
     safeguards::{STOP_LOCK, agreement::in_force, guarded, held, paused},
     sql::{literal, literals},
     stores::postgres::{self, Delete, Target},
@@ -56,7 +58,7 @@ pub struct Gone {
 /// What the database says about a claimed job at this instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Its starting point stands since exactly that instant, it is due, and nothing is in the way. Its source rows are locked.
+    /// Its starting point stands since exactly that instant, it is due, and nothing is in the way. Its source rows, if it has any, are locked.
     Stands,
     /// Why not.
     Blocked(&'static str),
@@ -292,9 +294,20 @@ fn license(class: &Class) -> String {
         let (lateral, word) = point.verdict(feature);
         format!("select c.id, coalesce({stop}, {word}) from ours c, {lateral} where c.starting_point = {}", literal(&point.name))
     });
-    let names: Vec<String> = points.iter().map(|p| p.name.clone()).collect();
+    // Nothing of the source can withdraw a request, and whoever withdraws it takes the stop lock: no source row is locked.
+    let asked = format!(
+        "select c.id, coalesce({stop}, case when {} then 'stands' else 'changed' end) from ours c where c.starting_point = {}",
+        requested(class),
+        literal(REQUEST)
+    );
+    let names: Vec<String> = points.iter().map(|p| p.name.clone()).chain([REQUEST.to_owned()]).collect();
     let unknown = format!("select c.id, coalesce({stop}, 'changed') from ours c where c.starting_point <> all({})", literals(&names));
-    format!("with {claimed} {}", by_point.chain([unknown]).collect::<Vec<_>>().join("\nunion all\n"))
+    format!("with {claimed} {}", by_point.chain([asked, unknown]).collect::<Vec<_>>().join("\nunion all\n"))
+}
+
+/// Whether the request that the job `c` is for stands, and its account is this daemon's business, as a condition.
+fn requested(class: &Class) -> String {
+    format!("{} and {}", requests::stands("c"), class.jobs.is_ours("c"))
 }
 
 /// The jobs with their accounts.
@@ -305,8 +318,8 @@ fn named<'a>(jobs: &[&'a Claimed]) -> Vec<(i64, &'a str)> {
 /// `licensed (id, account_id)`: the jobs that may be purged as this very statement sees them. No predicate is left to an earlier one.
 fn licensed(class: &Class) -> String {
     let feature = &class.rule.feature;
-    let stands: Vec<String> =
-        class.source.points().iter().map(|point| format!("when {} then {}", literal(&point.name), point.stands(feature, "c"))).collect();
+    let by_point = class.source.points().iter().map(|point| format!("when {} then {}", literal(&point.name), point.stands(feature, "c")));
+    let stands: Vec<String> = by_point.chain([format!("when {} then {}", literal(REQUEST), requested(class))]).collect();
     format!(
         "{},
          licensed as materialized (

@@ -8,6 +8,7 @@ use crate::{
     jobs::{Claimed, Next, Overdue, PATIENT_LOOKS, Progress},
     model::rfc3339,
     policy::Class,
+    requests::Request,
 };
 
 macro_rules! job {
@@ -88,6 +89,21 @@ pub(super) fn overdue(job: &Overdue) {
         last_error = job.last_error,
         blocked_by = job.blocked_by,
         "not purged by delete_by"
+    );
+}
+
+pub(super) fn fulfilled(request: &Request) {
+    tracing::info!(
+        event = "request.fulfilled",
+        request_id = request.id,
+        account_id = request.account_id,
+        feature = request.feature,
+        data_class = request.data_class,
+        accepted_at = request.accepted_at.map(rfc3339),
+        due_by = request.due_by.map(rfc3339),
+        fulfilled_at = request.fulfilled_at.map(rfc3339),
+        jobs = request.jobs.join(", "),
+        "nothing is left of what was asked for"
     );
 }
 

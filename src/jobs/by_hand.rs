@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::record::KEEP;
-use crate::database::DatabaseError;
+use crate::{database::DatabaseError, model::REQUEST};
 
 /// Ends the back-off of an open job. False when there is none with this id.
 ///
@@ -20,13 +20,14 @@ pub async fn retry(conn: &mut PgConnection, id: i64) -> Result<bool, DatabaseErr
 }
 
 /// Ends a due job whose purge can never be verified: cancelled as `unverifiable`, with what it has come to and why (R26). A done-mark keeps the planner
-/// from scheduling it again, and vouches for nothing: it names no look. False when there is no such job, or it was never attempted.
+/// from scheduling it again, and vouches for nothing: it names no look. False when there is no such job, it was never attempted, or it is for a request: that would be scheduled again,
+/// until it is withdrawn.
 ///
 /// # Errors
 /// Those of the database.
 pub async fn close(conn: &mut PgConnection, id: i64, places: &str, why: &str) -> Result<bool, DatabaseError> {
     let closed: i64 = sqlx::query_scalar(AssertSqlSafe(format!(
-        "with gone as (delete from retention.jobs j where j.id = $1 and j.retain_until <= now() and j.attempts > 0 returning j.*),
+        "with gone as (delete from retention.jobs j where j.id = $1 and j.retain_until <= now() and j.attempts > 0 and j.starting_point <> '{REQUEST}' returning j.*),
          over as materialized (
              select id, account_id, feature, data_class, 'cancelled' as state, starting_point, started_at, retain_until, delete_by, policy, attempts,
                     concat_ws('; ', last_error, $3) as last_error, purge_began_at, records_deleted, '{{}}'::jsonb as outcomes, count_exact, created_at,

@@ -8,7 +8,7 @@ use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{Class, Counts, FIRST_LOOK, OpenJob};
-use crate::database::DatabaseError;
+use crate::{database::DatabaseError, model::REQUEST};
 
 /// Moves what the table expression `over` yields to the history.
 pub(super) const KEEP: &str = "
@@ -37,6 +37,8 @@ pub struct Progress {
     pub looks: i32,
     /// What went wrong.
     pub error: Option<String>,
+    /// The requests that stood when it was claimed.
+    pub requests: Vec<i64>,
 }
 
 /// What happens to a claimed job after a batch.
@@ -81,8 +83,18 @@ pub async fn record(conn: &mut PgConnection, class: &Class, progress: &[Progress
 type Completed = (i64, Option<DateTime<Utc>>, Option<DateTime<Utc>>);
 
 /// Moves jobs to the history as completed and leaves their done-marks, which are made of the rows that were moved, never of those that were meant.
+///
+/// A job fulfils every request that stood for its account and class when it was claimed, whatever it was made for itself. The last look at each place,
+/// here and in other stores, came later than that, so each of them saw all that was there when those requests were accepted, and found nothing. Of a request
+/// that was accepted after the claim that cannot be said: the look may have been before, and what was written in between would be called deleted. So it
+/// is not enough that it is there by now, nor that its instant is an earlier one (it may have been committed later): what counts is what the claim saw. One
+/// that was accepted later stands on, and gets a job of its own. One that was withdrawn meanwhile is not fulfilled: whoever withdraws waits for
+/// this transaction, or was done before it began.
+///
+/// A job on request leaves no done-mark: nobody looks again (R30), and a mark that is there is about a starting point that it knows nothing of.
 async fn complete(conn: &mut PgConnection, class: &Class, progress: &[&Progress]) -> Result<Completed, DatabaseError> {
     let gone = class.copies.as_deref().unwrap_or("null::timestamptz").replace("{completed_at}", "completed_at");
+    let fulfils: Vec<(i64, i64)> = progress.iter().flat_map(|p| p.requests.iter().map(|request| (p.id, *request))).collect();
     Ok(sqlx::query_as(AssertSqlSafe(format!(
         "with gone as (
              delete from retention.jobs j
@@ -98,9 +110,15 @@ async fn complete(conn: &mut PgConnection, class: &Class, progress: &[&Progress]
          marked as (
              insert into retention.done_marks (account_id, feature, data_class, starting_point, started_at, places, job_id, look_at)
              select account_id, feature, data_class, starting_point, started_at, $5, id, now() + make_interval(secs => $6) from over
+             where starting_point <> '{REQUEST}'
              on conflict (account_id, feature, data_class) do update
              set starting_point = excluded.starting_point, started_at = excluded.started_at, places = excluded.places, job_id = excluded.job_id,
-                 purged_at = now(), look_at = excluded.look_at, looks = 0, residue = false)
+                 purged_at = now(), look_at = excluded.look_at, looks = 0, residue = false),
+         asked as (
+             update retention.request_parts q set fulfilled_at = over.completed_at, job_id = over.id
+             from unnest($7::int8[], $8::int8[]) as f(job, request), over, retention.requests r
+             where over.id = f.job and r.id = f.request and r.withdrawn_at is null and q.request_id = r.id
+               and q.feature = over.feature and q.data_class = over.data_class and q.fulfilled_at is null)
          select count(*), max(completed_at), max(last_copy_gone_at) from over"
     )))
     .bind(progress.iter().map(|p| p.id).collect::<Vec<_>>())
@@ -109,6 +127,8 @@ async fn complete(conn: &mut PgConnection, class: &Class, progress: &[&Progress]
     .bind(progress.iter().map(|p| json(&p.outcomes)).collect::<Vec<_>>())
     .bind(&class.places)
     .bind(FIRST_LOOK.as_secs_f64())
+    .bind(fulfils.iter().map(|(job, _)| *job).collect::<Vec<_>>())
+    .bind(fulfils.iter().map(|(_, request)| *request).collect::<Vec<_>>())
     .fetch_one(conn)
     .await?)
 }

@@ -10,6 +10,10 @@
 //!   a covering one for an earlier instant from the mark, whose instant does not stand.
 //! - Nothing stands. Then there is a job or a mark, and its own point does not stand since its instant: found from it.
 //!
+//! A request that stands is found from its part, unless a job on request is open; a job on request that stands for none, from the job. A job on request is for
+//! an instant like any other: a point that stands since before that is not answered by it, and is settled; what stands since later waits behind it,
+//! and is found once the job is over: by the next poll, from the part that was fulfilled.
+//!
 //! Where the row of a job's or mark's own point is missing, the rule takes what it remembers to stand, and so does this; a mark that so remembers an
 //! instant before the job's is found as a mark. Nominating too many is
 //! harmless, for settling decides; but an account with several points is answered by the job for the earliest of them, and is left alone.
@@ -18,7 +22,9 @@ use std::collections::BTreeMap;
 
 use crate::{
     jobs,
+    model::REQUEST,
     policy::Class,
+    requests,
     source::Point,
     sql::{literal, literals},
 };
@@ -61,16 +67,22 @@ pub(super) fn everything(class: &Class) -> Vec<Walk> {
     let points = class.source.points();
     let mut walks: Vec<Walk> = points.iter().map(|point| standing(class, point, None, &answered(jobs))).collect();
     walks.extend(points.iter().map(|point| vanished(class, point)));
+    walks.push(unfulfilled(class));
     let (open, mark, covered) = (jobs.open("j"), jobs.of("d"), jobs.covered("p"));
     walks.push(Walk {
         // In the order of accounts, as the source's own index most likely is: neighbours there are neighbours here.
         rows: format!(
-            "select j.account_id, j.starting_point, j.started_at, j.policy from retention.jobs j
+            "select j.account_id, j.feature, j.data_class, j.starting_point, j.started_at, j.policy from retention.jobs j
              where {open} and j.account_id >= $1 and j.account_id is distinct from $2"
         ),
         order: "account_id",
         at: ["account_id", "account_id"],
-        nominated: format!("{} union all select p.account_id from page p where p.policy <> {policy}", moved(class)),
+        nominated: format!(
+            "{} union all select p.account_id from page p where p.policy <> {policy} or p.starting_point = {} and not {}",
+            moved(class),
+            literal(REQUEST),
+            requests::stands("p")
+        ),
         from: [Some(String::new()), None],
         whole: !class.source.indexed(),
     });
@@ -101,12 +113,35 @@ pub(super) fn all_recent(class: &Class, since: &str) -> Vec<Walk> {
         from: [Some("0".to_owned()), None],
         whole: false,
     });
-    walks.push(marks(class, &format!("{} and {} and d.residue", jobs.of("d"), jobs.is_ours("d")), all.to_owned()));
+    walks.push(Walk {
+        rows: format!("select j.id, j.account_id from retention.jobs j where {} and j.id > $1::int8", void(jobs)),
+        order: "id",
+        at: ["id", "null"],
+        nominated: all.to_owned(),
+        from: [Some("0".to_owned()), None],
+        whole: false,
+    });
+    walks.push(unfulfilled(class));
+    walks.push(Walk {
+        rows: format!(
+            "select q.request_id as id, q.account_id from retention.request_parts q
+             where {} and q.fulfilled_at > {}::timestamptz and q.request_id > $1::int8",
+            of_us(jobs, "q"),
+            literal(since)
+        ),
+        order: "id",
+        at: ["id", "null"],
+        nominated: all.to_owned(),
+        from: [Some("0".to_owned()), None],
+        whole: false,
+    });
+    walks.push(marks(class, &format!("{} and d.residue", of_us(jobs, "d")), all.to_owned()));
     walks
 }
 
 /// What a poll settles for classes of one feature, as `(account_id, names of classes)`: accounts with a starting point dated since `$1`, with the classes that
-/// begin there and are not answered by a job or a done-mark; jobs that a batch found changed, and what the verifier found. No more than tell whether
+/// begin there and are not answered by a job or a done-mark; jobs that a batch found changed, what the verifier found, and requests: those that no job answers,
+/// those that were withdrawn, and those that were fulfilled lately, for a point may stand behind them. No more than tell whether
 /// there is more than one page.
 pub(super) fn recent(classes: &[Class]) -> String {
     let points: BTreeMap<usize, &Point> =
@@ -122,8 +157,11 @@ pub(super) fn recent(classes: &[Class]) -> String {
     for jobs in classes.iter().map(|class| &class.jobs) {
         let this = literals(std::slice::from_ref(&jobs.name));
         parts.push(format!("select j.account_id, {this} from retention.jobs j where {}", changed(jobs)));
-        let (of, ours) = (jobs.of("d"), jobs.is_ours("d"));
-        parts.push(format!("select d.account_id, {this} from retention.done_marks d where {of} and {ours} and d.residue"));
+        parts.push(format!("select j.account_id, {this} from retention.jobs j where {}", void(jobs)));
+        parts.push(format!("select p.account_id, {this} from {} p where {}", requests::parts(), unscheduled(jobs)));
+        parts
+            .push(format!("select q.account_id, {this} from retention.request_parts q where {} and q.fulfilled_at > $1", of_us(jobs, "q")));
+        parts.push(format!("select d.account_id, {this} from retention.done_marks d where {} and d.residue", of_us(jobs, "d")));
     }
     format!("{} limit {}", parts.join("\nunion\n"), PAGE + 1)
 }
@@ -131,6 +169,38 @@ pub(super) fn recent(classes: &[Class]) -> String {
 /// A batch found that the starting point of the job `j` is not what it was.
 fn changed(jobs: &jobs::Class) -> String {
     format!("{} and j.blocked_by in ('changed', 'missing')", jobs.open("j"))
+}
+
+/// The rows of the class under `alias`, as far as they are this daemon's business.
+fn of_us(jobs: &jobs::Class, alias: &str) -> String {
+    format!("{} and {}", jobs.of(alias), jobs.is_ours(alias))
+}
+
+/// The request that the job `j` is for does not stand any more.
+fn void(jobs: &jobs::Class) -> String {
+    format!("{} and j.starting_point = {} and not {}", jobs.open("j"), literal(REQUEST), requests::stands("j"))
+}
+
+/// No job on request is open for the part `p` of a request that stands. A purge for a point that carries it out is settled with each look, and left alone.
+fn unscheduled(jobs: &jobs::Class) -> String {
+    format!(
+        "{} and not exists (select 1 from retention.jobs j where j.account_id = p.account_id and {} and j.starting_point = {} offset 0)",
+        of_us(jobs, "p"),
+        jobs.open("j"),
+        literal(REQUEST)
+    )
+}
+
+/// Along the parts of requests that stand.
+fn unfulfilled(class: &Class) -> Walk {
+    Walk {
+        rows: format!("select p.id, p.account_id from {} p where {} and p.id > $1::int8", requests::parts(), unscheduled(&class.jobs)),
+        order: "id",
+        at: ["id", "null"],
+        nominated: "select p.account_id from page p".to_owned(),
+        from: [Some("0".to_owned()), None],
+        whole: false,
+    }
 }
 
 // `offset 0` keeps a question a question, asked by index for each row. As a join it would be made part of a plan that rests on statistics, and those of the
@@ -216,7 +286,8 @@ fn marks(class: &Class, which: &str, nominated: String) -> Walk {
 fn moved(class: &Class) -> String {
     let points = class.source.points();
     let names: Vec<String> = points.iter().map(|point| literal(&point.name)).collect();
-    let mut parts = vec![format!("select p.account_id from page p where p.starting_point not in ({})", names.join(", "))];
+    let mut parts =
+        vec![format!("select p.account_id from page p where p.starting_point not in ({}, {})", literal(REQUEST), names.join(", "))];
     for (point, name) in points.iter().zip(&names) {
         let says = point.says_otherwise(&class.jobs.feature);
         parts.extend(says.iter().map(|says| format!("select p.account_id from page p where p.starting_point = {name} and {says}")));

@@ -5,7 +5,11 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection, types::Json};
 
-use super::{STOP_LOCK, take};
+use super::{
+    STOP_LOCK,
+    approvals::{self, Approval, Given},
+    take,
+};
 use crate::{
     config::{Change, Terms},
     database::DatabaseError,
@@ -100,6 +104,15 @@ pub async fn agree(conn: &mut PgConnection, terms: &Terms) -> Result<Agreement, 
         write(conn, terms, reason, OURSELVES).await?;
     }
     Ok(agreement)
+}
+
+/// Counts what somebody says to this policy, before it is put into force.
+///
+/// # Errors
+/// Those of the database.
+pub async fn approve(conn: &mut PgConnection, terms: &Terms, given: Given<'_>) -> Result<Approval, DatabaseError> {
+    stop_everybody(&mut *conn).await?;
+    approvals::approve(conn, approvals::Act::PolicyAccept, &terms.hash(), given).await
 }
 
 /// Puts the policy into force. When its transaction has committed, nothing is planned or deleted under another any more.

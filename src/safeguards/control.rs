@@ -8,7 +8,11 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 
-use super::{STOP_LOCK, held, paused, take, window};
+use super::{
+    STOP_LOCK,
+    approvals::{self, Approval, Given},
+    held, paused, take, window,
+};
 use crate::{database::DatabaseError, model};
 
 /// A hold in force (R42).
@@ -84,6 +88,21 @@ pub async fn holds(conn: &mut PgConnection) -> Result<Vec<Hold>, DatabaseError> 
     .await?)
 }
 
+/// Counts what somebody says to the release of a hold, before it is released. `None` when no such hold is in force.
+///
+/// # Errors
+/// Those of the database.
+pub async fn approve_release(conn: &mut PgConnection, id: i64, given: Given<'_>) -> Result<Option<Approval>, DatabaseError> {
+    let hold: Option<i64> = sqlx::query_scalar(
+        "select id from retention.holds where id = $1 and released_at is null and (until is null or until > now()) for update",
+    )
+    .bind(id)
+    .fetch_optional(&mut *conn)
+    .await?;
+    let Some(id) = hold else { return Ok(None) };
+    Ok(Some(approvals::approve(conn, approvals::Act::HoldRelease, &id.to_string(), given).await?))
+}
+
 /// Releases a hold; what it covered becomes eligible again. `None` when no such hold is in force.
 ///
 /// # Errors
@@ -134,16 +153,34 @@ pub async fn resume(conn: &mut PgConnection, scope: &Scope, reason: &str, by: &s
     .rows_affected())
 }
 
+/// Counts what somebody says to the release of the guard, before it is released. `None` when it has not tripped. What was said about an earlier trip says
+/// nothing about this one.
+///
+/// # Errors
+/// Those of the database.
+pub async fn approve_guard(conn: &mut PgConnection, given: Given<'_>) -> Result<Option<Approval>, DatabaseError> {
+    stop_with_a_row(&mut *conn).await?;
+    let tripped_at: Option<String> =
+        sqlx::query_scalar("select tripped_at::text from retention.guard where tripped_at is not null").fetch_optional(&mut *conn).await?;
+    let Some(tripped_at) = tripped_at else { return Ok(None) };
+    Ok(Some(approvals::approve(conn, approvals::Act::GuardRelease, &tripped_at, given).await?))
+}
+
+/// Takes the stop lock. A guard's row that is missing means stopped; this is how somebody mends that.
+async fn stop_with_a_row(conn: &mut PgConnection) -> Result<(), DatabaseError> {
+    take(&mut *conn, STOP_LOCK).await?;
+    sqlx::query("insert into retention.guard (tripped_at, reason) values (now(), 'the guard''s state was missing') on conflict do nothing")
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Releases the guard: what waits at this moment may begin, and no more. Accounts that count within the window of this length already go on to. Returns how many jobs that is; `None` when the guard had not tripped.
 ///
 /// # Errors
 /// Those of the database.
 pub async fn release_guard(conn: &mut PgConnection, length: Duration, reason: &str, by: &str) -> Result<Option<u64>, DatabaseError> {
-    take(conn, STOP_LOCK).await?;
-    // A row that is missing means stopped; this is how somebody mends that.
-    sqlx::query("insert into retention.guard (tripped_at, reason) values (now(), 'the guard''s state was missing') on conflict do nothing")
-        .execute(&mut *conn)
-        .await?;
+    stop_with_a_row(&mut *conn).await?;
     let released = sqlx::query(
         "update retention.guard set tripped_at = null, reason = null, released_at = now(), released_by = $2, release_reason = $1
          where tripped_at is not null",

@@ -7,7 +7,10 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use retentiond::crash::{ELSEWHERE, POINTS, VARIABLE};
+use retentiond::{
+    crash::{ELSEWHERE, POINTS, VARIABLE},
+    planner::Look,
+};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::world::World;
@@ -30,6 +33,9 @@ async fn prepared() -> World {
         ("vanishing", "null".to_owned(), "null".to_owned(), "null".to_owned()),
         ("vanished", ago(1), "null".to_owned(), "null".to_owned()),
         ("live", "null".to_owned(), "null".to_owned(), "null".to_owned()),
+        ("asked", "null".to_owned(), "null".to_owned(), "null".to_owned()),
+        ("asked-and-ended", ago(3), "null".to_owned(), "null".to_owned()),
+        ("asked-and-withdrawn", "null".to_owned(), "null".to_owned(), "null".to_owned()),
     ] {
         world.account(id, &deleted, &terminated, &cmq_disabled).await;
     }
@@ -51,16 +57,28 @@ async fn prepared() -> World {
         ("held", "null".to_owned(), ago(31), "null".to_owned()),
         ("later", "null".to_owned(), ago(2), "null".to_owned()),
         ("failing", ago(31), "null".to_owned(), "null".to_owned()),
+        ("asked-and-due", ago(31), "null".to_owned(), "null".to_owned()),
     ] {
         world.account(id, &deleted, &terminated, &cmq_disabled).await;
     }
     world
         .sql(
-            "insert into retention.holds (account_id, reason, placed_by) values ('held', 'r', 'b');
+            "insert into retention.requests (account_id, reason, requested_by, accepted_by, accepted_at, due_by)
+                 select account_id, 'r', 'b', 'b', now(), now() + interval '30 days' from accounts where account_id like 'asked%' order by account_id;
+             insert into retention.request_parts (request_id, account_id, feature, data_class)
+                 select id, account_id, 'mps', name from retention.requests, unnest(array['configuration', 'queue']) name;
+             insert into retention.holds (account_id, reason, placed_by) values ('held', 'r', 'b');
              create function refuse() returns trigger language plpgsql as $$ begin raise 'not this one'; end $$;
              create trigger refuse before delete on queue_messages for each row when (old.account_id = 'failing') execute function refuse()",
         )
         .await;
+    // One of the requests has a job, and is withdrawn.
+    let app = world.app().await.unwrap();
+    app.planner().look(Look::Poll).await.unwrap();
+    app.database.close().await;
+    assert_eq!(world.count("retention.jobs where account_id = 'asked-and-withdrawn' and starting_point = 'request'").await, 2);
+    let requests = "retention.requests set withdrawn_at = now(), withdrawn_by = 'b', withdraw_reason = 'r'";
+    world.sql(&format!("update {requests} where account_id = 'asked-and-withdrawn'")).await;
     world
 }
 
@@ -95,6 +113,8 @@ async fn state(world: &World) -> Vec<String> {
         "select account_id, data_class, seen, admitted_at is not null, overdue_told_at is not null from retention.jobs",
         "select account_id, data_class, starting_point, started_at, places, residue, look_at is not null from retention.done_marks",
         "select account_id, released from retention.admissions",
+        "select account_id, accepted_at, withdrawn_at, fulfilled_told_at is not null from retention.requests",
+        "select account_id, data_class, (select account_id || data_class || state from retention.history h where h.id = q.job_id) from retention.request_parts q",
         "select tripped_at, known_accounts from retention.guard",
         "select source, ordering, lower, upper, members, checksum, subjects from retention.roster",
         "select source, account_id, feature, confirmed_at is not null from retention.absences",
@@ -149,6 +169,14 @@ fn i8_killed_at_every_named_point_it_leaves_what_an_undisturbed_run_leaves() {
         (prepared, state(&world).await)
     });
     assert!(undisturbed.iter().any(|row| row.contains("not this one")), "the failing job has failed");
+    for fulfilled in [
+        "(asked,queue,askedqueuecompleted)",
+        "(asked-and-ended,queue,asked-and-endedqueuecompleted)",
+        "(asked-and-due,queue,asked-and-duequeuecompleted)",
+        "(asked-and-withdrawn,queue,)",
+    ] {
+        assert!(undisturbed.iter().any(|row| row == fulfilled), "{fulfilled}: {undisturbed:?}");
+    }
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {

@@ -72,6 +72,7 @@ fn completed(job: &Claimed) -> Progress {
         began: true,
         looks: 0,
         error: None,
+        requests: Vec::new(),
     }
 }
 

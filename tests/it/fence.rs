@@ -76,6 +76,7 @@ impl Fenced {
             began: true,
             looks: 0,
             error: None,
+            requests: Vec::new(),
         }
     }
 

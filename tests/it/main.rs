@@ -49,6 +49,7 @@ mod predicates;
 mod privileges;
 mod promise;
 mod races;
+mod requests;
 mod safeguards;
 mod sources;
 mod stores;

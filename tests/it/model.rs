@@ -13,7 +13,7 @@ use proptest::{
     test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner},
 };
 
-use promise::{ACCOUNTS, DAY, Model, POINTS, Point, STAGES};
+use promise::{ACCOUNTS, DAY, Model, POINTS, Point, Request, STAGES};
 use told::Told;
 
 /// Instants are offsets in days from the start of a history; these are far enough from every boundary that its length does not matter.
@@ -38,6 +38,10 @@ enum Act {
     Hold(usize, Option<usize>),
     /// Every hold of the account is released.
     Release(usize),
+    /// Somebody asks that the account's records be deleted early, all or those of one class.
+    Request(usize, Option<usize>),
+    /// Whatever was asked for the account is withdrawn.
+    Withdraw(usize),
     Pause(bool),
     /// The guard trips, or is released.
     Guard(bool),
@@ -65,6 +69,8 @@ fn act() -> impl Strategy<Value = Act> {
         2 => account().prop_map(Act::Write),
         1 => (account(), proptest::option::of(0..2_usize)).prop_map(|(a, class)| Act::Hold(a, class)),
         1 => account().prop_map(Act::Release),
+        2 => (account(), proptest::option::of(0..2_usize)).prop_map(|(a, class)| Act::Request(a, class)),
+        1 => account().prop_map(Act::Withdraw),
         1 => Just(Act::Pause(true)),
         2 => Just(Act::Pause(false)),
         1 => Just(Act::Guard(true)),
@@ -159,6 +165,18 @@ impl History<'_> {
             Act::Release(account) => {
                 self.told.release(account).await;
                 self.each(|model| model.accounts[account].holds.clear());
+            }
+            Act::Request(account, class) => {
+                self.told.request(account, class).await;
+                let open = [0, 1].map(|of| class.is_none_or(|only| only == of));
+                self.each(|model| {
+                    let at = model.now;
+                    model.accounts[account].requests.push(Request { at, open });
+                });
+            }
+            Act::Withdraw(account) => {
+                self.told.withdraw(account).await;
+                self.each(|model| model.accounts[account].requests.clear());
             }
             Act::Pause(paused) => {
                 self.told.pause(paused).await;

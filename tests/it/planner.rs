@@ -7,6 +7,7 @@ use retentiond::{
     jobs::{self, OpenJob},
     lifecycle::Stop,
     planner::{Look, Report},
+    requests,
     retention::{Decision, PointState, decide},
 };
 use serde_json::Value;
@@ -642,7 +643,7 @@ const EVERYTHING: &str = "
                 ((select at from at where n = 2), null, true), (null, (select at from at where n = 2), true), ((select at from at where n = 3), (select at from at where n = 2), true),
                 ('infinity', null, true), ('-infinity', (select at from at where n = 2), true)) v(ended, cmq, there);
     create temp table scheduled as select null::text as job, null::timestamptz as job_at, null::text as policy union all
-        select p, at, policy from unnest(array['account_deleted', 'feature_terminated', 'cmq_disabled', 'gone']) p, at, unnest(array['now', 'old']) policy where n in (2, 3);
+        select p, at, policy from unnest(array['account_deleted', 'feature_terminated', 'cmq_disabled', 'gone', 'request']) p, at, unnest(array['now', 'old']) policy where n in (2, 3);
     create temp table done as select null::text as mark, null::timestamptz as mark_at, null::text as places, false as residue union all
         select p, at, places, residue from unnest(array['account_deleted', 'cmq_disabled']) p, at, unnest(array['here', 'elsewhere']) places, unnest(array[true, false]) residue
         where n in (2, 3);
@@ -655,6 +656,13 @@ const EVERYTHING: &str = "
         from everything where job is not null;
     insert into retention.done_marks (account_id, feature, data_class, starting_point, started_at, places, job_id, residue)
         select id, 'mps', 'queue', mark, mark_at, case places when 'here' then '{places}' else 'elsewhere' end, 0, residue from everything where mark is not null;
+    create temp table asked as select row_number() over () as q, id, ('x' || left(md5(id), 2))::bit(8)::int % 8 as how from everything;
+    delete from asked where how > 4;
+    insert into retention.requests (id, account_id, reason, requested_by, accepted_by, accepted_at, due_by, withdrawn_at, withdrawn_by) overriding system value
+        select q, id, 'r', 'b', 'b', a.at, a.at + interval '30 days', case how when 3 then now() end, case how when 3 then 'b' end
+        from asked, lateral (select case how when 2 then (select at from at where n = 2) + interval '7 days' else (select at from at where n = 2 + how % 2) end as at) a;
+    insert into retention.request_parts (request_id, account_id, feature, data_class, fulfilled_at, job_id)
+        select q, id, 'mps', 'queue', case how when 4 then now() end, case how when 4 then 0 end from asked;
     insert into retention.absences (source, account_id, feature, first_missed_at, confirmed_at)
         select '\"public\".\"accounts\" (\"account_id\")', id, null, (select at from at where n = 2), now() from everything where deleted < 0 and r % 2 = 0 union all
         select '\"public\".\"feature_subscriptions\" (\"account_id\", \"feature\")', id, 'mps', (select at from at where n = 2), now() from everything where not there and deleted % 2 = 0;";
@@ -688,7 +696,8 @@ async fn i9_after_a_full_comparison_the_rule_has_nothing_left_to_say_about_anybo
         let mut conn = world.connect().await;
         let accounts: Vec<String> = sqlx::query_scalar(
             "select account_id from retention.jobs union select account_id from retention.done_marks union select account_id from accounts
-             union select account_id from feature_subscriptions union select account_id from retention.absences",
+             union select account_id from feature_subscriptions union select account_id from retention.absences
+             union select account_id from retention.request_parts",
         )
         .fetch_all(&mut conn)
         .await
@@ -700,13 +709,16 @@ async fn i9_after_a_full_comparison_the_rule_has_nothing_left_to_say_about_anybo
             assert!(busy.is_empty());
             let done = jobs::done(&mut tx, &class.jobs, page).await.unwrap();
             let seen = class.source.observe(&mut tx, page).await.unwrap();
+            let asked = requests::asked(&mut tx, "mps", "queue", page).await.unwrap();
             for account in page {
+                let accepted: Vec<_> = asked.get(account).into_iter().flatten().map(|asked| asked.accepted_at).collect();
                 let missing = class.source.points().iter().map(|p| (p.index, PointState::Missing));
                 let mut states: BTreeMap<usize, PointState> = missing.collect();
                 states.extend(seen.iter().filter(|o| o.account_id == *account).map(|o| (o.point, o.state.clone())));
                 let states: Vec<_> = states.into_iter().collect();
                 let job = open.iter().find(|j| j.account_id == *account);
-                let decision = decide(class.as_rule(&app.policy.points), &states, job.map(OpenJob::as_open).as_ref(), done.get(account));
+                let decision =
+                    decide(class.as_rule(&app.policy.points), &states, &accepted, job.map(OpenJob::as_open).as_ref(), done.get(account));
                 // Two that stand since one instant: the job may go on under the name of the other.
                 let renamed = matches!((&decision, job), (Decision::Reschedule(to), Some(job)) if to.since == job.started_at && job.policy == class.jobs.policy);
                 assert!(

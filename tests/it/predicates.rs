@@ -291,6 +291,35 @@ fn of_the_account() -> Vec<(String, i64, i64)> {
     ]
 }
 
+/// A request for `a`, in force since a while.
+const REQUESTED: &str = "
+    insert into retention.requests (account_id, reason, requested_by, accepted_by, accepted_at, due_by) values ('a', 'r', 'b', 'b', now() - interval '1 hour', now());
+    insert into retention.request_parts (request_id, account_id, feature, data_class) values (1, 'a', 'mps', 'configuration');";
+
+/// What stands for a job that is for a request.
+const OF_A_REQUEST: &[(&str, i64, i64)] = &[
+    ("select 1", 9, 3),
+    ("update accounts set deleted_at = now() where account_id = 'a'", 9, 3),
+    ("delete from feature_subscriptions where account_id = 'a'; delete from accounts where account_id = 'a'", 9, 3),
+    ("update retention.requests set withdrawn_at = now(), withdrawn_by = 'b'", 9, 0),
+    ("update retention.requests set accepted_at = accepted_at - interval '1 microsecond'", 9, 0),
+    ("update retention.requests set accepted_at = accepted_at + interval '1 microsecond'", 9, 0),
+    ("update retention.requests set accepted_at = null, accepted_by = null, due_by = null", 9, 0),
+    ("update retention.request_parts set fulfilled_at = now(), job_id = 1", 9, 0),
+    ("update retention.request_parts set account_id = 'live'", 9, 0),
+    ("update retention.request_parts set feature = 'live'", 9, 0),
+    ("update retention.request_parts set data_class = 'queue'", 9, 0),
+    // The part is another request's, which was not accepted then.
+    (
+        "with r as (insert into retention.requests (account_id, reason, requested_by) values ('a', 'r', 'b') returning id) update retention.request_parts set request_id = r.id from r",
+        9,
+        0,
+    ),
+    ("insert into retention.holds (account_id, reason, placed_by) values ('a', 'r', 'b')", 9, 0),
+    ("update retention.jobs set starting_point = 'account_deleted' where lease_until is not null", 9, 0),
+    ("update retention.jobs set starting_point = 'unheard of' where lease_until is not null", 9, 0),
+];
+
 /// Three partitions, each with its first record in the same place: one of them must go, and not its namesakes.
 const PARTITIONED: &str = "
     drop table template_configurations;
@@ -305,6 +334,7 @@ async fn i1_i3_i5_i7_removing_any_single_predicate_from_the_purge_statement_is_n
         Told::new("null", OLD, "select 1", OF_THE_JOB).await,
         Told::new(OLD, "null", "select 1", &[]).await,
         Told::new("null", OLD, PARTITIONED, &[("select 1", 1, 1), ("select 1", 9, 3)]).await,
+        Told::new("null", "null", REQUESTED, OF_A_REQUEST).await,
     ];
     worlds[0].cases.extend(of_the_subscription());
     worlds[1].cases.extend(of_the_account());

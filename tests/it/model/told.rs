@@ -9,7 +9,10 @@ use retentiond::{
     failure::Failure,
     jobs,
     lifecycle::Stop,
+    model::RetentionPeriod,
     planner::Look,
+    requests,
+    safeguards::control::Scope,
 };
 use sqlx::{AssertSqlSafe, PgConnection};
 
@@ -27,6 +30,7 @@ fn column(point: Point) -> &'static str {
         Point::Deleted => "deleted_at",
         Point::Terminated => "terminated_at",
         Point::CmqDisabled => "cmq_disabled_at",
+        Point::Request => unreachable!("no column says so"),
     }
 }
 
@@ -87,7 +91,9 @@ impl Told {
         for table in TABLES.iter().chain(&ROWS[..1]) {
             let _ = write!(all, "delete from {table};");
         }
-        for table in ["jobs", "history", "done_marks", "holds", "pauses", "admissions", "passes", "roster", "absences"] {
+        for table in
+            ["request_parts", "requests", "jobs", "history", "done_marks", "holds", "pauses", "admissions", "passes", "roster", "absences"]
+        {
             let _ = write!(all, "delete from retention.{table};");
         }
         all += "update retention.guard set known_accounts = null, tripped_at = null, reason = null, released_at = null;";
@@ -158,6 +164,20 @@ impl Told {
         self.sql(format!("update retention.holds set released_at = now() where account_id = '{}'", name(account))).await;
     }
 
+    /// Somebody asks for all of the account, or for one class.
+    pub(super) async fn request(&mut self, account: usize, class: Option<usize>) {
+        let data_class = class.map(|class| CLASSES[class].to_owned());
+        let scope = Scope { account: Some(name(account)), feature: None, data_class };
+        let parts: Vec<_> = (0..2).filter(|c| class.is_none_or(|only| only == *c)).map(|c| ("mps", CLASSES[c])).collect();
+        let within = RetentionPeriod::parse("30d").unwrap();
+        requests::place(&mut self.connection, &scope, &parts, "r", "b", Some(within)).await.unwrap();
+    }
+
+    pub(super) async fn withdraw(&mut self, account: usize) {
+        let set = "withdrawn_at = now(), withdrawn_by = 'b'";
+        self.sql(format!("update retention.requests set {set} where account_id = '{}' and withdrawn_at is null", name(account))).await;
+    }
+
     pub(super) async fn pause(&mut self, paused: bool) {
         let pause = "insert into retention.pauses (reason, paused_by) values ('r', 'b')";
         self.sql(if paused { pause } else { "update retention.pauses set resumed_at = now()" }.to_owned()).await;
@@ -181,6 +201,7 @@ impl Told {
             ("retention.done_marks", &["started_at"]),
             ("retention.absences", &["first_missed_at", "confirmed_at"]),
             ("retention.passes", &["succeeded_at", "watermark"]),
+            ("retention.requests", &["accepted_at", "due_by"]),
         ] {
             let sets: Vec<String> = columns.iter().map(|c| format!("{c} = {c} - interval '{} hours'", days * 24)).collect();
             let _ = write!(all, "update {table} set {};", sets.join(", "));
@@ -258,6 +279,11 @@ impl Told {
             parts.push(format!("select '{kind}', account_id, data_class, starting_point, {since}, 0 from {from}"));
         }
         parts.push(
+            "select 'asked', q.account_id, q.data_class, '', count(*), 0 from retention.request_parts q join retention.requests r on r.id = q.request_id
+             where q.fulfilled_at is null and r.withdrawn_at is null group by 2, 3"
+                .to_owned(),
+        );
+        parts.push(
             "select case state when 'completed' then 'deleted' else 'cancelled' end, account_id, data_class, '',
                     (select min(n::int8) from jsonb_each_text(records_deleted) e(k, n)) * 1000 + (select max(n::int8) from jsonb_each_text(records_deleted) e(k, n)), id
              from retention.every_job where state in ('completed', 'cancelled')"
@@ -270,6 +296,7 @@ impl Told {
         for (kind, account, class, point, n, _) in rows {
             match kind.as_str() {
                 "left" => drop(found.left.insert((account, class), n)),
+                "asked" => drop(found.asked.insert((account, class), n)),
                 "open" => drop(found.open.insert((account, class), (point, n))),
                 "done" => drop(found.done.insert((account, class), (point, n))),
                 _ => found.deleted.entry((kind, account, class)).or_default().push(n),
@@ -285,6 +312,8 @@ type Of = (String, String);
 #[derive(Debug, Default)]
 pub(super) struct Found {
     left: BTreeMap<Of, i64>,
+    /// Parts of requests that are not fulfilled.
+    asked: BTreeMap<Of, i64>,
     open: BTreeMap<Of, (String, i64)>,
     done: BTreeMap<Of, (String, i64)>,
     /// By job that ended: a thousand times its smallest count of a place, and its largest.
@@ -297,11 +326,13 @@ fn same(purge: Option<&mut Purge>, found: Option<&(String, i64)>) -> bool {
         Point::Deleted => "account_deleted",
         Point::Terminated => "feature_terminated",
         Point::CmqDisabled => "cmq_disabled",
+        Point::Request => "request",
     };
     match (purge, found) {
         (None, None) => true,
         (Some(purge), Some((point, at))) if (purge.at - at).abs() < MOMENT => {
-            let right = POINTS.into_iter().find(|p| daemon(*p) == point && (*p == purge.point || purge.ties.contains(p)));
+            let right =
+                POINTS.into_iter().chain([Point::Request]).find(|p| daemon(*p) == point && (*p == purge.point || purge.ties.contains(p)));
             purge.point = right.unwrap_or(purge.point);
             purge.ties.clear();
             right.is_some()
@@ -324,6 +355,10 @@ impl Found {
             }
             for (class, name) in CLASSES.iter().enumerate() {
                 let key = (id.clone(), (*name).to_owned());
+                let asked = i64::try_from(account.requests.iter().filter(|request| request.open[class]).count()).unwrap();
+                if self.asked.get(&key).copied().unwrap_or(0) != asked {
+                    return Err(format!("{id} {name}: asked for is {:?} and not {asked}", self.asked.get(&key)));
+                }
                 let of = &mut account.classes[class];
                 if !same(of.job.as_mut(), self.open.get(&key)) {
                     return Err(format!("{id} {name}: open is {:?} and not {:?}", self.open.get(&key), of.job));
