@@ -211,7 +211,7 @@ fn every_verb_and_flag_that_a_document_shows_exists() {
             shown.insert(first.clone());
             let subverb = words
                 .get(1)
-                .filter(|word| matches!(first.as_str(), "jobs" | "hold" | "guard" | "policy" | "request") && !word.starts_with('-'));
+                .filter(|word| (matches!(first.as_str(), "jobs" | "hold" | "guard" | "policy" | "request" | "ledger" | "report") || *word == "verify") && !word.starts_with('-'));
             let verb: Vec<String> = std::iter::once(first).chain(subverb).cloned().collect();
             let text = help(&verb).unwrap_or_else(|| panic!("{where_}: no such verb"));
             for flag in words.iter().filter(|word| word.starts_with("--") && word.len() > 2) {
