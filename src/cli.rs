@@ -3,18 +3,20 @@
 
 mod check;
 mod control;
+mod csv;
 mod demo;
 mod explain;
 mod jobs;
 mod plan;
 mod policy;
+mod report;
 mod run;
 mod status;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use chrono::{DateTime, Utc};
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use serde::Serialize;
 
 use crate::{
@@ -34,14 +36,25 @@ pub struct Arguments {
     #[arg(short, long = "config", global = true, value_name = "FILE")]
     config: Vec<PathBuf>,
     /// How read verbs print.
-    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
-    output: Output,
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    output: Format,
     #[command(subcommand)]
     verb: Verb,
 }
 
-/// How read verbs print.
+/// What the command line can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Table,
+    /// For machines.
+    Json,
+    /// For spreadsheets; reports only.
+    Csv,
+}
+
+/// How read verbs print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Output {
     /// For people.
     Table,
@@ -122,6 +135,11 @@ enum Verb {
         #[command(subcommand)]
         verb: policy::Verb,
     },
+    /// What was deleted in an interval and how much of it in time; and what the rules say.
+    Report {
+        #[command(subcommand)]
+        verb: report::Verb,
+    },
     /// Ask the local daemon whether it lives; for container health checks.
     Healthcheck,
     /// Print a completion script.
@@ -136,7 +154,12 @@ enum Verb {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let verb_logs_to_stdout = matches!(arguments.verb, Verb::Run { .. } | Verb::Demo { .. });
-    let cli = Cli { files: arguments.config, output: arguments.output };
+    let csv = arguments.output == Format::Csv;
+    if csv && !matches!(arguments.verb, Verb::Report { .. }) {
+        Arguments::command().error(ErrorKind::ArgumentConflict, "only reports are printed as csv: use -o json").exit();
+    }
+    let output = if arguments.output == Format::Table { Output::Table } else { Output::Json };
+    let cli = Cli { files: arguments.config, output, csv };
     match cli.dispatch(arguments.verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -160,6 +183,8 @@ fn tell(failure: &Failure, logs_to_stdout: bool) {
 struct Cli {
     files: Vec<PathBuf>,
     output: Output,
+    /// Reports are printed as CSV, whatever `output` says.
+    csv: bool,
 }
 
 impl Cli {
@@ -178,6 +203,7 @@ impl Cli {
             Verb::Resume(scope) => self.resume(scope),
             Verb::Guard { verb } => self.guard(verb),
             Verb::Policy { verb } => self.policy(verb),
+            Verb::Report { verb } => self.report(verb),
             Verb::Healthcheck => self.healthcheck(),
             Verb::Completions { shell } => {
                 clap_complete::generate(shell, &mut Arguments::command(), "retentiond", &mut std::io::stdout());

@@ -329,6 +329,15 @@ pub enum Store {
 }
 
 impl Store {
+    /// Its kind, as the configuration spells it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::MainPostgres => "postgres",
+            Self::Remote(remote) => remote.protocol.kind(),
+        }
+    }
+
     /// Its places have names that are none of tables.
     fn holds_no_tables(&self) -> bool {
         matches!(self, Self::Remote(Remote { protocol: Protocol::Cmq(_), .. }))

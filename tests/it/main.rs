@@ -47,6 +47,7 @@ mod predicates;
 mod privileges;
 mod promise;
 mod races;
+mod reports;
 mod safeguards;
 mod sources;
 mod stores;
