@@ -18,6 +18,7 @@ use crate::{
     database::{Database, DatabaseError, Purpose},
     executor::{Executor, Step},
     failure::Failure,
+    levels::Levels,
     lifecycle::Stop,
     model::Mode,
     planner::{self, Look, Planner},
@@ -124,6 +125,14 @@ impl App {
         Verifier::new(self.database.clone(), Arc::clone(&self.config), Arc::clone(&self.policy))
     }
 
+    /// What follows the jobs of this policy to further levels of erasure.
+    ///
+    /// # Errors
+    /// When the address of the second role cannot be parsed.
+    pub fn levels(&self) -> Result<Levels, DatabaseError> {
+        Levels::new(self.database.clone(), Arc::clone(&self.config), Arc::clone(&self.policy))
+    }
+
     /// The executor of this policy.
     #[must_use]
     pub fn executor(&self) -> Executor {
@@ -149,6 +158,10 @@ impl App {
             self.drain(stop).await?;
             // What a batch found changed is settled before the verdict.
             planner.look(Look::Poll).await?;
+        }
+        // What is known of the levels by now is written down; that some is not known yet is no failure of this run.
+        if let Err(error) = self.levels()?.pass().await {
+            tracing::warn!(event = "levels.failed", error = %error, sqlstate = error.sqlstate(), "further levels of erasure were not asked for");
         }
         self.verdict(asked_at).await
     }

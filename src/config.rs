@@ -68,6 +68,16 @@ pub struct Config {
     pub origin: Origin,
 }
 
+impl Config {
+    /// The main database under a role that may read and not delete, where one is configured.
+    #[must_use]
+    pub fn witness(&self) -> Option<Database> {
+        let url = self.verifier.url.clone()?;
+        // It is asked rarely, and by one at a time.
+        Some(Database { url, max_connections: 1, statement_cache: self.database.statement_cache })
+    }
+}
+
 /// The promise itself, as shipped: rules, stores and every default, without `mode` and `database.url`.
 pub const SHIPPED: &str = include_str!("../config/retentiond.toml");
 
@@ -142,6 +152,8 @@ pub struct Verifier {
     pub interval: Duration,
     /// How long after a purge it is looked at again.
     pub watch_for: Duration,
+    /// The main database under a role that may read and not delete, where one is configured; never printed.
+    pub url: Option<SecretString>,
 }
 
 /// The limits that stop a mass deletion (I12).

@@ -28,6 +28,7 @@
 //! | [`planner`] | pass: what stands is compared with what is scheduled |
 //! | [`executor`] | pass: what is due is deleted, one bounded transaction at a time |
 //! | [`verifier`] | pass: what was purged is looked at again |
+//! | [`levels`] | pass: what is gone is followed through replicas, vacuum and copies |
 //! | [`outlook`] | pass that writes nothing: plan, explain, status |
 //! | [`schema`] | creates and checks the daemon's own tables |
 //! | [`lifecycle`] | signals, the drain, tasks that nobody forgets |
@@ -66,6 +67,8 @@
 //! | quarantine | source values that cannot be instants, each left alone |
 //! | absence | a row that was in the source and is not any more |
 //! | residue | records that are there when they should be gone |
+//! | level | how far a deletion has come beyond the empty look: absent, replicated, cleaned, expired |
+//! | witness | a second role that may look and not delete |
 //! | pass, look | one bounded, repeatable piece of work; the planner's and the verifier's are looks |
 //! | request, ledger, certificate | words kept for later versions; nothing of them is here yet |
 
@@ -92,6 +95,7 @@ pub mod policy;
 pub mod planner;
 pub mod executor;
 pub mod verifier;
+pub mod levels;
 pub mod outlook;
 
 // Running: what the passes need to be a program.

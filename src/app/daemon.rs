@@ -27,6 +27,8 @@ use crate::{
     verifier::Verifier,
 };
 
+/// Completed jobs are followed at least so often.
+const FOLLOWED: Duration = Duration::from_mins(1);
 /// How long the database may take to answer one scrape.
 const SCRAPE_LIMIT: Duration = Duration::from_secs(2);
 /// A planner that has not moved for this long hangs: longer than its longest statement may take.
@@ -132,11 +134,11 @@ impl Daemon {
         let planning = self.plan(&app);
         let tidying = self.tidy(&executor);
         let verifier = app.verifier();
-        let (verifying, watching) = (self.verify(&verifier), self.watch(&verifier));
+        let (verifying, watching, following) = (self.verify(&verifier), self.watch(&verifier), self.follow(&app));
         let purging = (0..self.config.executor.concurrency)
             .map(|i| self.purge(executor.worker(worker_name(i)).until(self.stop.soft.clone()), &executor));
         let work = async {
-            tokio::join!(planning, tidying, verifying, watching, futures_util::future::join_all(purging));
+            tokio::join!(planning, tidying, verifying, watching, following, futures_util::future::join_all(purging));
         };
         tokio::select! {
             () = work => {}
@@ -279,6 +281,25 @@ impl Daemon {
                 }
             };
             self.rest(pause.max(Duration::from_millis(100))).await;
+        }
+    }
+
+    /// Follows completed jobs to further levels of erasure.
+    async fn follow(&self, app: &App) {
+        let levels = match app.levels() {
+            Ok(levels) => levels,
+            Err(error) => {
+                return tracing::warn!(event = "levels.failed", error = %error, "nothing is followed to further levels of erasure");
+            }
+        };
+        while !self.stop.soft.is_cancelled() {
+            if self.health.agreed.load(Ordering::Relaxed)
+                && !self.health.waiting.load(Ordering::Relaxed)
+                && let Err(error) = levels.pass().await
+            {
+                tracing::warn!(event = "levels.failed", error = %error, sqlstate = error.sqlstate(), "will be asked again");
+            }
+            self.rest(self.config.verifier.interval.min(FOLLOWED)).await;
         }
     }
 

@@ -61,7 +61,7 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
     let database = root.section("database", |t| database(t, needs, concurrency, &mut warnings)).flatten();
     let poll = root.section("poll", poll).flatten();
     let pressure = root.section("pressure", pressure).flatten();
-    let verifier = root.section("verifier", verifier).flatten();
+    let verifier = root.section("verifier", |t| verifier(t, needs, &mut warnings)).flatten();
     let guard = root.section("guard", |t| guard(t, &mut warnings)).flatten();
     let http = root.section("http", http).flatten();
     let log = root.section("log", log).flatten();
@@ -126,6 +126,19 @@ fn database(t: &mut Table<'_>, needs: Needs, concurrency: Option<usize>, warning
             t.fault("max_connections", problem);
         }
     }
+    let given = t.has("url") || t.has("url_file");
+    if !given && needs == Needs::Database {
+        t.fault("url", "is missing: write url = \"postgres://…\" or url_file, or set DATABASE_URL");
+    }
+    let url = postgres(t, needs, warnings);
+    if given && needs == Needs::Database && url.is_none() {
+        return None;
+    }
+    Some(Database { url: url.unwrap_or_default(), max_connections: max_connections?, statement_cache: statement_cache? as usize })
+}
+
+/// The address of a database as `url`, or in the file that `url_file` names. `None` also when it is at fault, or in a file that nobody needs now.
+fn postgres(t: &mut Table<'_>, needs: Needs, warnings: &mut Vec<String>) -> Option<SecretString> {
     let url = t.maybe("url", |value| address(&text(value)?));
     let from_file = t.maybe("url_file", |value| {
         let path = text(value)?;
@@ -137,17 +150,9 @@ fn database(t: &mut Table<'_>, needs: Needs, concurrency: Option<usize>, warning
             }
         }
     });
-    let given = t.has("url") || t.has("url_file");
-    if !given && needs == Needs::Database {
-        t.fault("url", "is missing: write url = \"postgres://…\" or url_file, or set DATABASE_URL");
-    }
-    let address = url.or(from_file.flatten());
-    if given && needs == Needs::Database && address.is_none() {
-        return None;
-    }
-    let (url, warning) = address.map_or_else(|| (SecretString::default(), None), |a| (a.url, a.warning));
-    warnings.extend(warning);
-    Some(Database { url, max_connections: max_connections?, statement_cache: statement_cache? as usize })
+    let address = url.or(from_file.flatten())?;
+    warnings.extend(address.warning.map(|warning| format!("{}: {warning}", t.key("url"))));
+    Some(address.url)
 }
 
 fn poll(t: &mut Table<'_>) -> Option<Poll> {
@@ -196,9 +201,17 @@ fn pressure(t: &mut Table<'_>) -> Option<Pressure> {
     })
 }
 
-fn verifier(t: &mut Table<'_>) -> Option<Verifier> {
+fn verifier(t: &mut Table<'_>, needs: Needs, warnings: &mut Vec<String>) -> Option<Verifier> {
     let (interval, watch_for) = (t.scalar("interval", duration), t.scalar("watch_for", duration));
-    Some(Verifier { interval: interval?, watch_for: watch_for? })
+    let given = t.has("url") || t.has("url_file");
+    if t.has("url") && t.has("url_file") {
+        t.fault("url_file", "url is set too; keep one of them");
+    }
+    let url = postgres(t, needs, warnings);
+    if given && needs == Needs::Database && url.is_none() {
+        return None;
+    }
+    Some(Verifier { interval: interval?, watch_for: watch_for?, url })
 }
 
 fn guard(t: &mut Table<'_>, warnings: &mut Vec<String>) -> Option<Guard> {

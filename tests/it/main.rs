@@ -36,6 +36,7 @@ mod executor;
 mod faults;
 mod fence;
 mod forecast;
+mod levels;
 mod manners;
 mod metrics;
 mod model;
