@@ -23,6 +23,7 @@ use crate::{
     model::Mode,
     planner::{self, Look, Planner},
     policy::Policy,
+    records::Records,
     safeguards::{
         agreement::{self, Agreement},
         held, paused, server,
@@ -133,6 +134,12 @@ impl App {
         Levels::new(self.database.clone(), Arc::clone(&self.config), Arc::clone(&self.policy))
     }
 
+    /// What forgets the daemon's own records.
+    #[must_use]
+    pub fn records(&self) -> Records {
+        Records::new(self.database.clone(), Arc::clone(&self.config))
+    }
+
     /// The executor of this policy.
     #[must_use]
     pub fn executor(&self) -> Executor {
@@ -162,6 +169,9 @@ impl App {
         // What is known of the levels by now is written down; that some is not known yet is no failure of this run.
         if let Err(error) = self.levels()?.pass().await {
             tracing::warn!(event = "levels.failed", error = %error, sqlstate = error.sqlstate(), "further levels of erasure were not asked for");
+        }
+        if let Err(error) = self.records().prune().await {
+            tracing::warn!(event = "records.failed", error = %error, sqlstate = error.sqlstate(), "the next run forgets what is past its period");
         }
         self.verdict(asked_at).await
     }

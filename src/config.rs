@@ -46,6 +46,8 @@ pub struct Config {
     pub verifier: Verifier,
     /// The limits that stop a mass deletion.
     pub guard: Guard,
+    /// How long the daemon keeps what it knows about its own work.
+    pub records: Records,
     /// Listeners.
     pub http: Http,
     /// Log format and level.
@@ -169,6 +171,15 @@ pub struct Guard {
     pub share_floor: u64,
     /// Share of the accounts that may vanish from the source, 0 to 1.
     pub max_shrink: f64,
+}
+
+/// How long the daemon keeps what it knows about its own work; `None` is for ever.
+#[derive(Debug, Clone, Copy)]
+pub struct Records {
+    /// Jobs that are over, their levels, and values that nobody has seen any more.
+    pub keep_history: Option<Duration>,
+    /// Holds and pauses that are over.
+    pub keep_acts: Option<Duration>,
 }
 
 /// Listeners.

@@ -29,6 +29,7 @@
 //! | [`executor`] | pass: what is due is deleted, one bounded transaction at a time |
 //! | [`verifier`] | pass: what was purged is looked at again |
 //! | [`levels`] | pass: what is gone is followed through replicas, vacuum and copies |
+//! | [`records`] | pass: what the daemon has kept about its own work for long enough is forgotten |
 //! | [`outlook`] | pass that writes nothing: plan, explain, status |
 //! | [`schema`] | creates and checks the daemon's own tables |
 //! | [`lifecycle`] | signals, the drain, tasks that nobody forgets |
@@ -96,6 +97,7 @@ pub mod planner;
 pub mod executor;
 pub mod verifier;
 pub mod levels;
+pub mod records;
 pub mod outlook;
 
 // Running: what the passes need to be a program.

@@ -32,6 +32,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("executor", "clock config crash database jobs metrics model policy pressure safeguards sql stores"),
     ("verifier", "catalog config crash database jobs policy safeguards sql stores"),
     ("levels", "catalog config database policy safeguards sql stores"),
+    ("records", "config database safeguards"),
     ("outlook", "config database jobs metrics model policy retention safeguards sql stores"),
     // Running.
     ("schema", "config database"),
@@ -41,7 +42,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("failure", "catalog config database schema telemetry"),
     (
         "app",
-        "catalog clock config database executor failure http jobs levels lifecycle metrics model outlook planner policy safeguards schema terminal verifier",
+        "catalog clock config database executor failure http jobs levels lifecycle metrics model outlook planner policy records safeguards schema terminal verifier",
     ),
     // The operator's surface.
     ("embedded", ""),
@@ -53,7 +54,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
 ];
 
 const GATEWAYS: [&str; 9] = ["database", "pressure", "catalog", "source", "retention", "safeguards", "jobs", "stores", "policy"];
-const PASSES: [&str; 5] = ["planner", "executor", "verifier", "levels", "outlook"];
+const PASSES: [&str; 6] = ["planner", "executor", "verifier", "levels", "records", "outlook"];
 
 /// Longer files have become two things.
 const MOST_LINES: usize = 600;

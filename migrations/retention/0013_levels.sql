@@ -7,7 +7,7 @@ create table retention.levels (
     detail     jsonb       not null,
     primary key (job_id, level)
 );
-comment on table  retention.levels is 'Levels of erasure that completed jobs have reached. Rows are added and never changed.';
+comment on table  retention.levels is 'Levels of erasure that completed jobs have reached. Rows are added and never changed, and go with their job''s history.';
 comment on column retention.levels.job_id is 'The completed job.';
 comment on column retention.levels.level is 'absent: a role that may only read found nothing either. replicated: every standby and slot is past the deletion. cleaned: its dead rows have been vacuumed. expired: copies that cannot be deleted one by one are gone.';
 comment on column retention.levels.reached_at is 'When that was found to be so.';
@@ -55,3 +55,4 @@ insert into retention.levels_awaited (feature, data_class, job_ids)
 
 create index history_ended on retention.history (coalesce(completed_at, cancelled_at));
 comment on index retention.history_ended is 'Reports of an interval, and what has been kept long enough.';
+comment on table retention.history is 'Jobs that are over. Rows are added and never changed; they are forgotten after records.keep_history.';

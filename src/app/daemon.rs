@@ -29,6 +29,8 @@ use crate::{
 
 /// Completed jobs are followed at least so often.
 const FOLLOWED: Duration = Duration::from_mins(1);
+/// How often the daemon forgets records of its own.
+const FORGOTTEN: Duration = Duration::from_hours(1);
 /// How long the database may take to answer one scrape.
 const SCRAPE_LIMIT: Duration = Duration::from_secs(2);
 /// A planner that has not moved for this long hangs: longer than its longest statement may take.
@@ -135,10 +137,11 @@ impl Daemon {
         let tidying = self.tidy(&executor);
         let verifier = app.verifier();
         let (verifying, watching, following) = (self.verify(&verifier), self.watch(&verifier), self.follow(&app));
+        let forgetting = self.forget(&app);
         let purging = (0..self.config.executor.concurrency)
             .map(|i| self.purge(executor.worker(worker_name(i)).until(self.stop.soft.clone()), &executor));
         let work = async {
-            tokio::join!(planning, tidying, verifying, watching, following, futures_util::future::join_all(purging));
+            tokio::join!(planning, tidying, verifying, watching, following, forgetting, futures_util::future::join_all(purging));
         };
         tokio::select! {
             () = work => {}
@@ -300,6 +303,17 @@ impl Daemon {
                 tracing::warn!(event = "levels.failed", error = %error, sqlstate = error.sqlstate(), "will be asked again");
             }
             self.rest(self.config.verifier.interval.min(FOLLOWED)).await;
+        }
+    }
+
+    /// Forgets what the daemon has kept about its own work for long enough.
+    async fn forget(&self, app: &App) {
+        let records = app.records();
+        while !self.stop.soft.is_cancelled() {
+            if let Err(error) = records.prune().await {
+                tracing::warn!(event = "records.failed", error = %error, sqlstate = error.sqlstate(), "will be tried again");
+            }
+            self.rest(FORGOTTEN).await;
         }
     }
 

@@ -46,6 +46,10 @@ max_share = "10%"
 share_floor = 100
 max_shrink = "10%"
 
+[records]
+keep_history = "1095d"
+keep_acts = "1095d"
+
 [http]
 listen = "127.0.0.1:8080"
 ops_listen = "127.0.0.1:9464"

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{
-    Config, Database, Executor, Guard, Http, Log, LogFormat, Origin, Poll, Pressure, Verifier,
+    Config, Database, Executor, Guard, Http, Log, LogFormat, Origin, Poll, Pressure, Records, Verifier,
     address::address,
     overlap::{Point, judge},
     raw::{self, Text, Tree},
@@ -63,6 +63,7 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
     let pressure = root.section("pressure", pressure).flatten();
     let verifier = root.section("verifier", |t| verifier(t, needs, &mut warnings)).flatten();
     let guard = root.section("guard", |t| guard(t, &mut warnings)).flatten();
+    let records = root.section("records", records).flatten();
     let http = root.section("http", http).flatten();
     let log = root.section("log", log).flatten();
     let regions = root.maybe("regions", texts);
@@ -102,6 +103,7 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
         pressure: pressure?,
         verifier: verifier?,
         guard: guard?,
+        records: records?,
         http: http?,
         log: log?,
         regions,
@@ -230,6 +232,14 @@ fn guard(t: &mut Table<'_>, warnings: &mut Vec<String>) -> Option<Guard> {
         share_floor: share_floor?.into(),
         max_shrink: max_shrink?,
     })
+}
+
+fn records(t: &mut Table<'_>) -> Option<Records> {
+    // Shorter is a slip of the pen.
+    let a_day = Duration::from_hours(24);
+    let keep_history = t.scalar("keep_history", unlimited_or(at_least(a_day)));
+    let keep_acts = t.scalar("keep_acts", unlimited_or(at_least(a_day)));
+    Some(Records { keep_history: keep_history?, keep_acts: keep_acts? })
 }
 
 fn http(t: &mut Table<'_>) -> Option<Http> {

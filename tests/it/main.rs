@@ -48,6 +48,7 @@ mod predicates;
 mod privileges;
 mod promise;
 mod races;
+mod records;
 mod reports;
 mod safeguards;
 mod sources;
