@@ -211,12 +211,14 @@ impl Levels {
             "select a.id, h.id, h.account_id
              from (select a.id, a.job_ids, sum(cardinality(a.job_ids)) over (order by a.look_at, a.id) - cardinality(a.job_ids) as before
                    from (select a.id, a.job_ids, a.look_at from retention.levels_awaited a
-                         where {} and 'absent' = any(a.awaits) and a.noted_at is not null and a.look_at <= now()
+                         where {} and 'absent' = any(a.awaits) and a.noted_at is not null and a.look_at <= now() and {}
                          order by a.look_at, a.id limit {LOOKS}) a) a,
                   unnest(a.job_ids) j(id) join retention.history h on h.id = j.id
              where a.before < {LOOKS} and not exists (select 1 from retention.levels l where l.job_id = h.id and l.level = 'absent')",
-            class.jobs.of("a")
+            class.jobs.of("a"),
+            horizon::all_known("a", "$1")
         )))
+        .bind(class.target_names())
         .fetch_all(&mut *tx)
         .await?)
     }

@@ -108,11 +108,11 @@ fn rows(table: &str, ended: &str) -> String {
     )
 }
 
+/// Its row and the jobs' history were written by one transaction: where there is no history, it was forgotten.
 const AWAITED: &str = "
     with old as materialized (
         select a.id from retention.levels_awaited a
-        where a.since < now() - make_interval(secs => $1)
-          and not exists (select 1 from unnest(a.job_ids) j(id) join retention.history h on h.id = j.id)
+        where $1::float8 is not null and not exists (select 1 from unnest(a.job_ids) j(id) join retention.history h on h.id = j.id)
         order by a.id limit $2 for update skip locked),
     gone as (delete from retention.levels_awaited a using old where a.id = old.id returning 1)
     select count(*) from gone";

@@ -72,7 +72,7 @@ fn vacuums(oid: &str) -> String {
 }
 
 /// Notes the vacuums of every table and TOAST table of the class (`$2`), for jobs whose records nobody can see any more, as of the horizon `$1`. Not for jobs with
-/// targets that are not among `$3`: where those were is not known any more.
+/// targets that are not among `$3`.
 pub(super) fn count(class: &Class) -> String {
     format!(
         "with recursive down(oid) as (select unnest($2::int8[])::oid union select i.inhrelid from down join pg_inherits i on i.inhparent = down.oid),
@@ -80,10 +80,10 @@ pub(super) fn count(class: &Class) -> String {
                   select c.oid from down join pg_class c on c.oid = down.oid where c.relkind = 'r'
                   union select c.reltoastrelid from down join pg_class c on c.oid = down.oid where c.reltoastrelid <> 0)
          update retention.levels_awaited a set vacuums = (select jsonb_object_agg(r.oid::text, {}) from relations r)
-         where {} and 'cleaned' = any(a.awaits) and a.noted_at is not null and a.vacuums is null and a.xid <= $1
-           and not exists (select 1 from retention.history h, jsonb_object_keys(h.records_deleted) k where h.id = a.job_ids[1] and k <> all($3::text[]))",
+         where {} and 'cleaned' = any(a.awaits) and a.noted_at is not null and a.vacuums is null and a.xid <= $1 and {}",
         vacuums("r.oid"),
-        class.jobs.of("a")
+        class.jobs.of("a"),
+        all_known("a", "$3")
     )
 }
 
@@ -91,8 +91,21 @@ pub(super) fn count(class: &Class) -> String {
 pub(super) fn start_anew(class: &Class) -> String {
     let now = vacuums("v.key");
     format!(
-        "update retention.levels_awaited a set vacuums = (select jsonb_object_agg(v.key, {now}) from jsonb_each_text(a.vacuums) v)
-         where {} and a.vacuums is not null and exists (select 1 from jsonb_each_text(a.vacuums) v where {now} < v.value::int8)",
+        "with {},
+         fewer as materialized (
+             select n.vacuums, (select jsonb_object_agg(v.key, {now}) from jsonb_each_text(n.vacuums) v) as anew from noted n
+             where exists (select 1 from jsonb_each_text(n.vacuums) v where {now} < v.value::int8))
+         update retention.levels_awaited a set vacuums = f.anew from fewer f where {} and a.vacuums = f.vacuums",
+        noted(class),
+        class.jobs.of("a")
+    )
+}
+
+/// The counts that jobs of the class wait with, each once: whatever waits for a table that nobody vacuums waits with the same.
+fn noted(class: &Class) -> String {
+    format!(
+        "noted as materialized (
+             select distinct a.vacuums from retention.levels_awaited a where {} and 'cleaned' = any(a.awaits) and a.vacuums is not null)",
         class.jobs.of("a")
     )
 }
@@ -104,22 +117,34 @@ pub(super) fn cleaned(class: &Class) -> String {
     let others: Vec<String> = class.remote.iter().map(|t| t.name.clone()).collect();
     let now = vacuums("v.key");
     format!(
-        "with due as materialized (
-             select a.id, a.job_ids,
+        "with {},
+         enough as materialized (
+             select n.vacuums,
                     (select jsonb_object_agg(coalesce(v.key::oid::regclass::text, v.key), jsonb_build_object('vacuums_before', v.value::int8, 'vacuums', {now}))
-                     from jsonb_each_text(a.vacuums) v) as relations
-             from retention.levels_awaited a
-             where {} and 'cleaned' = any(a.awaits) and a.vacuums is not null
-               and not exists (select 1 from jsonb_each_text(a.vacuums) v join pg_class c on c.oid = v.key::oid
-                               where {now} < v.value::int8 + case when current_setting('server_version_num')::int4 < 150000 then 3 else 2 end)
-             order by a.id limit $1 for no key update skip locked),
+                     from jsonb_each_text(n.vacuums) v) as relations
+             from noted n
+             where not exists (select 1 from jsonb_each_text(n.vacuums) v join pg_class c on c.oid = v.key::oid
+                               where {now} < v.value::int8 + case when current_setting('server_version_num')::int4 < 150000 then 3 else 2 end)),
+         due as materialized (
+             select a.id, a.job_ids, e.relations from retention.levels_awaited a join enough e on e.vacuums = a.vacuums
+             where {} and 'cleaned' = any(a.awaits)
+             order by a.id limit $1 for no key update of a skip locked),
          reached as (
              insert into retention.levels (job_id, level, detail)
              select j.id, 'cleaned', jsonb_build_object('relations', due.relations, 'not_looked_at', to_jsonb({}))
              from due, unnest(due.job_ids) j(id) on conflict do nothing returning 1),
          settled as (update retention.levels_awaited a set awaits = array_remove(a.awaits, 'cleaned') from due where a.id = due.id)
          select (select count(*) from reached), (select count(*) from due)",
+        noted(class),
         class.jobs.of("a"),
         literals(&others)
+    )
+}
+
+/// The jobs under `alias` had no target that is not among the names `$n`, as a condition: where another one was is not known any more.
+pub(super) fn all_known(alias: &str, names: &str) -> String {
+    format!(
+        "not exists (select 1 from retention.history h, jsonb_object_keys(h.records_deleted) k
+                     where h.id = {alias}.job_ids[1] and k <> all({names}::text[]))"
     )
 }
