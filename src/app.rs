@@ -19,10 +19,12 @@ use crate::{
     executor::{Executor, Step},
     failure::Failure,
     ledger::{Ledger, LedgerError, Seen},
+    levels::Levels,
     lifecycle::Stop,
     model::Mode,
     planner::{self, Look, Planner},
     policy::Policy,
+    records::Records,
     safeguards::{
         agreement::{self, Agreement},
         held, paused, server,
@@ -127,6 +129,20 @@ impl App {
         Verifier::new(self.database.clone(), Arc::clone(&self.config), Arc::clone(&self.policy))
     }
 
+    /// What follows the jobs of this policy to further levels of erasure.
+    ///
+    /// # Errors
+    /// When the address of the second role cannot be parsed.
+    pub fn levels(&self) -> Result<Levels, DatabaseError> {
+        Levels::new(self.database.clone(), Arc::clone(&self.config), Arc::clone(&self.policy))
+    }
+
+    /// What forgets the daemon's own records.
+    #[must_use]
+    pub fn records(&self) -> Records {
+        Records::new(self.database.clone(), Arc::clone(&self.config))
+    }
+
     /// The executor of this policy.
     #[must_use]
     pub fn executor(&self) -> Executor {
@@ -160,6 +176,13 @@ impl App {
             self.drain(stop).await?;
             // What a batch found changed is settled before the verdict.
             planner.look(Look::Poll).await?;
+        }
+        // What is known of the levels by now is written down; that some is not known yet is no failure of this run.
+        if let Err(error) = self.levels()?.pass().await {
+            tracing::warn!(event = "levels.failed", error = %error, sqlstate = error.sqlstate(), "further levels of erasure were not asked for");
+        }
+        if let Err(error) = self.records().prune().await {
+            tracing::warn!(event = "records.failed", error = %error, sqlstate = error.sqlstate(), "the next run forgets what is past its period");
         }
         match self.ledger().pass().await {
             Ok(_) => {}

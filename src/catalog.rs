@@ -1,9 +1,10 @@
 //! What the database's catalogue says about the configured tables: key types, indexes, privileges, and whether a DELETE stays where it belongs.
 //! It looks at definitions only, never at records. What holds for targets alone is in `catalog/targets.rs`,
-//! what was forgotten in `catalog/coverage.rs`.
+//! what was forgotten in `catalog/coverage.rs`, what a second role may do in `catalog/witness.rs`.
 
 mod coverage;
 mod targets;
+pub mod witness;
 
 pub use coverage::uncovered;
 

@@ -3,6 +3,7 @@
 
 mod check;
 mod control;
+mod csv;
 mod demo;
 mod explain;
 mod jobs;
@@ -10,13 +11,14 @@ mod ledger;
 mod plan;
 mod policy;
 mod request;
+mod report;
 mod run;
 mod status;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use chrono::{DateTime, Utc};
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use serde::Serialize;
 
 use crate::{
@@ -36,14 +38,25 @@ pub struct Arguments {
     #[arg(short, long = "config", global = true, value_name = "FILE")]
     config: Vec<PathBuf>,
     /// How read verbs print.
-    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
-    output: Output,
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    output: Format,
     #[command(subcommand)]
     verb: Verb,
 }
 
-/// How read verbs print.
+/// What the command line can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Table,
+    /// For machines.
+    Json,
+    /// For spreadsheets; reports only.
+    Csv,
+}
+
+/// How read verbs print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Output {
     /// For people.
     Table,
@@ -133,6 +146,11 @@ enum Verb {
     Certificate(ledger::CertificateArguments),
     /// Have an account's records deleted ahead of every starting point.
     Request(request::Arguments),
+    /// What was deleted in an interval and how much of it in time; and what the rules say.
+    Report {
+        #[command(subcommand)]
+        verb: report::Verb,
+    },
     /// Ask the local daemon whether it lives; for container health checks.
     Healthcheck,
     /// Print a completion script.
@@ -147,7 +165,12 @@ enum Verb {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let verb_logs_to_stdout = matches!(arguments.verb, Verb::Run { .. } | Verb::Demo { .. });
-    let cli = Cli { files: arguments.config, output: arguments.output };
+    let csv = arguments.output == Format::Csv;
+    if csv && !matches!(arguments.verb, Verb::Report { .. }) {
+        Arguments::command().error(ErrorKind::ArgumentConflict, "only reports are printed as csv: use -o json").exit();
+    }
+    let output = if arguments.output == Format::Table { Output::Table } else { Output::Json };
+    let cli = Cli { files: arguments.config, output, csv };
     match cli.dispatch(arguments.verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -171,6 +194,8 @@ fn tell(failure: &Failure, logs_to_stdout: bool) {
 struct Cli {
     files: Vec<PathBuf>,
     output: Output,
+    /// Reports are printed as CSV, whatever `output` says.
+    csv: bool,
 }
 
 impl Cli {
@@ -192,6 +217,7 @@ impl Cli {
             Verb::Ledger { verb } => self.ledger(verb),
             Verb::Certificate(arguments) => self.certificate(arguments),
             Verb::Request(arguments) => self.request(arguments),
+            Verb::Report { verb } => self.report(verb),
             Verb::Healthcheck => self.healthcheck(),
             Verb::Completions { shell } => {
                 clap_complete::generate(shell, &mut Arguments::command(), "retentiond", &mut std::io::stdout());

@@ -55,6 +55,8 @@ pub struct Config {
     pub requests: Requests,
     /// Which acts need two people.
     pub approvals: Approvals,
+    /// How long the daemon keeps what it knows about its own work.
+    pub records: Records,
     /// Listeners.
     pub http: Http,
     /// Log format and level.
@@ -75,6 +77,16 @@ pub struct Config {
     pub warnings: Vec<String>,
     /// Where all this was read.
     pub origin: Origin,
+}
+
+impl Config {
+    /// The main database under a role that may read and not delete, where one is configured.
+    #[must_use]
+    pub fn witness(&self) -> Option<Database> {
+        let url = self.verifier.url.clone()?;
+        // It is asked rarely, and by one at a time.
+        Some(Database { url, max_connections: 1, statement_cache: self.database.statement_cache })
+    }
 }
 
 /// The promise itself, as shipped: rules, stores and every default, without `mode` and `database.url`.
@@ -160,6 +172,8 @@ pub struct Verifier {
     pub interval: Duration,
     /// How long after a purge it is looked at again.
     pub watch_for: Duration,
+    /// The main database under a role that may read and not delete, where one is configured; never printed.
+    pub url: Option<SecretString>,
 }
 
 /// The limits that stop a mass deletion (I12).
@@ -204,6 +218,15 @@ pub struct Approvals {
     pub hold_release: People,
     /// `policy accept`
     pub policy_accept: People,
+}
+
+/// How long the daemon keeps what it knows about its own work; `None` is for ever.
+#[derive(Debug, Clone, Copy)]
+pub struct Records {
+    /// Jobs that are over, their levels, and values that nobody has seen any more.
+    pub keep_history: Option<Duration>,
+    /// Holds and pauses that are over.
+    pub keep_acts: Option<Duration>,
 }
 
 /// Listeners.
@@ -376,6 +399,15 @@ pub enum Store {
 }
 
 impl Store {
+    /// Its kind, as the configuration spells it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::MainPostgres => "postgres",
+            Self::Remote(remote) => remote.protocol.kind(),
+        }
+    }
+
     /// Its places have names that are none of tables.
     fn holds_no_tables(&self) -> bool {
         matches!(self, Self::Remote(Remote { protocol: Protocol::Cmq(_), .. }))

@@ -24,7 +24,7 @@ use crate::{
 };
 
 pub use by_hand::{close, retry};
-pub use list::{Filter, Job, Looks, Tally, list, looks, tally};
+pub use list::{Filter, Job, Looks, Tally, levels, list, looks, tally};
 pub use record::{Next, Progress, cancel, record};
 
 /// When a completed job is looked at again for the first time (R24).

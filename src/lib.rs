@@ -31,6 +31,8 @@
 //! | [`planner`] | pass: what stands is compared with what is scheduled |
 //! | [`executor`] | pass: what is due is deleted, one bounded transaction at a time |
 //! | [`verifier`] | pass: what was purged is looked at again |
+//! | [`levels`] | pass: what is gone is followed through replicas, vacuum and copies |
+//! | [`records`] | pass: what the daemon has kept about its own work for long enough is forgotten |
 //! | [`outlook`] | pass that writes nothing: plan, explain, status |
 //! | [`schema`] | creates and checks the daemon's own tables |
 //! | [`lifecycle`] | signals, the drain, tasks that nobody forgets |
@@ -70,6 +72,8 @@
 //! | quarantine | source values that cannot be instants, each left alone |
 //! | absence | a row that was in the source and is not any more |
 //! | residue | records that are there when they should be gone |
+//! | level | how far a deletion has come beyond the empty look: absent, replicated, cleaned, expired |
+//! | witness | a second role that may look and not delete |
 //! | pass, look | one bounded, repeatable piece of work; the planner's and the verifier's are looks |
 //! | ledger | what was scheduled, begun, deleted, held and decided, in an order that cannot be changed unseen |
 //! | entry | one line of the ledger; pending until it has a number |
@@ -105,6 +109,8 @@ pub mod policy;
 pub mod planner;
 pub mod executor;
 pub mod verifier;
+pub mod levels;
+pub mod records;
 pub mod outlook;
 
 // Running: what the passes need to be a program.

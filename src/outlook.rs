@@ -1,7 +1,9 @@
 //! What would be deleted, when and why: the read-only pass behind `plan`, `explain` and `status`. It writes nothing, and asks the very rules
-//! that the planner asks.
+//! that the planner asks. What was deleted (`outlook/report.rs`) and what the rules say (`outlook/art30.rs`) is for `report`.
 
+mod art30;
 mod gauges;
+pub mod report;
 
 use std::{
     collections::BTreeMap,
@@ -24,6 +26,7 @@ use crate::{
     stores::{self, postgres},
 };
 
+pub use art30::{Art30, Rule, art30};
 pub use gauges::gauges;
 
 /// Counts of what is not due yet are left out beyond this many jobs (R36).

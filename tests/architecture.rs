@@ -34,6 +34,8 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("planner", "catalog clock config crash database jobs model policy requests retention safeguards source sql stores"),
     ("executor", "clock config crash database jobs ledger metrics model policy pressure requests safeguards sql stores"),
     ("verifier", "catalog config crash database jobs policy safeguards sql stores"),
+    ("levels", "catalog config database policy safeguards sql stores"),
+    ("records", "config database safeguards"),
     ("outlook", "config database jobs metrics model policy requests retention safeguards sql stores"),
     // Running.
     ("schema", "config database ledger"),
@@ -43,7 +45,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("failure", "catalog config database ledger schema telemetry"),
     (
         "app",
-        "catalog clock config database executor failure http jobs ledger lifecycle metrics model outlook planner policy safeguards schema terminal verifier",
+        "catalog clock config database executor failure http jobs ledger levels lifecycle metrics model outlook planner policy records safeguards schema terminal verifier",
     ),
     // The operator's surface.
     ("certificate", "config ledger proof"),
@@ -57,7 +59,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
 
 const GATEWAYS: [&str; 11] =
     ["database", "pressure", "catalog", "source", "retention", "safeguards", "ledger", "requests", "jobs", "stores", "policy"];
-const PASSES: [&str; 4] = ["planner", "executor", "verifier", "outlook"];
+const PASSES: [&str; 6] = ["planner", "executor", "verifier", "levels", "records", "outlook"];
 
 /// Longer files have become two things.
 const MOST_LINES: usize = 600;

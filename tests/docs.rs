@@ -209,9 +209,10 @@ fn every_verb_and_flag_that_a_document_shows_exists() {
             let where_ = format!("{}: retentiond {}", name(&path), words.join(" "));
             assert!(listed.contains(first), "{where_}: no such verb");
             shown.insert(first.clone());
-            let subverb = words
-                .get(1)
-                .filter(|word| (matches!(first.as_str(), "jobs" | "hold" | "guard" | "policy" | "request" | "ledger" | "report") || *word == "verify") && !word.starts_with('-'));
+            let subverb = words.get(1).filter(|word| {
+                (matches!(first.as_str(), "jobs" | "hold" | "guard" | "policy" | "request" | "ledger" | "report") || *word == "verify")
+                    && !word.starts_with('-')
+            });
             let verb: Vec<String> = std::iter::once(first).chain(subverb).cloned().collect();
             let text = help(&verb).unwrap_or_else(|| panic!("{where_}: no such verb"));
             for flag in words.iter().filter(|word| word.starts_with("--") && word.len() > 2) {

@@ -38,3 +38,11 @@ begin
     return null;
 end $$;
 create trigger ledger after insert on retention.approvals for each row execute function retention.ledger_approval();
+
+create function retention.ledger_levels() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    insert into retention.ledger_pending (at, event, kind, reference, body)
+    select n.reached_at, 'level', 'job', n.job_id, jsonb_build_object('level', n.level) from new_rows n order by n.job_id, n.level;
+    return null;
+end $$;
+create trigger ledger after insert on retention.levels referencing new table as new_rows for each statement execute function retention.ledger_levels();

@@ -28,6 +28,10 @@ use crate::{
     verifier::Verifier,
 };
 
+/// Completed jobs are followed at least so often.
+const FOLLOWED: Duration = Duration::from_mins(1);
+/// How often the daemon forgets records of its own.
+const FORGOTTEN: Duration = Duration::from_hours(1);
 /// How long the database may take to answer one scrape.
 const SCRAPE_LIMIT: Duration = Duration::from_secs(2);
 /// A planner that has not moved for this long hangs: longer than its longest statement may take.
@@ -133,13 +137,15 @@ impl Daemon {
         let planning = self.plan(&app);
         let tidying = self.tidy(&executor);
         let verifier = app.verifier();
-        let (verifying, watching) = (self.verify(&verifier), self.watch(&verifier));
+        let (verifying, watching, following) = (self.verify(&verifier), self.watch(&verifier), self.follow(&app));
+        let forgetting = self.forget(&app);
         let ledger = app.ledger();
         let (writing, checking) = (self.write_ledger(&ledger), self.check_ledger(&ledger));
         let purging = (0..self.config.executor.concurrency)
             .map(|i| self.purge(executor.worker(worker_name(i)).until(self.stop.soft.clone()), &executor));
         let work = async {
-            tokio::join!(planning, tidying, verifying, watching, writing, checking, futures_util::future::join_all(purging));
+            let ours = futures_util::future::join4(following, forgetting, writing, checking);
+            tokio::join!(planning, tidying, verifying, watching, ours, futures_util::future::join_all(purging));
         };
         tokio::select! {
             () = work => {}
@@ -325,6 +331,36 @@ impl Daemon {
                 }
             };
             self.rest(pause.max(Duration::from_millis(100))).await;
+        }
+    }
+
+    /// Follows completed jobs to further levels of erasure.
+    async fn follow(&self, app: &App) {
+        let levels = match app.levels() {
+            Ok(levels) => levels,
+            Err(error) => {
+                return tracing::warn!(event = "levels.failed", error = %error, "nothing is followed to further levels of erasure");
+            }
+        };
+        while !self.stop.soft.is_cancelled() {
+            if self.health.agreed.load(Ordering::Relaxed)
+                && !self.health.waiting.load(Ordering::Relaxed)
+                && let Err(error) = levels.pass().await
+            {
+                tracing::warn!(event = "levels.failed", error = %error, sqlstate = error.sqlstate(), "will be asked again");
+            }
+            self.rest(self.config.verifier.interval.min(FOLLOWED)).await;
+        }
+    }
+
+    /// Forgets what the daemon has kept about its own work for long enough.
+    async fn forget(&self, app: &App) {
+        let records = app.records();
+        while !self.stop.soft.is_cancelled() {
+            if let Err(error) = records.prune().await {
+                tracing::warn!(event = "records.failed", error = %error, sqlstate = error.sqlstate(), "will be tried again");
+            }
+            self.rest(FORGOTTEN).await;
         }
     }
 

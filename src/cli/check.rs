@@ -8,7 +8,7 @@ use super::{Cli, Output, block_on, print, print_json};
 use crate::{
     app::patiently,
     catalog::{self, Finding, Severity},
-    config::{Config, Needs},
+    config::{self, Config, Needs},
     database::{Database, DatabaseError, Purpose, Tx},
     failure::Failure,
     ledger::{self, LedgerError},
@@ -101,9 +101,36 @@ async fn look(config: &Config, database: &Database) -> Result<Vec<Finding>, Fail
             findings.extend(evidence(&mut tx, config).await?);
         }
     }
+    findings.extend(statistics(&mut tx).await?);
+    if let Some(witness) = config.witness() {
+        findings.extend(second_role(config, &witness, catalog::witness::identity(&mut tx).await?).await);
+    }
     drop(tx);
     findings.extend(remote(config).await);
     Ok(findings)
+}
+
+/// Without it nobody can tell how far standbys are and what old sessions may still see.
+async fn statistics(tx: &mut Tx) -> Result<Option<Finding>, DatabaseError> {
+    let (role, may): (String, bool) =
+        sqlx::query_as("select quote_ident(current_user), pg_has_role('pg_read_all_stats', 'usage')").fetch_one(&mut **tx).await?;
+    Ok((!may).then(|| Finding {
+        severity: Severity::Warning,
+        subject: "database".to_owned(),
+        problem: format!("{role} may not see standbys and sessions of others: no job reaches the levels replicated and cleaned"),
+        remedy: Some(format!("GRANT pg_monitor TO {role}")),
+    }))
+}
+
+/// Whether the role of `verifier.url` can testify that records are gone.
+async fn second_role(config: &Config, witness: &config::Database, main: (i64, i64)) -> Vec<Finding> {
+    let asked = async {
+        let mut tx = Database::new(witness)?.begin(Purpose::Read).await?;
+        catalog::witness::doubts(&mut tx, config, main).await
+    };
+    asked.await.unwrap_or_else(|error| {
+        vec![Finding { severity: Severity::Error, subject: "verifier.url".to_owned(), problem: error.to_string(), remedy: None }]
+    })
 }
 
 /// What other stores say about each place that the configuration names in them.

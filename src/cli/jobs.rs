@@ -1,6 +1,9 @@
 //! `jobs`: list, show, retry, close.
 
+use std::collections::BTreeMap;
+
 use clap::{Args, Subcommand};
+use serde::Serialize;
 
 use super::{Cli, Output, block_on, control::Act, now, print, print_json};
 use crate::{
@@ -57,6 +60,15 @@ pub(super) struct ListArguments {
     limit: Option<i64>,
 }
 
+/// One job in full.
+#[derive(Debug, Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    job: Job,
+    /// Levels of erasure, each with when it was found to be reached.
+    levels: BTreeMap<String, String>,
+}
+
 impl Cli {
     pub(super) fn jobs(&self, verb: Verb) -> Result<(), Failure> {
         let config = self.one_shot()?;
@@ -81,7 +93,8 @@ impl Cli {
                     let mut tx = self.own_tables(&config, Purpose::Compare).await?;
                     let job = jobs::list(&mut tx, &Filter { id: Some(id), ..Filter::default() }).await?.pop();
                     let job = job.ok_or_else(|| no_such_job(id))?;
-                    print_json(&job)
+                    let levels = jobs::levels(&mut tx, id).await?;
+                    print_json(&Shown { job, levels })
                 }
                 Verb::Retry { id } => {
                     let mut tx = self.own_tables(&config, Purpose::Write).await?;

@@ -164,7 +164,10 @@ impl Cli {
                 let lost = if replayed.lost.is_empty() {
                     "none".to_owned()
                 } else {
-                    format!("{}; everything is paused until they are placed again", replayed.lost.join(", "))
+                    format!(
+                        "{}; where one of them stopped deletion, everything is paused until they are placed again",
+                        replayed.lost.join(", ")
+                    )
                 };
                 self.show_rows(
                     &replayed,
@@ -172,7 +175,7 @@ impl Cli {
                         ("entries before", replayed.from.to_string()),
                         ("entries now", replayed.to.to_string()),
                         ("jobs that had ended", replayed.jobs.to_string()),
-                        ("holds and pauses lost", lost),
+                        ("acts that were lost", lost),
                     ],
                 )
             }

@@ -58,9 +58,8 @@ pub(super) fn address(url: &str) -> Read<Address> {
     let spelt = names().any(|name| matches!(name, "sslmode" | "ssl-mode"));
     if here || spelt {
         let weak = !here && !matches!(options.get_ssl_mode(), PgSslMode::VerifyFull);
-        let warning = weak.then(|| {
-            format!("database.url: its sslmode does not prove that {} is who it claims to be; sslmode=verify-full does", options.get_host())
-        });
+        let warning = weak
+            .then(|| format!("its sslmode does not prove that {} is who it claims to be; sslmode=verify-full does", options.get_host()));
         return Ok(Address { url: url.into(), warning });
     }
     let joint = if url.contains('?') { '&' } else { '?' };

@@ -47,6 +47,7 @@ share_floor = 100
 max_shrink = "10%"
 
 [ledger]
+
 [requests]
 fulfil_within = "30d"
 
@@ -55,6 +56,10 @@ request = 1
 guard_release = 1
 hold_release = 1
 policy_accept = 1
+
+[records]
+keep_history = "1095d"
+keep_acts = "1095d"
 
 [http]
 listen = "127.0.0.1:8080"

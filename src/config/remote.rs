@@ -89,6 +89,21 @@ pub enum Protocol {
     Expiring,
 }
 
+impl Protocol {
+    /// The kind of its stores, as the configuration spells it.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Postgres(_) => "postgres",
+            Self::Mysql(_) => "mysql",
+            Self::Objects(_) => "objects",
+            Self::Mongodb(_) => "mongodb",
+            Self::Amqp(_) => "amqp",
+            Self::Cmq(_) => "cmq",
+            Self::Expiring => "expiring",
+        }
+    }
+}
+
 /// One place in a remote store that holds records of a data class.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteTarget {

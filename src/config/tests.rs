@@ -89,7 +89,15 @@ fn the_shipped_file_shows_every_scalar_key_with_its_default() {
     let sections: Vec<&str> = DEFAULTS.lines().filter(|line| line.starts_with('[')).collect();
     let strange = sections.iter().map(|section| format!("{section}\nzzzzzzzz = 1\n")).collect::<Vec<_>>().concat();
     let later = ["http.tokens", "log.account_ids"];
-    let absent = ["database.url", "database.url_file", "poll.vanish_interval", "ledger.key_file", "ledger.checkpoint_dir"];
+    let absent = [
+        "database.url",
+        "database.url_file",
+        "poll.vanish_interval",
+        "verifier.url",
+        "verifier.url_file",
+        "ledger.key_file",
+        "ledger.checkpoint_dir",
+    ];
     let mut known: Vec<String> = Vec::new();
     for fault in parse(&[("mine", &strange)], &env(&[]), Needs::Nothing).unwrap_err().faults {
         if let (Some(section), Some((_, keys))) = (fault.key.strip_suffix(".zzzzzzzz"), fault.problem.split_once("known here: ")) {
@@ -519,6 +527,35 @@ fn an_address_may_come_from_a_file_and_a_later_layer_replaces_either() {
     assert!(wrong.contains("must start with postgres://") && !wrong.contains("hunter2"), "{wrong}");
     let none = url(&both, &[("RETENTIOND__DATABASE__URL_FILE", "/no/such/file")]).unwrap_err().to_string();
     assert!(none.contains("database.url_file: \"/no/such/file\" cannot be read"), "{none}");
+}
+
+#[test]
+fn the_second_role_has_an_address_under_the_same_rules() {
+    let url = |text: &str, needs| {
+        let mine = format!("{MINE}\n[verifier]\n{text}\n");
+        let config = parse(&[("shipped", SHIPPED), ("mine", &mine)], &BTreeMap::new(), needs);
+        config.map(|config| (config.witness().map(|witness| witness.url.expose_secret().to_owned()), config.warnings))
+    };
+    assert_eq!(url("", Needs::Database).unwrap(), (None, Vec::new()));
+    let proven = Some("postgres://w@db/d?sslmode=verify-full".to_owned());
+    assert_eq!(url("url = \"postgres://w@db/d\"", Needs::Database).unwrap(), (proven, Vec::new()));
+    let (_, warnings) = url("url = \"postgres://w@db/d?sslmode=disable\"", Needs::Database).unwrap();
+    assert!(warnings.len() == 1 && warnings[0].starts_with("verifier.url: its sslmode does not prove that db is"), "{warnings:?}");
+
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("url");
+    fs::write(&secret, "postgres://w:hunter2@127.0.0.1/d\n").unwrap();
+    let named = format!("url_file = {secret:?}");
+    assert_eq!(url(&named, Needs::Database).unwrap().0.unwrap(), "postgres://w:hunter2@127.0.0.1/d");
+    assert_eq!(url("url_file = \"/no/such/file\"", Needs::Nothing).unwrap().0, None, "a secret is read by whoever needs it");
+    for (bad, words) in [
+        (format!("{named}\nurl = \"postgres://w:hunter2@db/d\""), "verifier.url_file: url is set too"),
+        ("url_file = \"/no/such/file\"".to_owned(), "verifier.url_file: \"/no/such/file\" cannot be read"),
+        ("url = \"mysql://w:hunter2@db/d\"".to_owned(), "verifier.url: must start with postgres://"),
+    ] {
+        let said = url(&bad, Needs::Database).unwrap_err().to_string();
+        assert!(said.contains(words) && !said.contains("hunter2"), "{said}");
+    }
 }
 
 #[test]

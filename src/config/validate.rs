@@ -7,7 +7,8 @@ use secrecy::SecretString;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{
-    Approvals, Config, Database, Executor, Guard, Http, Ledger, Log, LogFormat, Origin, People, Poll, Pressure, Requests, Verifier,
+    Approvals, Config, Database, Executor, Guard, Http, Ledger, Log, LogFormat, Origin, People, Poll, Pressure, Records, Requests,
+    Verifier,
     address::address,
     overlap::{Point, judge},
     raw::{self, Text, Tree},
@@ -61,11 +62,12 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
     let database = root.section("database", |t| database(t, needs, concurrency, &mut warnings)).flatten();
     let poll = root.section("poll", poll).flatten();
     let pressure = root.section("pressure", pressure).flatten();
-    let verifier = root.section("verifier", verifier).flatten();
+    let verifier = root.section("verifier", |t| verifier(t, needs, &mut warnings)).flatten();
     let guard = root.section("guard", |t| guard(t, &mut warnings)).flatten();
     let ledger = root.section("ledger", |t| ledger(t, needs)).flatten();
     let requests = root.section("requests", requests).flatten();
     let approvals = root.section("approvals", approvals).flatten();
+    let records = root.section("records", records).flatten();
     let http = root.section("http", http).flatten();
     let log = root.section("log", log).flatten();
     let regions = root.maybe("regions", texts);
@@ -107,6 +109,7 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
         ledger: ledger?,
         requests: requests?,
         approvals: approvals?,
+        records: records?,
         http: http?,
         log: log?,
         regions,
@@ -131,6 +134,19 @@ fn database(t: &mut Table<'_>, needs: Needs, concurrency: Option<usize>, warning
             t.fault("max_connections", problem);
         }
     }
+    let given = t.has("url") || t.has("url_file");
+    if !given && needs == Needs::Database {
+        t.fault("url", "is missing: write url = \"postgres://…\" or url_file, or set DATABASE_URL");
+    }
+    let url = postgres(t, needs, warnings);
+    if given && needs == Needs::Database && url.is_none() {
+        return None;
+    }
+    Some(Database { url: url.unwrap_or_default(), max_connections: max_connections?, statement_cache: statement_cache? as usize })
+}
+
+/// The address of a database as `url`, or in the file that `url_file` names. `None` also when it is at fault, or in a file that nobody needs now.
+fn postgres(t: &mut Table<'_>, needs: Needs, warnings: &mut Vec<String>) -> Option<SecretString> {
     let url = t.maybe("url", |value| address(&text(value)?));
     let from_file = t.maybe("url_file", |value| {
         let path = text(value)?;
@@ -142,17 +158,9 @@ fn database(t: &mut Table<'_>, needs: Needs, concurrency: Option<usize>, warning
             }
         }
     });
-    let given = t.has("url") || t.has("url_file");
-    if !given && needs == Needs::Database {
-        t.fault("url", "is missing: write url = \"postgres://…\" or url_file, or set DATABASE_URL");
-    }
-    let address = url.or(from_file.flatten());
-    if given && needs == Needs::Database && address.is_none() {
-        return None;
-    }
-    let (url, warning) = address.map_or_else(|| (SecretString::default(), None), |a| (a.url, a.warning));
-    warnings.extend(warning);
-    Some(Database { url, max_connections: max_connections?, statement_cache: statement_cache? as usize })
+    let address = url.or(from_file.flatten())?;
+    warnings.extend(address.warning.map(|warning| format!("{}: {warning}", t.key("url"))));
+    Some(address.url)
 }
 
 fn poll(t: &mut Table<'_>) -> Option<Poll> {
@@ -201,9 +209,17 @@ fn pressure(t: &mut Table<'_>) -> Option<Pressure> {
     })
 }
 
-fn verifier(t: &mut Table<'_>) -> Option<Verifier> {
+fn verifier(t: &mut Table<'_>, needs: Needs, warnings: &mut Vec<String>) -> Option<Verifier> {
     let (interval, watch_for) = (t.scalar("interval", duration), t.scalar("watch_for", duration));
-    Some(Verifier { interval: interval?, watch_for: watch_for? })
+    let given = t.has("url") || t.has("url_file");
+    if t.has("url") && t.has("url_file") {
+        t.fault("url_file", "url is set too; keep one of them");
+    }
+    let url = postgres(t, needs, warnings);
+    if given && needs == Needs::Database && url.is_none() {
+        return None;
+    }
+    Some(Verifier { interval: interval?, watch_for: watch_for?, url })
 }
 
 fn guard(t: &mut Table<'_>, warnings: &mut Vec<String>) -> Option<Guard> {
@@ -251,6 +267,14 @@ fn approvals(t: &mut Table<'_>) -> Option<Approvals> {
     let hold_release = t.scalar("hold_release", people);
     let policy_accept = t.scalar("policy_accept", people);
     Some(Approvals { request: request?, guard_release: guard_release?, hold_release: hold_release?, policy_accept: policy_accept? })
+}
+
+fn records(t: &mut Table<'_>) -> Option<Records> {
+    // Shorter is a slip of the pen.
+    let a_day = Duration::from_hours(24);
+    let keep_history = t.scalar("keep_history", unlimited_or(at_least(a_day)));
+    let keep_acts = t.scalar("keep_acts", unlimited_or(at_least(a_day)));
+    Some(Records { keep_history: keep_history?, keep_acts: keep_acts? })
 }
 
 fn http(t: &mut Table<'_>) -> Option<Http> {

@@ -114,6 +114,16 @@ pub async fn list(conn: &mut PgConnection, filter: &Filter) -> Result<Vec<Job>, 
         .await?)
 }
 
+/// The levels of erasure that a job has reached, each with when that was found.
+///
+/// # Errors
+/// Those of the database.
+pub async fn levels(conn: &mut PgConnection, id: i64) -> Result<BTreeMap<String, String>, DatabaseError> {
+    let rows: Vec<(String, DateTime<Utc>)> =
+        sqlx::query_as("select level, reached_at from retention.levels where job_id = $1").bind(id).fetch_all(conn).await?;
+    Ok(rows.into_iter().map(|(level, at)| (level, model::rfc3339(at))).collect())
+}
+
 /// Jobs counted as `status` shows them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, FromRow, Serialize)]
 pub struct Tally {

@@ -107,6 +107,9 @@ async fn complete(conn: &mut PgConnection, class: &Class, progress: &[&Progress]
          over as materialized (
              select *, 'completed' as state, null::timestamptz as cancelled_at, null as cancel_reason, {gone} as last_copy_gone_at from done),
          kept as ({KEEP}),
+         awaited as (
+             insert into retention.levels_awaited (feature, data_class, job_ids)
+             select feature, data_class, array_agg(id) from over group by feature, data_class),
          marked as (
              insert into retention.done_marks (account_id, feature, data_class, starting_point, started_at, places, job_id, look_at)
              select account_id, feature, data_class, starting_point, started_at, $5, id, now() + make_interval(secs => $6) from over

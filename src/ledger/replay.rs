@@ -27,8 +27,8 @@ pub struct Replayed {
     pub to: u64,
     /// Jobs that had ended in the lost time: what they deleted and came back is deleted again.
     pub jobs: u64,
-    /// Acts of the lost time that stopped deletion, and that the database does not know: `hold 7`, `pause 3`. Everything is paused until somebody has
-    /// placed them again.
+    /// Acts of the lost time that the database does not know: `hold 7`, `pause 3`, `request 5`. Where one of them stopped deletion, everything is paused until
+    /// somebody has placed them again.
     pub lost: Vec<String>,
 }
 
@@ -168,7 +168,7 @@ struct Lost {
     ended: u64,
     /// The highest id by kind.
     ids: BTreeMap<String, i64>,
-    /// Holds and pauses that were in force at the end.
+    /// Holds, pauses and requests that stood at the end.
     acts: BTreeSet<(String, i64)>,
     /// The guard stood tripped at the end.
     tripped: bool,
@@ -185,8 +185,8 @@ impl Lost {
             *highest = id.max(*highest);
             match said["event"].as_str().unwrap_or_default() {
                 "completed" => self.ended += 1,
-                "held" | "paused" => drop(self.acts.insert((kind.clone(), id))),
-                "released" | "resumed" => drop(self.acts.remove(&(kind.clone(), id))),
+                "held" | "paused" | "request_accepted" => drop(self.acts.insert((kind.clone(), id))),
+                "released" | "resumed" | "request_withdrawn" => drop(self.acts.remove(&(kind.clone(), id))),
                 _ => {}
             }
         }
@@ -200,7 +200,14 @@ impl Lost {
 
     /// No id that an entry speaks of is given to anything else.
     async fn skip_ids(&self, conn: &mut PgConnection) -> Result<(), LedgerError> {
-        for (kind, table) in [("job", "jobs"), ("hold", "holds"), ("pause", "pauses"), ("policy", "policies"), ("request", "requests")] {
+        for (kind, table) in [
+            ("job", "jobs"),
+            ("hold", "holds"),
+            ("pause", "pauses"),
+            ("policy", "policies"),
+            ("request", "requests"),
+            ("approval", "approvals"),
+        ] {
             let Some(id) = self.ids.get(kind) else { continue };
             let skip = format!(
                 "select setval(s.name, greatest($1, nextval(s.name))) from (select pg_get_serial_sequence('retention.{table}', 'id')::regclass as name) s"
@@ -217,8 +224,7 @@ impl Lost {
         }
         let mut lost = Vec::new();
         for (kind, id) in &self.acts {
-            let table = if kind == "hold" { "holds" } else { "pauses" };
-            let there: bool = sqlx::query_scalar(AssertSqlSafe(format!("select exists (select 1 from retention.{table} where id = $1)")))
+            let there: bool = sqlx::query_scalar(AssertSqlSafe(format!("select exists (select 1 from retention.{kind}s where id = $1)")))
                 .bind(id)
                 .fetch_one(&mut *conn)
                 .await?;
@@ -226,7 +232,8 @@ impl Lost {
                 lost.push(format!("{kind} {id}"));
             }
         }
-        if !lost.is_empty() {
+        // A request that is lost deletes nothing.
+        if self.acts.iter().any(|(kind, id)| kind != "request" && lost.contains(&format!("{kind} {id}"))) {
             let why = format!("the database came back without {}; resume once they are placed again", lost.join(", "));
             let scope = crate::safeguards::control::Scope::default();
             crate::safeguards::control::pause(conn, &scope, &why, by).await?;

@@ -28,25 +28,28 @@ pub(super) async fn of(conn: &mut PgConnection, entries: &[(i64, Vec<u8>, String
         |kind: &str| -> Vec<i64> { entries.iter().filter(|(_, _, of, _)| of == kind).filter_map(|(.., reference)| *reference).collect() };
     let rows: Vec<Row> = sqlx::query_as(
         "with wanted as (select distinct kind, id from (
-             select 'job' as kind, unnest($1::int8[]) as id union all select 'hold', unnest($2::int8[]) union all select 'pause', unnest($3::int8[])) w)
-         select w.kind, w.id, s.salt, coalesce(j.account_id, h.account_id, d.account_id, p.account_id) as subject,
+             select 'job' as kind, unnest($1::int8[]) as id union all select 'hold', unnest($2::int8[]) union all select 'pause', unnest($3::int8[])
+             union all select 'request', unnest($4::int8[])) w)
+         select w.kind, w.id, s.salt, coalesce(j.account_id, h.account_id, d.account_id, p.account_id, r.account_id) as subject,
                 case when h.id is not null then jsonb_strip_nulls(jsonb_build_object(
                     'event', h.state, 'feature', h.feature, 'data_class', h.data_class, 'starting_point', h.starting_point,
                     'started_at', retention.instant(h.started_at), 'retain_until', retention.instant(h.retain_until), 'delete_by', retention.instant(h.delete_by),
                     'rule', h.policy, 'attempts', h.attempts, 'purge_began_at', retention.instant(h.purge_began_at), 'records_deleted', h.records_deleted,
                     'outcomes', h.outcomes, 'count_exact', h.count_exact, 'cancel_reason', h.cancel_reason,
                     'last_copy_gone_at', retention.instant(h.last_copy_gone_at), 'at', retention.instant(coalesce(h.completed_at, h.cancelled_at))))
-                when j.id is not null then '{}' when d.id is not null then '{}' when p.id is not null then '{}' end as told
+                when j.id is not null then '{}' when d.id is not null then '{}' when p.id is not null then '{}' when r.id is not null then '{}' end as told
          from wanted w
          left join retention.ledger_salts s on s.kind = w.kind and s.reference = w.id
          left join retention.jobs j on w.kind = 'job' and j.id = w.id
          left join retention.history h on w.kind = 'job' and h.id = w.id
          left join retention.holds d on w.kind = 'hold' and d.id = w.id
-         left join retention.pauses p on w.kind = 'pause' and p.id = w.id",
+         left join retention.pauses p on w.kind = 'pause' and p.id = w.id
+         left join retention.requests r on w.kind = 'request' and r.id = w.id",
     )
     .bind(about("job"))
     .bind(about("hold"))
     .bind(about("pause"))
+    .bind(about("request"))
     .fetch_all(&mut *conn)
     .await?;
     let rows: BTreeMap<(&str, i64), &Row> = rows.iter().map(|row| ((row.kind.as_str(), row.id), row)).collect();

@@ -112,6 +112,7 @@ async fn state(world: &World) -> Vec<String> {
                 purge_began_at is not null, last_error, blocked_by, cancel_reason from retention.every_job",
         "select account_id, data_class, seen, admitted_at is not null, overdue_told_at is not null from retention.jobs",
         "select account_id, data_class, starting_point, started_at, places, residue, look_at is not null from retention.done_marks",
+        "select j.account_id, j.data_class, l.level from retention.levels l join retention.every_job j on j.id = l.job_id",
         "select account_id, released from retention.admissions",
         "select account_id, accepted_at, withdrawn_at, fulfilled_told_at is not null from retention.requests",
         "select account_id, data_class, (select account_id || data_class || state from retention.history h where h.id = q.job_id) from retention.request_parts q",

@@ -35,7 +35,7 @@ async fn entries(world: &World) -> Vec<Value> {
 
 /// The events about one job, in their order.
 fn events(entries: &[Value], job: &str) -> Vec<String> {
-    let about = |e: &&Value| e["kind"] == "job" && e["reference"] == job;
+    let about = |e: &&Value| e["kind"] == "job" && e["reference"] == job && e["event"] != "level";
     entries.iter().filter(about).map(|e| e["event"].as_str().unwrap().to_owned()).collect()
 }
 

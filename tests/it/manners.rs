@@ -282,7 +282,7 @@ async fn i14_connections_that_run_out_slow_deletion_down_and_free_ones_end_it() 
 }
 
 /// A streaming replica of the server, in `dir`.
-fn replica(primary: &Server, dir: &std::path::Path, options: &Options) -> Server {
+pub(crate) fn replica(primary: &Server, dir: &std::path::Path, options: &Options) -> Server {
     let ran = |program: &str, arguments: &[&str]| {
         let output = Command::new(program).args(arguments).output().unwrap_or_else(|e| panic!("{program}: {e}"));
         assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
