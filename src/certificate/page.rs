@@ -38,7 +38,7 @@ pub fn page(certificate: &Certificate) -> String {
         let events: Vec<(String, String)> = statement
             .events
             .iter()
-            .map(|event| (event.at.clone(), format!("{} ({}, entry {})", event.event, event.about, event.entry)))
+            .map(|event| (event.at.clone(), format!("{} ({}, entry {})", event.what, event.about, event.entry)))
             .collect();
         section(&mut page, "What else happened", &events);
     }

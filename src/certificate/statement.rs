@@ -106,7 +106,7 @@ pub struct Event {
     /// When.
     pub at: String,
     /// What.
-    pub event: String,
+    pub what: String,
     /// To what: `job 7`, `hold 3`.
     pub about: String,
     /// The entry.
@@ -231,7 +231,7 @@ fn event(entry: &Entry) -> Result<Event, NotOne> {
         Some(reference) => format!("{} {reference}", entry.text("kind")?),
         None => entry.text("kind")?,
     };
-    Ok(Event { at: entry.text("at")?, event: entry.text("event")?, about, entry: entry.index })
+    Ok(Event { at: entry.text("at")?, what: entry.text("event")?, about, entry: entry.index })
 }
 
 fn out_of_scope(terms: Option<&Terms>) -> Vec<String> {

@@ -236,7 +236,9 @@ impl Cli {
             Output::Json => print_json(value),
             Output::Table => {
                 let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-                rows.iter().for_each(|(name, value)| print(&format!("{name:width$}  {value}")));
+                for (name, value) in rows {
+                    print(&format!("{name:width$}  {value}"));
+                }
                 Ok(())
             }
         }

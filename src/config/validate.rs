@@ -64,7 +64,7 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
     let pressure = root.section("pressure", pressure).flatten();
     let verifier = root.section("verifier", |t| verifier(t, needs, &mut warnings)).flatten();
     let guard = root.section("guard", |t| guard(t, &mut warnings)).flatten();
-    let ledger = root.section("ledger", |t| ledger(t, needs)).flatten();
+    let ledger = root.section("ledger", |t| ledger(t, needs));
     let requests = root.section("requests", requests).flatten();
     let approvals = root.section("approvals", approvals).flatten();
     let records = root.section("records", records).flatten();
@@ -240,7 +240,7 @@ fn guard(t: &mut Table<'_>, warnings: &mut Vec<String>) -> Option<Guard> {
     })
 }
 
-fn ledger(t: &mut Table<'_>, needs: Needs) -> Option<Ledger> {
+fn ledger(t: &mut Table<'_>, needs: Needs) -> Ledger {
     let key = t.maybe("key_file", |value| {
         let path = text(value)?;
         match needs {
@@ -253,7 +253,7 @@ fn ledger(t: &mut Table<'_>, needs: Needs) -> Option<Ledger> {
         }
     });
     let checkpoint_dir = t.maybe("checkpoint_dir", |value| text(value).map(PathBuf::from));
-    Some(Ledger { key: key.flatten(), checkpoint_dir })
+    Ledger { key: key.flatten(), checkpoint_dir }
 }
 
 fn requests(t: &mut Table<'_>) -> Option<Requests> {

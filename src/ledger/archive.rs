@@ -82,13 +82,12 @@ impl Archive {
         let width = WIDTH.min(size - index * WIDTH);
         let path = entries_path(index, width);
         // A bundle that was filled later has taken the place of its parts.
-        let (path, bytes) = match self.read(&path).await? {
-            Some(bytes) => (path, bytes),
-            None => {
-                let whole = entries_path(index, WIDTH);
-                let bytes = self.read(&whole).await?.ok_or_else(|| self.spoilt(&path, "it is missing"))?;
-                (whole, bytes)
-            }
+        let (path, bytes) = if let Some(bytes) = self.read(&path).await? {
+            (path, bytes)
+        } else {
+            let whole = entries_path(index, WIDTH);
+            let bytes = self.read(&whole).await?.ok_or_else(|| self.spoilt(&path, "it is missing"))?;
+            (whole, bytes)
         };
         let mut entries = entries_of(&bytes).ok_or_else(|| self.spoilt(&path, "it ends in the middle of an entry"))?;
         if (entries.len() as u64) < width {

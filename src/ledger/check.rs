@@ -133,7 +133,7 @@ impl Walk {
         let (level, index) = id;
         match stored {
             None => {
-                self.findings.push(Finding::new("tile_missing", format!("tile {level}/{index}"), "it is not there, or holds no hashes"))
+                self.findings.push(Finding::new("tile_missing", format!("tile {level}/{index}"), "it is not there, or holds no hashes"));
             }
             Some(stored) if stored != ours => {
                 let differs = |at: &usize| stored.get(*at) != ours.get(*at);

@@ -29,13 +29,12 @@ pub async fn create(conn: &mut PgConnection, configured: Option<&SigningKey>) ->
     if there {
         return Ok(());
     }
-    let (key, secret) = match configured {
-        Some(key) => (key.clone(), None),
-        None => {
-            let key = generate(None)?;
-            let secret = key.secret().expose_secret().to_owned();
-            (key, Some(secret))
-        }
+    let (key, secret) = if let Some(key) = configured {
+        (key.clone(), None)
+    } else {
+        let key = generate(None)?;
+        let secret = key.secret().expose_secret().to_owned();
+        (key, Some(secret))
     };
     let verifier = key.verifier();
     // The first entry says which key signs; what was written before it, by the migration, comes after.

@@ -253,8 +253,8 @@ mod tests {
         let checkpoint = Checkpoint { origin: "retentiond/test".to_owned(), size: 3, root: [7; 32] };
         let note = key(1).sign(&checkpoint.text());
         let verifier = StandardVerifier::new(&key(1).verifier().to_string()).unwrap();
-        let (verified, _) = Note::from_bytes(note.as_bytes()).unwrap().verify(&VerifierList::new(vec![Box::new(verifier)])).unwrap();
-        assert_eq!(verified.len(), 1);
+        let (signed_by, _) = Note::from_bytes(note.as_bytes()).unwrap().verify(&VerifierList::new(vec![Box::new(verifier)])).unwrap();
+        assert_eq!(signed_by.len(), 1);
         let theirs = tlog_tiles::Checkpoint::from_bytes(checkpoint.text().as_bytes()).unwrap();
         assert_eq!((theirs.origin(), theirs.size(), theirs.hash().0), ("retentiond/test", 3, [7; 32]));
         assert_eq!(Checkpoint::open(&note, &key(1).verifier()), Ok(checkpoint));

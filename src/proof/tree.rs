@@ -72,7 +72,7 @@ impl Tiles {
     /// The tiles at the right edge of a tree of this size: enough to know its root and to make it grow.
     #[must_use]
     pub fn edge(size: u64) -> Vec<TileId> {
-        levels(size).filter(|level| hashes(size, *level) % WIDTH != 0).map(|level| (level, hashes(size, level) / WIDTH)).collect()
+        levels(size).filter(|level| !hashes(size, *level).is_multiple_of(WIDTH)).map(|level| (level, hashes(size, level) / WIDTH)).collect()
     }
 
     /// The tiles around an entry: with those of the edge enough to prove that it is in the tree.
@@ -176,7 +176,7 @@ impl Tiles {
 
 /// The largest power of two below `length`.
 fn split(length: u64) -> u64 {
-    1 << (63 - (length - 1).leading_zeros())
+    1 << (length - 1).ilog2()
 }
 
 /// The hash over the hashes of a whole subtree.
