@@ -61,7 +61,7 @@ async fn a_certificate_says_what_was_done_and_verifies_with_its_file_alone() {
     assert_eq!(world.left("gone").await, left(0, 0, 0, 2), "the media it says nothing about is there");
 
     let (valid, said_of) = verifies(&text, &[]);
-    assert!(valid && said_of.contains("8"), "{said_of}");
+    assert!(valid && said_of.contains('8'), "{said_of}");
     let key = said["key"].as_str().unwrap();
     assert!(verifies(&text, &["--key", key]).0);
     let other = retentiond::ledger::generate(None).unwrap().verifier().to_string();
@@ -73,6 +73,9 @@ async fn a_certificate_says_what_was_done_and_verifies_with_its_file_alone() {
     assert!(!verifies(&page.replacen("<td>deleted</td>", "<td>already gone</td>", 1), &[]).0, "what a person reads is what was proven");
 }
 
+/// What somebody does to a certificate, with another one at hand.
+type Touch = fn(&mut Value, &Value);
+
 #[tokio::test]
 async fn a_certificate_that_was_touched_anywhere_proves_nothing() {
     let world = purged().await;
@@ -80,7 +83,6 @@ async fn a_certificate_that_was_touched_anywhere_proves_nothing() {
     let text = certificate(&world, &job.id, &[]);
     let theirs: Value = serde_json::from_str(&certificate(&world, &other.id, &[])).unwrap();
     assert!(verifies(&text, &[]).0);
-    type Touch = fn(&mut Value, &Value);
     let touches: [(&str, Touch, &str); 14] = [
         ("another account", |c, _| c["account_id"] = json!("other"), "another account"),
         ("another salt", |c, theirs| c["salt"] = theirs["salt"].clone(), "another account"),
@@ -118,11 +120,11 @@ async fn a_certificate_that_was_touched_anywhere_proves_nothing() {
         ("a member is added", |c, _| c["remark"] = json!("trust me"), "no certificate"),
     ];
     for (what, touch, why) in touches {
-        let mut touched: Value = serde_json::from_str(&text).unwrap();
-        let before = touched.clone();
-        touch(&mut touched, &theirs);
-        assert!(touched != before, "{what} touches nothing");
-        let (valid, said) = verifies(&touched.to_string(), &[]);
+        let mut altered: Value = serde_json::from_str(&text).unwrap();
+        let before = altered.clone();
+        touch(&mut altered, &theirs);
+        assert!(altered != before, "{what} touches nothing");
+        let (valid, said) = verifies(&altered.to_string(), &[]);
         assert!(!valid && said.contains(why), "{what}: {said}");
     }
     // Signed anew by somebody else: only whoever knows the key can tell.
