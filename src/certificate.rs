@@ -119,6 +119,14 @@ impl Certificate {
             return Err(Unsound::Key { found: self.key.clone(), expected: expected.to_string() });
         }
         let checkpoint = Checkpoint::open(&self.checkpoint, &key).map_err(|why| Unsound::Checkpoint(why.to_string()))?;
+        // An account that nothing opens would be a name that anybody could write.
+        let own = |entry: &&Proven| {
+            serde_json::from_str::<Value>(&entry.entry).is_ok_and(|said| said["kind"] == "job" && said["subject"].is_string())
+        };
+        if self.account_id.is_some() != self.salt.is_some() || (self.account_id.is_some() && !self.entries.iter().any(|entry| own(&entry)))
+        {
+            return Err(Unsound::Form("an account is named, and nothing in it proves that the entries are about it".to_owned()));
+        }
         for entry in &self.entries {
             self.entry(entry, &checkpoint).map_err(|why| Unsound::Entry(entry.index, why))?;
         }

@@ -469,7 +469,7 @@ pub async fn claim(
         due(lane.other(), " and not exists (select from preferred where admitted_at is not null)"),
         count_from_now("select account_id from next where begins and admitted_at is not null", window),
         // Once for each plan, before the first record goes: whoever takes the job up again goes on with what was intended.
-        told::entry("intent", "claimed j where j.attempts = 1 and not j.continued"),
+        told::intent("claimed j where j.attempts = 1 and not j.continued"),
         requests::standing("j")
     )))
     .bind(worker)

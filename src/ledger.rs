@@ -35,6 +35,8 @@ pub use replay::Replayed;
 
 /// Held while entries are numbered: one replica at a time.
 const LEDGER_LOCK: i64 = 0x7265_7465_6e74_0004;
+/// What a break begins with that is about the files: who has none cannot say that it is mended.
+const FILES: &str = "files: ";
 /// Entries numbered in one transaction.
 const PAGE: i64 = 4_096;
 
@@ -86,6 +88,8 @@ pub struct Head {
     secret: Option<secrecy::SecretString>,
     /// Entries that have a number.
     pub size: u64,
+    /// Entries that somebody has seen signed elsewhere; with fewer, only a replay goes on.
+    behind: u64,
 }
 
 /// Reads which ledger it is.
@@ -93,14 +97,16 @@ pub struct Head {
 /// # Errors
 /// Those of the database; a row that is missing or spoilt is a broken ledger.
 pub async fn head(conn: &mut PgConnection) -> Result<Head, LedgerError> {
-    let row: Option<(String, String, Option<String>, i64)> =
-        sqlx::query_as("select origin, key, secret, size from retention.ledger").fetch_optional(conn).await?;
-    let (origin, key, secret, size) = row.ok_or_else(|| broken("its row in retention.ledger is missing"))?;
+    let row: Option<(String, String, Option<String>, i64, i64)> =
+        sqlx::query_as("select origin, key, secret, size, coalesce((select ledger_behind from retention.guard), 0) from retention.ledger")
+            .fetch_optional(conn)
+            .await?;
+    let (origin, key, secret, size, behind) = row.ok_or_else(|| broken("its row in retention.ledger is missing"))?;
     let key = VerifierKey::parse(&key).map_err(|why| broken(format!("its key in retention.ledger {why}")))?;
     if key.name() != origin {
         return Err(broken(format!("its key in retention.ledger is of {} and not of {origin}", key.name())));
     }
-    Ok(Head { key, secret: secret.map(Into::into), size: size.unsigned_abs() })
+    Ok(Head { key, secret: secret.map(Into::into), size: size.unsigned_abs(), behind: behind.unsigned_abs() })
 }
 
 fn broken(why: impl Into<String>) -> LedgerError {
@@ -130,14 +136,21 @@ fn key_in(index: u64, entry: &[u8]) -> Result<Option<(u64, VerifierKey)>, Ledger
 ///
 /// # Errors
 /// Those of the database; a checkpoint that the key did not sign is a broken ledger.
-pub async fn last_checkpoint(conn: &mut PgConnection, key: &VerifierKey) -> Result<Option<(String, Checkpoint)>, LedgerError> {
-    let note: Option<String> =
-        sqlx::query_scalar("select note from retention.ledger_checkpoints order by size desc limit 1").fetch_optional(conn).await?;
-    let opened = |note: String| match Checkpoint::open(&note, key) {
-        Ok(checkpoint) => Ok((note, checkpoint)),
-        Err(why) => Err(broken(format!("its last checkpoint {why}"))),
+pub async fn last_checkpoint(conn: &mut PgConnection) -> Result<Option<(String, Checkpoint)>, LedgerError> {
+    // With the key of the same instant: it may be changed.
+    let row: Option<(String, String)> = sqlx::query_as(
+        "select l.key, c.note from retention.ledger l, (select note from retention.ledger_checkpoints order by size desc limit 1) c",
+    )
+    .fetch_optional(conn)
+    .await?;
+    let opened = |(key, note): (String, String)| {
+        let key = VerifierKey::parse(&key).map_err(|why| broken(format!("its key in retention.ledger {why}")))?;
+        match Checkpoint::open(&note, &key) {
+            Ok(checkpoint) => Ok((note, checkpoint)),
+            Err(why) => Err(broken(format!("its last checkpoint {why}"))),
+        }
     };
-    note.map(opened).transpose()
+    row.map(opened).transpose()
 }
 
 /// The tiles of these places, as the database has them.
@@ -173,21 +186,28 @@ pub struct Ledger {
 pub struct Seen(Arc<AtomicU64>);
 
 impl Seen {
-    /// Refuses a database that has fewer entries than were seen; remembers more.
+    /// The most so far: to be asked before the database is.
+    #[must_use]
+    pub fn most(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// The database has so many entries, and `before` it was asked so many had been seen.
     ///
     /// # Errors
-    /// That refusal.
-    pub fn at_least(&self, size: u64) -> Result<(), DatabaseError> {
-        let seen = self.0.fetch_max(size, Ordering::Relaxed);
-        if size < seen {
-            let why = format!("the ledger has {size} entries and had {seen} before: this database is an older one");
+    /// A refusal, when it has fewer.
+    pub fn at_least(&self, size: u64, before: u64) -> Result<(), DatabaseError> {
+        if size < before {
+            let why = format!("the ledger has {size} entries and had {before} before: this database is an older one");
             return Err(DatabaseError::Refused(why));
         }
+        self.note(size);
         Ok(())
     }
 
-    fn most(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    /// Remembers so many.
+    pub fn note(&self, size: u64) {
+        self.0.fetch_max(size, Ordering::Relaxed);
     }
 }
 
@@ -269,19 +289,20 @@ impl Ledger {
 
     /// A database with fewer entries than a checkpoint in the files, or than this process has seen, is an older one.
     fn not_behind(&self, head: &Head, filed: u64) -> Result<(), LedgerError> {
-        let vouched = filed.max(self.seen.most());
+        let vouched = filed.max(head.behind);
         if head.size < vouched {
             return Err(LedgerError::Behind { size: head.size, vouched });
         }
-        self.seen.at_least(head.size)?;
+        self.seen.note(head.size);
         Ok(())
     }
 
-    /// Entries that the files vouch for.
+    /// Entries that the files vouch for, or that this process has seen. Asked before the database, which may go on meanwhile.
     async fn filed(&self, archive: Option<&Archive>) -> Result<u64, LedgerError> {
+        let seen = self.seen.most();
         match archive {
-            Some(archive) => archive.size().await,
-            None => Ok(0),
+            Some(archive) => Ok(archive.size().await?.max(seen)),
+            None => Ok(seen),
         }
     }
 
@@ -369,10 +390,15 @@ impl Ledger {
     }
 
     /// Everything was checked and nothing found: a break that was mended stops nothing any more.
-    async fn mark_sound(&self) -> Result<(), LedgerError> {
+    async fn mark_sound(&self, with_files: bool) -> Result<(), LedgerError> {
         let mut tx = self.database.begin(Purpose::Write).await?;
-        let marked =
-            sqlx::query("update retention.guard set ledger_broken = null where ledger_broken is not null").execute(&mut *tx).await?;
+        let marked = sqlx::query(
+            "update retention.guard set ledger_broken = null where ledger_broken is not null and ($1 or not starts_with(ledger_broken, $2))",
+        )
+        .bind(with_files)
+        .bind(FILES)
+        .execute(&mut *tx)
+        .await?;
         Database::commit(tx).await?;
         if marked.rows_affected() > 0 {
             tracing::warn!(event = "ledger.mended", "the ledger is sound again: what is due goes on");

@@ -389,9 +389,9 @@ impl Planner {
             let as_open = job.as_ref().map(OpenJob::as_open);
             let accepted: Vec<_> = asked.iter().map(|asked| asked.accepted_at).collect();
             match (retention::decide(rule, &states, &accepted, as_open.as_ref(), done.get(account)), job) {
-                (Decision::Schedule(standing), None) => new.extend(self.plan(class, account, standing, &asked)),
+                (Decision::Schedule(standing), None) => new.extend(self.plan(class, account, standing, &states, &asked)),
                 (Decision::Reschedule(standing), Some(job)) => {
-                    if let Some(plan) = self.plan(class, account, standing, &asked) {
+                    if let Some(plan) = self.plan(class, account, standing, &states, &asked) {
                         moved.push((job, plan));
                     }
                 }
@@ -483,12 +483,17 @@ impl Planner {
         Ok(states)
     }
 
-    fn plan(&self, class: &Class, account: &str, standing: Standing, asked: &[Asked]) -> Option<Plan> {
+    fn plan(&self, class: &Class, account: &str, standing: Standing, states: &[(usize, PointState)], asked: &[Asked]) -> Option<Plan> {
         let (retain_until, delete_by) = match standing.start {
             Start::Point(_) => class.rule.dates(standing.since)?,
             Start::Request => {
                 let due_by = asked.iter().filter(|asked| asked.accepted_at == standing.since).map(|asked| asked.due_by).min()?;
-                (standing.since, due_by)
+                // What was promised for a starting point that stands as well stays promised.
+                let promised = states.iter().filter_map(|(_, state)| match state {
+                    PointState::Since(since) => class.rule.dates(*since).map(|(_, delete_by)| delete_by),
+                    PointState::Missing | PointState::Vanished(_) | PointState::NotSet | PointState::Implausible(_) => None,
+                });
+                (standing.since, promised.fold(due_by, DateTime::min).max(standing.since))
             }
         };
         let starting_point = standing.start.name(&self.policy.points)?.to_owned();

@@ -182,19 +182,19 @@ impl Verifier {
         .bind(AGAIN.as_secs_f64())
         .execute(&mut *tx)
         .await?;
-        let returned: Vec<(i64, &String, String)> = due
+        let returned: Vec<(i64, String)> = due
             .iter()
-            .filter_map(|(account, job, _)| Some((*job, account, seen.get(account).filter(|targets| !targets.is_empty())?.join("\u{1f}"))))
+            .filter_map(|(account, job, _)| Some((*job, seen.get(account).filter(|targets| !targets.is_empty())?.join("\u{1f}"))))
             .collect();
         if !returned.is_empty() {
+            // Of a job whose history was forgotten nobody is named again.
             sqlx::query(
                 "insert into retention.ledger_pending (event, kind, reference, subject, body)
-                 select 'residue', 'job', r.job, r.account, jsonb_build_object('targets', to_jsonb(string_to_array(r.targets, chr(31))))
-                 from unnest($1::int8[], $2::text[], $3::text[]) as r(job, account, targets)",
+                 select 'residue', 'job', r.job, (select j.account_id from retention.every_job j where j.id = r.job), jsonb_build_object('targets', to_jsonb(string_to_array(r.targets, chr(31))))
+                 from unnest($1::int8[], $2::text[]) as r(job, targets)",
             )
-            .bind(returned.iter().map(|(job, ..)| *job).collect::<Vec<_>>())
-            .bind(returned.iter().map(|(_, account, _)| account.as_str()).collect::<Vec<_>>())
-            .bind(returned.iter().map(|(.., targets)| targets.as_str()).collect::<Vec<_>>())
+            .bind(returned.iter().map(|(job, _)| *job).collect::<Vec<_>>())
+            .bind(returned.iter().map(|(_, targets)| targets.as_str()).collect::<Vec<_>>())
             .execute(&mut *tx)
             .await?;
         }

@@ -1,6 +1,9 @@
 -- What was done, in a form that cannot be changed unseen: entries are written in the transaction of what they record, unnumbered; one replica at a time
 -- numbers them, grows the tree over them and signs its root.
 
+-- What is scheduled or ended while this is applied is told by whoever comes later.
+lock table retention.jobs, retention.history in share row exclusive mode;
+
 create table retention.ledger (
     singleton  boolean     primary key default true check (singleton),
     origin     text        not null,

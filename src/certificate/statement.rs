@@ -151,8 +151,8 @@ impl Statement {
         // What was begun again after it had ended, as it is when an older database came back, is open.
         let begun = last("intent").filter(|begun| end.is_none_or(|end| begun.index > end.index));
         let end = end.filter(|_| begun.is_none());
-        let plan =
-            end.or(begun).or_else(|| last("rescheduled")).or_else(|| last("scheduled")).ok_or_else(|| NotOne::Nothing(job.to_owned()))?;
+        let planned = own().rev().find(|entry| entry.is("rescheduled") || entry.is("scheduled"));
+        let plan = end.or(planned).ok_or_else(|| NotOne::Nothing(job.to_owned()))?;
         let opened = own().rev().find(|entry| entry.is("intent"));
         let scheduled = own().find(|entry| entry.is("scheduled"));
         let outcome = end.map_or_else(|| Ok("open".to_owned()), |end| end.text("event"))?;

@@ -251,6 +251,13 @@ async fn own_grants(tx: &mut Tx) -> Result<Vec<Finding>, DatabaseError> {
           where n.nspname = 'retention' and c.relkind = 'r' and c.relname not like '%migrations'
             and not (has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert')
                      and (c.relname = 'ledger_entries' or has_table_privilege(c.oid, 'update') and has_table_privilege(c.oid, 'delete')))
+          order by c.relname)
+         union all
+         -- A replay moves them on.
+         (select 'sequence retention.' || c.relname, 'use', 'USAGE, UPDATE ON SEQUENCE retention.' || quote_ident(c.relname)
+          from pg_class c join pg_namespace n on n.oid = c.relnamespace
+          where n.nspname = 'retention' and c.relkind = 'S'
+            and not (has_sequence_privilege(c.oid, 'usage') and has_sequence_privilege(c.oid, 'update'))
           order by c.relname)",
     )
     .fetch_all(&mut **tx)

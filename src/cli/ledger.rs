@@ -141,9 +141,8 @@ impl Cli {
                 ledger.pass().await?;
                 let mut tx = database.begin(Purpose::Read).await?;
                 let head = ledger::head(&mut tx).await?;
-                let (note, checkpoint) = ledger::last_checkpoint(&mut tx, &head.key)
-                    .await?
-                    .ok_or_else(|| LedgerError::Broken("it has no checkpoint".to_owned()))?;
+                let (note, checkpoint) =
+                    ledger::last_checkpoint(&mut tx).await?.ok_or_else(|| LedgerError::Broken("it has no checkpoint".to_owned()))?;
                 match self.output {
                     Output::Table => {
                         print(note.trim_end());

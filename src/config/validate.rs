@@ -68,6 +68,18 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
     let requests = root.section("requests", requests).flatten();
     let approvals = root.section("approvals", approvals).flatten();
     let records = root.section("records", records).flatten();
+    if let (Some(records), Some(verifier)) = (&records, &verifier)
+        && let Some(keep) = records.keep_history
+        && keep < verifier.watch_for
+    {
+        let shown = humantime::format_duration;
+        let problem = format!(
+            "{} is shorter than verifier.watch_for = {}: what is looked at again would be forgotten",
+            shown(keep),
+            shown(verifier.watch_for)
+        );
+        root.fault("records.keep_history", problem);
+    }
     let http = root.section("http", http).flatten();
     let log = root.section("log", log).flatten();
     let regions = root.maybe("regions", texts);

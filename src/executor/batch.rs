@@ -112,8 +112,9 @@ impl Batch {
         if self.indexed {
             database::only_by_index(&mut *conn).await?;
         }
+        let before = seen.most();
         let (now, entries) = self.unchanged(conn, pinned).await?;
-        seen.at_least(entries.unsigned_abs())?;
+        seen.at_least(entries.unsigned_abs(), before)?;
         Ok(now)
     }
 

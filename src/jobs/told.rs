@@ -4,6 +4,13 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::database::DatabaseError;
 
+/// The text of the INSERT that says that a job which `from` yields is about to be purged: under the plan that was told last.
+pub(super) fn intent(from: &str) -> String {
+    format!(
+        "insert into retention.ledger_pending (event, kind, reference, subject) select 'intent', 'job', j.id, j.account_id from {from} order by j.id"
+    )
+}
+
 /// The text of the INSERT of one entry for each job `j` that `from` yields.
 pub(super) fn entry(event: &'static str, from: &str) -> String {
     format!(

@@ -9,7 +9,7 @@ use std::{
 
 use sqlx::PgConnection;
 
-use super::{LedgerError, broken, head, keys, last_checkpoint, tiles};
+use super::{FILES, LedgerError, broken, keys, last_checkpoint, tiles};
 use crate::proof::{
     Checkpoint, VerifierKey,
     tiles::{CHECKPOINT, bundle, entries_of, entries_path, hash_bytes, hash_path},
@@ -74,7 +74,7 @@ impl Archive {
     }
 
     fn spoilt(&self, path: &str, why: &str) -> LedgerError {
-        broken(format!("{}: {why}", self.root.join(path).display()))
+        broken(format!("{FILES}{}: {why}", self.root.join(path).display()))
     }
 
     /// The entries of one bundle, of a ledger with so many.
@@ -112,8 +112,7 @@ impl Archive {
         let Some(_locked) = self.lock().await? else { return Ok(0) };
         // The files before the database, which may go on meanwhile.
         let filed = self.checkpoint().await?;
-        let head = head(&mut *conn).await?;
-        let Some((note, target)) = last_checkpoint(&mut *conn, &head.key).await? else { return Ok(0) };
+        let Some((note, target)) = last_checkpoint(&mut *conn).await? else { return Ok(0) };
         let from = filed.as_ref().map_or(0, |(_, checkpoint)| checkpoint.size);
         if from > target.size {
             return Err(LedgerError::Behind { size: target.size, vouched: from });
@@ -209,6 +208,17 @@ impl Archive {
                 Err(fs::TryLockError::WouldBlock) => Ok(None),
                 Err(fs::TryLockError::Error(error)) => Err(error),
             }
+        })
+        .await
+    }
+
+    /// Holds the folder for readers: waits for a writer, and keeps writers away. `None` where nobody writes, as in a copy.
+    pub(super) async fn shared(&self) -> Result<Option<File>, LedgerError> {
+        let path = self.root.join(LOCK);
+        self.blocking(LOCK, move || match File::open(&path) {
+            Ok(file) => file.lock_shared().map(|()| Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         })
         .await
     }

@@ -40,7 +40,7 @@ pub struct Evidence {
 /// Those of the database; a ledger that is not the one that was signed.
 pub async fn evidence(conn: &mut PgConnection, job: i64) -> Result<Option<Evidence>, LedgerError> {
     let head = head(&mut *conn).await?;
-    let Some((note, checkpoint)) = last_checkpoint(&mut *conn, &head.key).await? else { return Ok(None) };
+    let Some((note, checkpoint)) = last_checkpoint(&mut *conn).await? else { return Ok(None) };
     let account_id: Option<String> =
         sqlx::query_scalar("select account_id from retention.every_job where id = $1").bind(job).fetch_optional(&mut *conn).await?;
     // The job's own; the policy it ended under; holds of its account, and pauses, that stood at some time while it was open.

@@ -1,24 +1,24 @@
 //! Whether the ledger is what was signed, and the daemon's tables what the ledger says: one walk over all entries, a page at a time, whatever there are.
 //! Reads only. Each finding names what was altered.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::PgConnection;
 
-use super::{Archive, Ledger, LedgerError, head, key_in, state, tiles};
+use super::{Archive, FILES, Ledger, LedgerError, head, key_in, state, tiles};
 use crate::{
     database::Purpose,
     proof::{
         Checkpoint, VerifierKey, canonical,
-        tiles::{hash_bytes, hashes_of},
+        tiles::{CHECKPOINT, hashes_of},
         tree::{Hash, TileId, Tiles, WIDTH, empty_root, hashes, leaf_hash},
     },
 };
 
 /// Entries read at once: whole bundles.
-pub(super) const STEP: u64 = 16 * WIDTH;
+pub(super) const STEP: u64 = 4 * WIDTH;
 
 /// Something that is not as it was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -216,6 +216,11 @@ impl Ledger {
             Err(LedgerError::Broken(_)) => None,
             Err(error) => return Err(error),
         };
+        // The files first: a transaction that waits for them would not live so long.
+        let looked = match &archive {
+            Some(archive) => Some((archive, archive.check().await)),
+            None => None,
+        };
         let mut tx = self.database.begin(Purpose::Compare).await?;
         // Checkpoints before the entries they vouch for: what is signed while we look is the next check's.
         let notes: Vec<(i64, String)> =
@@ -254,18 +259,16 @@ impl Ledger {
         if !findings.iter().any(|f| f.finding == "entry_malformed") {
             findings.extend(state::against(&mut tx).await?);
         }
-        let filed = match &archive {
-            Some(archive) => match archive.checked(&mut tx).await {
-                Ok((size, found)) => {
-                    findings.extend(found);
-                    size
-                }
-                Err(LedgerError::Broken(why)) => {
-                    findings.push(Finding::new("file_altered", archive.root().display().to_string(), why));
-                    None
-                }
-                Err(error) => return Err(error),
-            },
+        let filed = match looked {
+            Some((archive, Ok((size, found)))) => {
+                findings.extend(archive.against(&mut tx, size, found).await?);
+                Some(size)
+            }
+            Some((archive, Err(LedgerError::Broken(why)))) => {
+                findings.push(Finding::new("file_altered", archive.root().display().to_string(), why));
+                None
+            }
+            Some((_, Err(error))) => return Err(error),
             None => None,
         };
         Ok(Checked { origin: head.key.name().to_owned(), key: head.key.to_string(), entries: walk.size, checkpoints, filed, findings })
@@ -281,9 +284,10 @@ impl Ledger {
             Some(first) => {
                 let more = checked.findings.len() - 1;
                 let more = if more == 0 { String::new() } else { format!(" (and {more} more; `retentiond ledger verify` names them)") };
-                self.mark_broken(&format!("{}: {}{more}", first.subject, first.problem)).await?;
+                let files = if first.finding.starts_with("file_") { FILES } else { "" };
+                self.mark_broken(&format!("{files}{}: {}{more}", first.subject, first.problem)).await?;
             }
-            None => self.mark_sound().await?,
+            None => self.mark_sound(checked.filed.is_some()).await?,
         }
         Ok(checked)
     }
@@ -329,7 +333,8 @@ async fn compare(conn: &mut PgConnection, walk: &mut Walk, ours: BTreeMap<TileId
         Err(error) => return Err(error),
     };
     for (id, ours) in ours {
-        walk.tile(id, &ours, stored.get(id));
+        // Entries that were numbered while we looked have made it longer; what is behind their end is looked for apart.
+        walk.tile(id, &ours, stored.get(id).map(|stored| stored.get(..ours.len()).unwrap_or(stored)));
     }
     Ok(())
 }
@@ -371,6 +376,8 @@ impl Archive {
     /// # Errors
     /// Those of the files, as far as they cannot be read at all.
     pub async fn check(&self) -> Result<(u64, Vec<Finding>), LedgerError> {
+        // Nobody writes while it is read.
+        let _locked = self.shared().await?;
         let Some((note, checkpoint)) = self.checkpoint().await? else { return Ok((0, Vec::new())) };
         let name = self.root().join("checkpoint").display().to_string();
         let mut walk = Walk::new(vec![Signed { name, size: checkpoint.size, note }]);
@@ -400,31 +407,26 @@ impl Archive {
         Ok(())
     }
 
-    /// [`Archive::check`], and that the database has the same entries.
-    async fn checked(&self, conn: &mut PgConnection) -> Result<(Option<u64>, Vec<Finding>), LedgerError> {
-        let (filed, found) = self.check().await?;
-        let size = head(&mut *conn).await?.size;
+    /// What was found in the files, and whether the database has the same entries as they have.
+    async fn against(&self, conn: &mut PgConnection, filed: u64, found: Vec<Finding>) -> Result<Vec<Finding>, LedgerError> {
         let in_files =
             |f: Finding| Finding { subject: format!("{} in {}", f.subject, self.root().display()), finding: in_file(f.finding), ..f };
         let mut findings: Vec<Finding> = found.into_iter().map(in_files).collect();
+        let size = head(&mut *conn).await?.size;
+        let checkpoint = self.root().join(CHECKPOINT).display().to_string();
         if filed > size {
             let says = format!("it vouches for {filed} entries, and the database has {size}");
-            findings.push(Finding::new("database_behind", self.root().join("checkpoint").display().to_string(), says));
-        }
-        let mut differing = BTreeSet::new();
-        for index in 0..filed.min(size) / WIDTH {
-            let width = usize::try_from(WIDTH).unwrap_or(usize::MAX);
-            let ours = tiles(&mut *conn, &[(0, index)]).await?;
-            let theirs = self.tile(0, index, WIDTH).await?;
-            if ours.get((0, index)).filter(|tile| tile.len() == width).map(hash_bytes) != theirs {
-                differing.insert(index);
+            findings.push(Finding::new("database_behind", checkpoint, says));
+        } else if let Some((_, vouched)) = self.checkpoint().await?.filter(|(_, vouched)| vouched.size == filed) {
+            // Tiles that have grown since still begin with what they held then.
+            let edge = tiles(&mut *conn, &Tiles::edge(filed)).await;
+            let same = edge.is_ok_and(|edge| edge.root(filed).is_ok_and(|root| root == vouched.root));
+            if !same {
+                let says = format!("the first {filed} entries of the database are not those of the files");
+                findings.push(Finding::new("file_contradicts", checkpoint, says));
             }
         }
-        findings.extend(differing.into_iter().map(|index| {
-            let subject = format!("entries {} to {}", index * WIDTH, index * WIDTH + WIDTH - 1);
-            Finding::new("file_contradicts", subject, format!("the files in {} have others", self.root().display()))
-        }));
-        Ok((Some(filed), findings))
+        Ok(findings)
     }
 }
 

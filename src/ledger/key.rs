@@ -4,7 +4,7 @@
 use secrecy::ExposeSecret;
 use sqlx::PgConnection;
 
-use super::{Head, LedgerError, note};
+use super::{Head, LedgerError, note, number};
 use crate::{database::DatabaseError, proof::SigningKey};
 
 /// A new key under this name, or a name of its own.
@@ -27,7 +27,7 @@ pub fn generate(origin: Option<&str>) -> Result<SigningKey, LedgerError> {
 pub async fn create(conn: &mut PgConnection, configured: Option<&SigningKey>) -> Result<(), LedgerError> {
     let there: bool = sqlx::query_scalar("select exists (select 1 from retention.ledger)").fetch_one(&mut *conn).await?;
     if there {
-        return Ok(());
+        return adopt(conn).await;
     }
     let (key, secret) = if let Some(key) = configured {
         (key.clone(), None)
@@ -47,6 +47,23 @@ pub async fn create(conn: &mut PgConnection, configured: Option<&SigningKey>) ->
     .bind(verifier.name())
     .bind(verifier.to_string())
     .bind(secret)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Tells of open jobs that nobody has told of: a replica of an earlier version made them.
+async fn adopt(conn: &mut PgConnection) -> Result<(), LedgerError> {
+    sqlx::query(
+        "insert into retention.ledger_pending (event, kind, reference, subject, body)
+         select 'scheduled', 'job', j.id, j.account_id, jsonb_build_object(
+                    'feature', j.feature, 'data_class', j.data_class, 'starting_point', j.starting_point, 'started_at', retention.instant(j.started_at),
+                    'retain_until', retention.instant(j.retain_until), 'delete_by', retention.instant(j.delete_by), 'rule', j.policy)
+         from retention.jobs j
+         where not exists (select 1 from retention.ledger_entries e where e.kind = 'job' and e.reference = j.id)
+           and not exists (select 1 from retention.ledger_pending p where p.kind = 'job' and p.reference = j.id)
+         order by j.id",
+    )
     .execute(conn)
     .await?;
     Ok(())
@@ -77,8 +94,8 @@ pub fn signer(configured: Option<&SigningKey>, head: &Head) -> Result<SigningKey
 ///
 /// # Errors
 /// Those of the database; a key of another name.
-pub(super) async fn rotate(conn: &mut PgConnection, head: &Head, to: &SigningKey, act: (&str, &str)) -> Result<(), LedgerError> {
-    let to = to.verifier();
+pub(super) async fn rotate(conn: &mut PgConnection, head: &Head, signer: &SigningKey, act: (&str, &str)) -> Result<(), LedgerError> {
+    let to = signer.verifier();
     if to.name() != head.key.name() {
         return Err(LedgerError::Key(format!(
             "the configured key is named {}, and the ledger {}: make one with `retentiond ledger keygen --origin {}`",
@@ -89,6 +106,8 @@ pub(super) async fn rotate(conn: &mut PgConnection, head: &Head, to: &SigningKey
     }
     let body = serde_json::json!({"from": head.key.to_string(), "key": to.to_string()});
     note(&mut *conn, "key_changed", Some(act), &body).await?;
+    // Until all of it is signed, the last checkpoint is one of the key before.
+    number::page(&mut *conn, head, signer, i64::from(i32::MAX)).await?;
     sqlx::query("update retention.ledger set key = $1, secret = null")
         .bind(to.to_string())
         .execute(conn)

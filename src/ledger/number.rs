@@ -73,7 +73,7 @@ pub(super) async fn page(conn: &mut PgConnection, head: &Head, signer: &SigningK
 /// The edge of the tree, once it is clear that it is the one that was signed last.
 pub(super) async fn as_signed(conn: &mut PgConnection, head: &Head) -> Result<Tiles, LedgerError> {
     let edge = tiles(&mut *conn, &Tiles::edge(head.size)).await?;
-    let last = last_checkpoint(conn, &head.key).await?;
+    let last = last_checkpoint(conn).await?;
     let signed = last.map_or_else(|| (0, empty_root()), |(_, checkpoint)| (checkpoint.size, checkpoint.root));
     if signed.0 != head.size {
         return Err(broken(format!("its last checkpoint is of {} entries, and it has {}", signed.0, head.size)));

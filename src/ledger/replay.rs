@@ -47,6 +47,7 @@ impl Ledger {
         let Some((note_text, checkpoint)) = archive.checkpoint().await? else {
             return Err(broken(format!("{} holds no checkpoint", archive.root().display())));
         };
+        let locked = archive.shared().await?;
         let mut tx = self.database.begin(Purpose::Bulk).await?;
         take(&mut tx, STOP_LOCK).await?;
         take(&mut tx, LEDGER_LOCK).await?;
@@ -80,6 +81,7 @@ impl Ledger {
         }
         let mut replayed = Replayed { from: head.size, to: checkpoint.size.max(head.size), jobs: lost.ended, lost: Vec::new() };
         if checkpoint.size > head.size {
+            lost.drop_pending(&mut tx).await?;
             keep_checkpoint(&mut tx, &note_text, checkpoint.size, last_key.map(|(_, key)| key.to_string()).as_deref()).await?;
             lost.skip_ids(&mut tx).await?;
             replayed.lost = lost.stand_in(&mut tx, by).await?;
@@ -87,6 +89,7 @@ impl Ledger {
             note(&mut tx, "replayed", Some((by, reason)), &body).await?;
         }
         Database::commit(tx).await?;
+        drop(locked);
         if !replayed.lost.is_empty() || replayed.to > replayed.from {
             let (from, to, lost) = (replayed.from, replayed.to, replayed.lost.join(", "));
             tracing::warn!(
@@ -121,7 +124,6 @@ impl Ledger {
         let head = head(&mut tx).await?;
         if head.key != to.verifier() {
             key::rotate(&mut tx, &head, &to, (by, reason)).await?;
-            number::page(&mut tx, &head, &to, i64::from(i32::MAX)).await?;
         }
         Database::commit(tx).await?;
         tracing::warn!(event = "ledger.key_changed", key = %to.verifier(), reason, actor = by, "another key signs the ledger");
@@ -172,6 +174,8 @@ struct Lost {
     acts: BTreeSet<(String, i64)>,
     /// The guard stood tripped at the end.
     tripped: bool,
+    /// What and when: event, kind, id and instant.
+    told: Vec<(String, String, Option<i64>, String)>,
 }
 
 impl Lost {
@@ -190,12 +194,29 @@ impl Lost {
                 _ => {}
             }
         }
+        let text = |name: &str| said[name].as_str().unwrap_or_default().to_owned();
+        self.told.push((text("event"), kind.clone(), reference, text("at")));
         match said["event"].as_str().unwrap_or_default() {
             "guard_tripped" => self.tripped = true,
             "guard_released" => self.tripped = false,
             _ => {}
         }
         (kind, reference)
+    }
+
+    /// What waited for its number in the older database, and had got it in the lost time, does not get another one.
+    async fn drop_pending(&self, conn: &mut PgConnection) -> Result<(), LedgerError> {
+        sqlx::query(
+            "delete from retention.ledger_pending p using unnest($1::text[], $2::text[], $3::int8[], $4::text[]) as t(event, kind, reference, at)
+             where p.event = t.event and p.kind = t.kind and p.reference is not distinct from t.reference and retention.instant(p.at) = t.at",
+        )
+        .bind(self.told.iter().map(|(event, ..)| event.as_str()).collect::<Vec<_>>())
+        .bind(self.told.iter().map(|(_, kind, ..)| kind.as_str()).collect::<Vec<_>>())
+        .bind(self.told.iter().map(|(_, _, reference, _)| *reference).collect::<Vec<_>>())
+        .bind(self.told.iter().map(|(.., at)| at.as_str()).collect::<Vec<_>>())
+        .execute(conn)
+        .await?;
+        Ok(())
     }
 
     /// No id that an entry speaks of is given to anything else.

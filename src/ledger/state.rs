@@ -53,8 +53,13 @@ pub(super) async fn of(conn: &mut PgConnection, entries: &[(i64, Vec<u8>, String
     .fetch_all(&mut *conn)
     .await?;
     let rows: BTreeMap<(&str, i64), &Row> = rows.iter().map(|row| ((row.kind.as_str(), row.id), row)).collect();
+    let replayed = replayed(conn).await?;
     let mut findings = Vec::new();
     for (index, entry, kind, reference) in entries {
+        // What an older database had lost: of that, and of what opens it, its tables know nothing.
+        if replayed.iter().any(|(from, to)| (*from..*to).contains(index)) {
+            continue;
+        }
         let Some(row) = reference.and_then(|reference| rows.get(&(kind.as_str(), reference))) else { continue };
         let entry: Value = serde_json::from_slice(entry).unwrap_or_default();
         let subject = format!("{kind} {}", row.id);
@@ -85,6 +90,16 @@ pub(super) async fn of(conn: &mut PgConnection, entries: &[(i64, Vec<u8>, String
     Ok(findings)
 }
 
+/// The entries that were replayed, as ranges.
+async fn replayed(conn: &mut PgConnection) -> Result<Vec<(i64, i64)>, LedgerError> {
+    Ok(sqlx::query_as(
+        "select (e.said ->> 'from')::int8, (e.said ->> 'to')::int8
+         from (select convert_from(entry, 'UTF8')::jsonb as said from retention.ledger_entries where kind = 'ledger') e where e.said ->> 'event' = 'replayed'",
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
 /// Whether the job did not end once more after this entry, as it does when an older database comes back.
 async fn last_end(conn: &mut PgConnection, job: i64, index: i64) -> Result<bool, LedgerError> {
     let later: bool = sqlx::query_scalar(
@@ -102,7 +117,11 @@ async fn last_end(conn: &mut PgConnection, job: i64, index: i64) -> Result<bool,
 pub(super) async fn against(conn: &mut PgConnection) -> Result<Vec<Finding>, LedgerError> {
     // Entries, numbered or not, as tables of JSON.
     let rows: Vec<(String, String, String)> = sqlx::query_as(
-        "with opened as (select coalesce((select (convert_from(entry, 'UTF8')::jsonb ->> 'at')::timestamptz from retention.ledger_entries where index = 0), 'infinity') as at)
+        "with replayed as materialized (
+             select (e.said ->> 'from')::int8 as f, (e.said ->> 'to')::int8 as t
+             from (select convert_from(entry, 'UTF8')::jsonb as said from retention.ledger_entries where kind = 'ledger') e
+             where e.said ->> 'event' = 'replayed'),
+         opened as (select coalesce((select (convert_from(entry, 'UTF8')::jsonb ->> 'at')::timestamptz from retention.ledger_entries where index = 0), 'infinity') as at)
          (select 'row_unrecorded', 'job ' || h.id, 'it ended, and no entry tells of it' from retention.history h, opened o
           where coalesce(h.completed_at, h.cancelled_at) > o.at
             and not exists (select 1 from retention.ledger_entries e where e.reference = h.id and e.kind = 'job'
@@ -120,6 +139,7 @@ pub(super) async fn against(conn: &mut PgConnection) -> Result<Vec<Finding>, Led
                         order by e.index desc limit 1) e
           where (e.said ->> 'retain_until', e.said ->> 'delete_by', e.said ->> 'started_at', e.said ->> 'starting_point')
                 is distinct from (retention.instant(j.retain_until), retention.instant(j.delete_by), retention.instant(j.started_at), j.starting_point)
+            and not exists (select 1 from replayed where (e.said ->> 'index')::int8 >= f and (e.said ->> 'index')::int8 < t)
             and not exists (select 1 from retention.ledger_pending p where p.kind = 'job' and p.reference = j.id) limit $1)
          union all
          (select case when e.last is null then 'row_unrecorded' else 'row_altered' end, a.kind || ' ' || a.id,
@@ -127,14 +147,15 @@ pub(super) async fn against(conn: &mut PgConnection) -> Result<Vec<Finding>, Led
                       else 'it ended, and no entry tells of that' end
           from (select 'hold' as kind, id, released_at is null as stands, placed_at as at from retention.holds
                 union all select 'pause', id, resumed_at is null, paused_at from retention.pauses) a, opened o,
-               lateral (select max(said ->> 'event') filter (where newest) as last from (
-                            select said, row_number() over (order by at desc) = 1 as newest from (
+               lateral (select max(said ->> 'event') filter (where newest) as last, max(ranked.at) as place from (
+                            select said, every.at, row_number() over (order by every.at desc) = 1 as newest from (
                                 select convert_from(e.entry, 'UTF8')::jsonb as said, e.index as at from retention.ledger_entries e
                                 where e.reference = a.id and e.kind = a.kind
                                 union all
                                 select jsonb_build_object('event', p.event), 9e18::int8 + p.id from retention.ledger_pending p
                                 where p.reference = a.id and p.kind = a.kind) every) ranked) e
-          where (a.stands or a.at > o.at) and coalesce(e.last, '') <> all(case when a.stands then array['held', 'paused'] else array['released', 'resumed'] end) limit $1)
+          where (a.stands or a.at > o.at) and not exists (select 1 from replayed where e.place >= f and e.place < t)
+            and coalesce(e.last, '') <> all(case when a.stands then array['held', 'paused'] else array['released', 'resumed'] end) limit $1)
          union all
          (select 'row_altered', 'policy ' || p.id, 'no entry tells that it was accepted, or an entry tells of another'
           from retention.policies p, opened o
@@ -148,7 +169,8 @@ pub(super) async fn against(conn: &mut PgConnection) -> Result<Vec<Finding>, Led
          select 'row_altered', 'guard', case when g.tripped_at is null then 'it does not stand tripped, and no entry tells that it was released'
                                              else 'it stands tripped, and no entry tells of it' end
          from retention.guard g,
-              (select (select convert_from(e.entry, 'UTF8')::jsonb ->> 'event' from retention.ledger_entries e where e.kind = 'guard' order by e.index desc limit 1) as last,
+              (select (select convert_from(e.entry, 'UTF8')::jsonb ->> 'event' from retention.ledger_entries e
+                       where e.kind = 'guard' and not exists (select 1 from replayed where e.index >= f and e.index < t) order by e.index desc limit 1) as last,
                       (select p.event from retention.ledger_pending p where p.kind = 'guard' order by p.id desc limit 1) as pending) e
          where (g.tripped_at is not null) <> (coalesce(e.pending, e.last, 'guard_released') = 'guard_tripped') and (e.last is not null or e.pending is not null)",
     )

@@ -83,8 +83,16 @@ async fn a_certificate_that_was_touched_anywhere_proves_nothing() {
     let text = certificate(&world, &job.id, &[]);
     let theirs: Value = serde_json::from_str(&certificate(&world, &other.id, &[])).unwrap();
     assert!(verifies(&text, &[]).0);
-    let touches: [(&str, Touch, &str); 14] = [
+    let touches: [(&str, Touch, &str); 15] = [
         ("another account", |c, _| c["account_id"] = json!("other"), "another account"),
+        (
+            "another account, and nothing that opens it",
+            |c, _| {
+                c["account_id"] = json!("other");
+                c["salt"] = Value::Null;
+            },
+            "nothing in it proves",
+        ),
         ("another salt", |c, theirs| c["salt"] = theirs["salt"].clone(), "another account"),
         ("a count", |c, _| c["statement"]["targets"]["platform/task_configurations"]["records_deleted"] = json!(6), "targets"),
         ("a date", |c, _| c["statement"]["ended_at"] = json!("2026-01-01T00:00:00.000000Z"), "ended_at"),
@@ -116,7 +124,7 @@ async fn a_certificate_that_was_touched_anywhere_proves_nothing() {
             },
             "another root",
         ),
-        ("the checkpoint", |c, _| c["checkpoint"] = json!(c["checkpoint"].as_str().unwrap().replacen('1', "2", 1)), "checkpoint"),
+        ("the checkpoint", |c, _| c["checkpoint"] = json!(c["checkpoint"].as_str().unwrap().replacen('\n', "\n9", 1)), "checkpoint"),
         ("a member is added", |c, _| c["remark"] = json!("trust me"), "no certificate"),
     ];
     for (what, touch, why) in touches {

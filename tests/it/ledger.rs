@@ -348,9 +348,14 @@ async fn an_older_database_deletes_nothing_until_its_lost_entries_are_replayed_a
     world.run_passes().await.unwrap();
     // What is purged after the backup.
     world.account("gone", "now() - interval '40 days'", "null", "null").await;
+    // What has no number yet when the backup is taken, gets one in the time that is lost, and ends there.
+    assert!(world.cli(&["hold", "place", "--account", "nobody", "--reason", "before the backup"]).status.success());
+    assert!(world.cli(&["pause", "--account", "nobody", "--reason", "before the backup"]).status.success());
     let backup = world.copy().await;
     world.run_passes().await.unwrap();
     assert_eq!(world.left("gone").await, left(0, 0, 0, 2));
+    assert!(world.cli(&["hold", "release", "1", "--reason", "after the backup"]).status.success());
+    assert!(world.cli(&["resume", "--account", "nobody", "--reason", "after the backup"]).status.success());
     assert!(world.cli(&["hold", "place", "--account", "early", "--reason", "after the backup"]).status.success());
     assert!(world.cli(&["ledger", "checkpoint"]).status.success());
     let (before, lost_job) = (entries(&world).await, world.job("gone", "configuration").await);
@@ -359,6 +364,9 @@ async fn an_older_database_deletes_nothing_until_its_lost_entries_are_replayed_a
     let refused = world.run_passes().await.unwrap_err();
     assert_eq!(refused.exit_code(), 13, "{refused}");
     assert_eq!(world.left("gone").await, ALL);
+    // Nor does somebody who has no files go on with it.
+    let mut elsewhere = world.command(&["ledger", "checkpoint"]);
+    assert_eq!(elsewhere.env_remove("RETENTIOND__LEDGER__CHECKPOINT_DIR").output().unwrap().status.code(), Some(13));
     let guard = world.json(&["guard", "status"]);
     assert!(guard["tripped"] == true && guard["reason"].as_str().unwrap().contains("ledger replay"), "{guard}");
     // Releasing the guard does not help: it has not tripped.
@@ -366,7 +374,7 @@ async fn an_older_database_deletes_nothing_until_its_lost_entries_are_replayed_a
     assert_eq!(world.run_passes().await.unwrap_err().exit_code(), 13);
 
     let replayed = world.json(&["ledger", "replay", "--reason", "restored from last night's backup"]);
-    assert_eq!(replayed["lost"], json!(["hold 1"]));
+    assert_eq!(replayed["lost"], json!(["hold 2"]));
     assert_eq!(entries(&world).await[..before.len()], before[..]);
     world.run_passes().await.unwrap();
     assert_eq!(world.left("gone").await, ALL, "a hold was lost: everything is paused");
@@ -424,11 +432,35 @@ async fn a_process_that_has_seen_more_entries_purges_nothing_in_an_older_databas
     world.account("gone", "now() - interval '40 days'", "null", "null").await;
     let app = world.app().await.unwrap();
     app.ledger().pass().await.unwrap();
-    app.seen.at_least(1_000).unwrap();
+    app.seen.note(1_000);
     let ended = app.run_once(&retentiond::lifecycle::Stop::default()).await;
     app.database.close().await;
     assert_eq!(ended.unwrap_err().exit_code(), 13);
     assert_eq!(world.left("gone").await, ALL);
+}
+
+#[tokio::test]
+async fn a_check_while_others_write_finds_nothing() {
+    let (world, _folder) = purged().await;
+    let (one, two) = (world.app().await.unwrap(), world.app().await.unwrap());
+    let writing = async {
+        for n in 0..40 {
+            world
+                .sql(&format!("insert into retention.ledger_pending (event, kind, body) select 'x', 'ledger', jsonb_build_object('n', i + {n}) from generate_series(1, 60) i"))
+                .await;
+            two.ledger().pass().await.unwrap();
+        }
+    };
+    let checking = async {
+        for _ in 0..15 {
+            assert_eq!(one.ledger().check().await.unwrap().findings, Vec::new());
+        }
+    };
+    tokio::join!(writing, checking);
+    for app in [one, two] {
+        app.database.close().await;
+    }
+    assert_eq!(findings(&world), BTreeMap::new());
 }
 
 #[tokio::test]

@@ -31,6 +31,7 @@ impl World {
 async fn r23_history_goes_after_its_period_and_nobody_is_scheduled_again() {
     let mut world = World::new().await;
     world.set("RECORDS__KEEP_HISTORY", "100d");
+    world.set("VERIFIER__WATCH_FOR", "100d");
     for account in ["old", "young", "held"] {
         world.account(account, "null", "now() - interval '31 days'", "null").await;
     }
