@@ -1,15 +1,17 @@
 //! `demo`: everything on an embedded Postgres of its own: the reference platform, sample accounts at every stage of life, the daemon in front of
 //! the reader, and at the end what was due, what was deleted and what was left alone and why.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io::Write, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{block_on, log_before_configuration, print};
 use crate::{
     app,
-    config::{self, Needs},
-    database,
+    certificate::{self, Certificate},
+    config::{self, Config, Needs},
+    database::{self, Database},
     embedded::{Options, Server},
     failure::Failure,
+    ledger::{self, Ledger, Seen},
     sample::{
         self, Stage, Summary,
         stores::{Count, Due, Stores},
@@ -66,6 +68,7 @@ fn show(length: Duration, postgres_bin: Option<PathBuf>, elsewhere: bool) -> Res
         app::run(Arc::clone(&config), Some(length)).await?;
         let after = sample::census(&mut connection).await.map_err(database::DatabaseError::from)?;
         conclude(&before, &after);
+        certify(&config, &mut connection).await?;
         if let Some(stores) = &stores {
             let due = Due::now(&mut connection).await.map_err(database::DatabaseError::from)?;
             conclude_elsewhere(&stores.census(&due).await.map_err(|e| Failure::Other(e.into()))?);
@@ -80,6 +83,29 @@ fn conclude_elsewhere(counts: &[Count]) {
     let row = |count: &Count| vec![count.target.clone(), count.due.to_string(), count.others.to_string()];
     print("\nThe same accounts in the other stores:");
     print(&table(&["place", "records left of accounts that are due", "of all others"], &counts.iter().map(row).collect::<Vec<_>>()));
+}
+
+/// Writes the certificate of one purge, which needs nothing of this demo any more.
+async fn certify(config: &Arc<Config>, connection: &mut sqlx::PgConnection) -> Result<(), Failure> {
+    let job: Option<i64> = sqlx::query_scalar(
+        "select id from retention.history where state = 'completed' and jsonb_path_exists(records_deleted, '$.* ? (@ > 0)') order by completed_at desc limit 1",
+    )
+    .fetch_optional(&mut *connection)
+    .await
+    .map_err(database::DatabaseError::from)?;
+    let Some(job) = job else { return Ok(()) };
+    Ledger::new(Database::new(&config.database)?, Arc::clone(config), Seen::default()).pass().await?;
+    let Some(evidence) = ledger::evidence(connection, job).await? else { return Ok(()) };
+    let certificate = Certificate::new(job, evidence).map_err(|e| Failure::Other(e.into()))?;
+    let kept = |page: String| -> std::io::Result<PathBuf> {
+        let mut file = tempfile::Builder::new().prefix("certificate-").suffix(".html").tempfile()?;
+        file.write_all(page.as_bytes())?;
+        Ok(file.keep().map_err(|e| e.error)?.1)
+    };
+    let file = kept(certificate::page(&certificate)).map_err(|e| Failure::Other(e.into()))?;
+    print(&format!("\nThe certificate of job {job} is in {}. Anybody can check it, with the file alone:", file.display()));
+    print(&format!("  retentiond certificate verify {} --key {}", file.display(), certificate.key));
+    Ok(())
 }
 
 fn introduce(filled: &Summary, length: Duration, url: &str) {
