@@ -33,6 +33,7 @@ pub(super) enum LedgerVerb {
     /// Write the ledger in files that other verifiers read (C2SP tlog-tiles); what is there is brought up to date.
     Export {
         /// Where to.
+        #[arg(default_value = "ledger", value_name = "DIR")]
         folder: PathBuf,
     },
     /// Number and sign what is pending, and print the checkpoint.

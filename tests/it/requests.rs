@@ -315,6 +315,19 @@ async fn r30_a_withdrawal_returns_only_after_the_batch_that_is_under_way_and_ano
 }
 
 #[tokio::test]
+async fn i2_a_request_postpones_no_date_that_was_promised() {
+    let world = world().await;
+    world.sql("update accounts set deleted_at = now() - interval '29 days' where account_id = 'a'").await;
+    look(&world, Look::Resync).await;
+    let promised = world.job("a", "configuration").await;
+    request(&world, "a", &[]);
+    look(&world, Look::Poll).await;
+    let job = world.job("a", "configuration").await;
+    assert_eq!((job.starting_point.as_str(), job.delete_by), ("request", promised.delete_by), "sooner than requests.fulfil_within");
+    assert!(job.retain_until < promised.retain_until);
+}
+
+#[tokio::test]
 async fn r30_it_advances_an_open_job_under_its_id_and_withdrawn_gives_it_its_dates_back() {
     let world = world().await;
     world.sql("update accounts set deleted_at = now() - interval '3 days' where account_id = 'a'").await;
