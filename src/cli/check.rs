@@ -195,6 +195,25 @@ async fn evidence(tx: &mut Tx, config: &Config) -> Result<Vec<Finding>, Failure>
             }
         }
     }
+    let fixed: Vec<String> = sqlx::query_scalar(
+        "select name from unnest(array['jobs', 'holds', 'pauses', 'policies', 'requests', 'approvals']) as t(of), concat(t.of, '_id_seq') as name
+         where not has_sequence_privilege('retention.' || name, 'update') order by 1",
+    )
+    .fetch_all(&mut **tx)
+    .await
+    .map_err(DatabaseError::from)?;
+    if !fixed.is_empty() {
+        let sequences = fixed.iter().map(|name| format!("retention.{name}")).collect::<Vec<_>>().join(", ");
+        let role: String =
+            sqlx::query_scalar("select quote_ident(current_user)").fetch_one(&mut **tx).await.map_err(DatabaseError::from)?;
+        findings.push(Finding {
+            remedy: Some(format!("GRANT UPDATE ON SEQUENCE {sequences} TO {role}")),
+            ..finding(
+                Severity::Warning,
+                format!("{role} may not move ids on, which `retentiond ledger replay` does after an older database came back"),
+            )
+        });
+    }
     match ledger::head(&mut *tx).await.and_then(|head| ledger::signer(config.ledger.key.as_ref(), &head)) {
         Ok(_) => {}
         Err(LedgerError::Database(error)) => return Err(error.into()),
@@ -251,13 +270,6 @@ async fn own_grants(tx: &mut Tx) -> Result<Vec<Finding>, DatabaseError> {
           where n.nspname = 'retention' and c.relkind = 'r' and c.relname not like '%migrations'
             and not (has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert')
                      and (c.relname = 'ledger_entries' or has_table_privilege(c.oid, 'update') and has_table_privilege(c.oid, 'delete')))
-          order by c.relname)
-         union all
-         -- A replay moves them on.
-         (select 'sequence retention.' || c.relname, 'use', 'USAGE, UPDATE ON SEQUENCE retention.' || quote_ident(c.relname)
-          from pg_class c join pg_namespace n on n.oid = c.relnamespace
-          where n.nspname = 'retention' and c.relkind = 'S'
-            and not (has_sequence_privilege(c.oid, 'usage') and has_sequence_privilege(c.oid, 'update'))
           order by c.relname)",
     )
     .fetch_all(&mut **tx)
