@@ -171,7 +171,8 @@ async fn around(State(desk): State<Desk>, mut request: Request, next: Next) -> R
             if let Ok(who) = who {
                 request.extensions_mut().insert(who);
             }
-            timeout(TIME_LIMIT, next.run(request)).await.unwrap_or_else(|_| Problem::too_slow().into_response())
+            let answered = timeout(TIME_LIMIT, next.run(request)).await.unwrap_or_else(|_| Problem::too_slow().into_response());
+            problem::spelt_out(answered)
         }
     };
     let (status, took) = (response.status().as_u16(), began.elapsed());
@@ -201,6 +202,10 @@ fn admit(desk: &Desk, who: &Result<Principal, Problem>, peer: Option<IpAddr>, re
         return Err(Problem::too_many());
     }
     auth::same_origin(request)?;
+    let uri = request.uri();
+    if uri.path().contains("%00") || uri.query().is_some_and(|query| query.contains("%00")) {
+        return Err(Problem::bad_request("the address holds the character zero, which no name has"));
+    }
     if is_open(request.uri().path()) {
         return Ok(());
     }

@@ -19,6 +19,8 @@ mod standin;
 mod rabbitmq;
 #[path = "../support/secantus.rs"]
 mod secantus;
+#[path = "../support/http.rs"]
+mod client;
 mod world;
 
 mod bad_input;
@@ -33,6 +35,8 @@ mod coverage;
 mod crash;
 mod crossing;
 mod daemon;
+mod desk;
+mod desk_fuzz;
 mod executor;
 mod faults;
 mod fence;
