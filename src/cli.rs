@@ -6,6 +6,7 @@ mod control;
 mod csv;
 mod demo;
 mod explain;
+mod grants;
 mod jobs;
 mod ledger;
 mod plan;
@@ -95,6 +96,9 @@ enum Verb {
         /// The configuration alone.
         #[arg(long)]
         offline: bool,
+        /// Check nothing: print every GRANT that this role needs, and those of the second role.
+        #[arg(long, value_name = "ROLE", conflicts_with = "offline")]
+        grants: Option<String>,
     },
     /// What would be deleted, by target with counts, and why. Writes nothing.
     Plan {
@@ -204,7 +208,8 @@ impl Cli {
             Verb::Run { once } => self.run(once),
             Verb::Demo { length, postgres_bin, stores } => demo::demo(length, postgres_bin, stores),
             Verb::Migrate { platform } => self.migrate(platform),
-            Verb::Check { offline } => self.check(offline),
+            Verb::Check { grants: Some(role), .. } => self.grants(&role),
+            Verb::Check { offline, grants: None } => self.check(offline),
             Verb::Plan { at } => self.plan(at),
             Verb::Explain { account } => self.explain(&account),
             Verb::Status { check } => self.status(check),

@@ -139,6 +139,12 @@ impl Database {
         owned(async move { tx.commit().await }).await
     }
 
+    /// The role that its connections are of.
+    #[must_use]
+    pub fn role(&self) -> &str {
+        self.options.get_username()
+    }
+
     /// How many connections there are, and how many of them nobody uses at this instant.
     #[must_use]
     pub fn connections(&self) -> (u32, usize) {
