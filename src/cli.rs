@@ -162,6 +162,12 @@ enum Verb {
         /// For this shell.
         shell: clap_complete::Shell,
     },
+    /// Write a man page for each verb into a folder; for packages.
+    #[command(hide = true)]
+    Manpages {
+        /// The folder; made if it is not there.
+        folder: PathBuf,
+    },
 }
 
 /// Runs the command line and returns its exit code.
@@ -228,6 +234,9 @@ impl Cli {
                 clap_complete::generate(shell, &mut Arguments::command(), "retentiond", &mut std::io::stdout());
                 Ok(())
             }
+            Verb::Manpages { folder } => std::fs::create_dir_all(&folder)
+                .and_then(|()| clap_mangen::generate_to(Arguments::command(), &folder))
+                .map_err(|error| Failure::Other(anyhow::anyhow!("{}: {error}", folder.display()))),
         }
     }
 
