@@ -82,11 +82,7 @@ pub const METRICS: &[(&str, Kind, &str)] = &[
     ),
     ("retention_guard_limit", Kind::Gauge, "Accounts with more of which the guard trips; absent when nothing limits them."),
     ("retention_holds", Kind::Gauge, "Holds in force."),
-    (
-        "retention_earliest_hold_expiry_timestamp_seconds",
-        Kind::Gauge,
-        "The earliest until of a hold in force; absent when none has one.",
-    ),
+    ("retention_earliest_hold_expiry_timestamp_seconds", Kind::Gauge, "The earliest until of a hold in force; absent when none has one."),
     ("retention_requests", Kind::Gauge, "Requests that are not over, by state; an overdue one is an accepted one too."),
     (
         "retention_oldest_open_request_timestamp_seconds",
@@ -95,12 +91,12 @@ pub const METRICS: &[(&str, Kind, &str)] = &[
     ),
     ("retention_ledger_entries", Kind::Gauge, "Entries of the ledger that have a number."),
     ("retention_ledger_unnumbered_entries", Kind::Gauge, "Entries that wait for their number."),
+    ("retention_ledger_checkpoint_timestamp_seconds", Kind::Gauge, "When the last checkpoint was signed; absent before the first."),
     (
-        "retention_ledger_checkpoint_timestamp_seconds",
+        "retention_ledger_ok",
         Kind::Gauge,
-        "When the last checkpoint was signed; absent before the first.",
+        "1 while the ledger is the one that was signed, as far as the last look found; 0 stops every purge.",
     ),
-    ("retention_ledger_ok", Kind::Gauge, "1 while the ledger is the one that was signed, as far as the last look found; 0 stops every purge."),
     (
         "retention_ledger_missing_entries",
         Kind::Gauge,
@@ -139,8 +135,7 @@ const BATCH: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 
 /// What becomes of a batch.
 const OUTCOMES: [&str; 4] = ["committed", "locked", "undone", "failed"];
 /// Why an attempt fails.
-pub const REASONS: [&str; 9] =
-    ["account_id", "conflict", "exhausted", "grants", "other", "refused", "schema", "timeout", "unanswered"];
+pub const REASONS: [&str; 9] = ["account_id", "conflict", "exhausted", "grants", "other", "refused", "schema", "timeout", "unanswered"];
 
 static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 

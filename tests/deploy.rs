@@ -110,7 +110,10 @@ fn every_alert_says_what_it_means_and_has_its_page_and_every_page_its_alert() {
             assert!(block.contains(part), "{alert} has no {part}");
         }
         assert!(["severity: critical", "severity: warning"].iter().any(|severity| block.contains(severity)), "{alert}");
-        assert!(block.contains(&format!("runbook_url: {BASE}{alert}.md\n")) || block.ends_with(&format!("{BASE}{alert}.md")), "{alert}: {block}");
+        assert!(
+            block.contains(&format!("runbook_url: {BASE}{alert}.md\n")) || block.ends_with(&format!("{BASE}{alert}.md")),
+            "{alert}: {block}"
+        );
         let page = read(&format!("docs/runbooks/{alert}.md"));
         let headings: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("## ")).collect();
         assert_eq!(headings, ["Meaning", "Impact", "Diagnosis", "Mitigation"], "{alert}");
@@ -134,7 +137,17 @@ fn rules_and_dashboard_use_metrics_that_exist_and_never_sum_what_each_replica_re
         known(name);
     }
     // Of the database, and so the same in each replica: a sum of it without a max inside would count every job twice.
-    let shared = ["jobs", "jobs_due", "overdue_jobs", "held_jobs", "residual_records", "quarantined_records", "requests", "holds", "guard_candidates"];
+    let shared = [
+        "jobs",
+        "jobs_due",
+        "overdue_jobs",
+        "held_jobs",
+        "residual_records",
+        "quarantined_records",
+        "requests",
+        "holds",
+        "guard_candidates",
+    ];
     let expressions = dashboard_expressions().into_iter().chain(alerts().into_iter().map(|(_, block)| block));
     for expression in expressions {
         for name in shared {
@@ -160,7 +173,10 @@ fn the_dashboard_can_be_imported_from_a_file() {
     assert!(dashboard.get("__inputs").is_none() && dashboard.get("__requires").is_none() && dashboard.get("id").is_none());
     assert!(dashboard["schemaVersion"].as_i64().unwrap() >= 39 && dashboard["uid"] == "retentiond");
     let variables = dashboard["templating"]["list"].as_array().unwrap();
-    assert!(variables.iter().any(|v| v["name"] == "datasource" && v["type"] == "datasource" && v["query"] == "prometheus"), "{variables:?}");
+    assert!(
+        variables.iter().any(|v| v["name"] == "datasource" && v["type"] == "datasource" && v["query"] == "prometheus"),
+        "{variables:?}"
+    );
     let panels = dashboard["panels"].as_array().unwrap();
     let ids: BTreeSet<i64> = panels.iter().map(|panel| panel["id"].as_i64().unwrap()).collect();
     assert_eq!(ids.len(), panels.len(), "an id stands twice");
@@ -210,7 +226,8 @@ fn rendered(values: &Value) -> Option<Result<Vec<Value>, String>> {
 
 /// The least that has to be said, and more.
 fn values(more: &Value) -> Value {
-    let mut values = json!({"mode": "observe", "image": {"repository": "registry.example/retentiond"}, "database": {"existingSecret": "address"}});
+    let mut values =
+        json!({"mode": "observe", "image": {"repository": "registry.example/retentiond"}, "database": {"existingSecret": "address"}});
     values.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     values
 }
@@ -244,7 +261,8 @@ fn the_chart_runs_the_daemon_with_the_least_that_it_needs() {
     let manifests = manifests.unwrap();
     let kinds: BTreeSet<&str> = manifests.iter().map(|m| m["kind"].as_str().unwrap()).collect();
     assert_eq!(kinds, BTreeSet::from(["ConfigMap", "Deployment", "Job", "NetworkPolicy", "PodDisruptionBudget", "Service"]));
-    let pods = [one(&manifests, "Deployment", "release-retentiond"), one(&manifests, "Job", "release-retentiond-migrate")].map(|m| &m["spec"]["template"]["spec"]);
+    let pods = [one(&manifests, "Deployment", "release-retentiond"), one(&manifests, "Job", "release-retentiond-migrate")]
+        .map(|m| &m["spec"]["template"]["spec"]);
     for pod in pods {
         assert_eq!(pod["automountServiceAccountToken"], false);
         assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
@@ -317,10 +335,17 @@ fn what_the_chart_can_do_besides_it_does_when_told() {
     let rules = &one(&manifests, "PrometheusRule", "release-retentiond")["spec"]["groups"];
     let texts = rules.to_string();
     assert!(!texts.contains("retentiond.invalid") && texts.contains("https://wiki.example/r/RetentionGuardTripped.md"));
-    let there = rules.as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap()).filter(|rule| rule.get("alert").is_some()).count();
+    let there = rules
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|group| group["rules"].as_array().unwrap())
+        .filter(|rule| rule.get("alert").is_some())
+        .count();
     assert_eq!(there, alerts().len());
     let dashboard: Value =
-        serde_json::from_str(one(&manifests, "ConfigMap", "release-retentiond-dashboard")["data"]["retentiond.json"].as_str().unwrap()).unwrap();
+        serde_json::from_str(one(&manifests, "ConfigMap", "release-retentiond-dashboard")["data"]["retentiond.json"].as_str().unwrap())
+            .unwrap();
     assert_eq!(dashboard, serde_json::from_str::<Value>(&read("deploy/grafana/retentiond.json")).unwrap());
 }
 
@@ -348,7 +373,8 @@ fn systemd_understands_the_unit_and_finds_little_exposed() {
     };
     assert!(output.status.success() && !said(&output).contains("retentiond"), "{}", said(&output));
     // 10 is all of it, 100 its scale for the threshold.
-    let exposed = run(Command::new("systemd-analyze").args(["security", "--offline=true", "--threshold=15", "--no-pager"]).arg(&unit)).unwrap();
+    let exposed =
+        run(Command::new("systemd-analyze").args(["security", "--offline=true", "--threshold=15", "--no-pager"]).arg(&unit)).unwrap();
     assert!(exposed.status.success(), "{}", said(&exposed));
 }
 
@@ -391,7 +417,10 @@ fn there_is_a_man_page_for_each_verb() {
     assert!(made.status.success(), "{}", said(&made));
     let help = said(&Command::new(PROGRAM).env_clear().arg("--help").output().unwrap());
     let verbs = help.lines().skip_while(|line| *line != "Commands:").filter_map(|line| line.strip_prefix("  "));
-    let verbs: Vec<&str> = verbs.filter_map(|line| line.split_whitespace().next()).filter(|v| v.starts_with(|c: char| c.is_ascii_lowercase()) && *v != "help").collect();
+    let verbs: Vec<&str> = verbs
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|v| v.starts_with(|c: char| c.is_ascii_lowercase()) && *v != "help")
+        .collect();
     assert!(verbs.contains(&"run") && !verbs.contains(&"manpages"), "{verbs:?}");
     for verb in verbs {
         let page = fs::read_to_string(pages.join(format!("retentiond-{verb}.1"))).unwrap_or_else(|error| panic!("{verb}: {error}"));

@@ -34,7 +34,8 @@ impl Cli {
             Output::Json => print_json(&grants),
             Output::Table => {
                 for (at, grant) in grants.iter().enumerate() {
-                    if at == 0 || grants.get(at - 1).is_some_and(|before| (&before.role, before.optional) != (&grant.role, grant.optional)) {
+                    if at == 0 || grants.get(at - 1).is_some_and(|before| (&before.role, before.optional) != (&grant.role, grant.optional))
+                    {
                         let why = if grant.optional { ", wanted: without it `retentiond check` warns" } else { "" };
                         print(&format!("-- {}, mode {}{why}", grant.role, config.mode.as_str()));
                     }
@@ -48,7 +49,8 @@ impl Cli {
 
 async fn needed(config: &Config, database: &Database, role: &str) -> Result<Vec<Grant>, Failure> {
     let mut tx = database.begin(Purpose::Compare).await?;
-    let there: bool = sqlx::query_scalar("select to_regnamespace('retention') is not null").fetch_one(&mut *tx).await.map_err(DatabaseError::from)?;
+    let there: bool =
+        sqlx::query_scalar("select to_regnamespace('retention') is not null").fetch_one(&mut *tx).await.map_err(DatabaseError::from)?;
     if !there {
         return Err(Failure::Schema(SchemaError::Missing));
     }
@@ -145,7 +147,8 @@ pub(super) async fn replay(tx: &mut Tx, role: Option<&str>) -> Result<Vec<Findin
 
 /// Without it nobody can tell how far standbys are and what old sessions may still see.
 pub(super) async fn statistics(tx: &mut Tx, role: Option<&str>) -> Result<Option<Finding>, DatabaseError> {
-    let may: bool = sqlx::query_scalar("select not $1 and pg_has_role('pg_read_all_stats', 'usage')").bind(role.is_some()).fetch_one(&mut **tx).await?;
+    let may: bool =
+        sqlx::query_scalar("select not $1 and pg_has_role('pg_read_all_stats', 'usage')").bind(role.is_some()).fetch_one(&mut **tx).await?;
     let role = whose(tx, role).await?;
     Ok((!may).then(|| Finding {
         severity: Severity::Warning,

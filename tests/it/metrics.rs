@@ -203,7 +203,9 @@ async fn s8_the_figures_say_what_was_done_and_what_the_database_holds() {
 fn promtool_is_content(text: &str) {
     let mut child = match Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn() {
         Ok(child) => child,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return left_out("metrics as Prometheus reads them: promtool is not installed"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return left_out("metrics as Prometheus reads them: promtool is not installed");
+        }
         Err(error) => panic!("promtool: {error}"),
     };
     child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
@@ -256,7 +258,9 @@ async fn s8_what_people_decided_and_what_the_ledger_holds_shows() {
     // A request is past its date, a database is found to be an older one, and then the ledger to be another one.
     world.sql("update retention.holds set released_at = now(), released_by = 'x', release_reason = 'r' where account_id = 'b'").await;
     world.sql("update retention.guard set tripped_at = now(), reason = 'test'").await;
-    world.sql("update retention.requests set accepted_at = now() - interval '40 days', due_by = now() - interval '1 second' where id = 2").await;
+    world
+        .sql("update retention.requests set accepted_at = now() - interval '40 days', due_by = now() - interval '1 second' where id = 2")
+        .await;
     until_shown(port, "retention_requests{state=\"overdue\"}", 1.0).await;
     let seen = until_shown(port, "retention_holds", 1.0).await;
     assert!(seen.get("retention_guard_candidates").unwrap() >= 1.0, "who is not held any more is due: {}", seen.text);

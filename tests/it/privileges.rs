@@ -205,10 +205,16 @@ async fn check_grants_prints_what_the_second_role_needs_and_nothing_that_could_d
     world.set("DATABASE__URL", &main).set("VERIFIER__URL", &url);
     let grants = world.json(&["check", "--grants", "somebody"]);
     let grants = grants.as_array().unwrap();
-    assert!(grants.iter().any(|g| g["role"] == "somebody" && g["statement"] == "GRANT DELETE ON \"public\".\"queue_messages\" TO somebody"), "{grants:?}");
+    assert!(
+        grants.iter().any(|g| g["role"] == "somebody" && g["statement"] == "GRANT DELETE ON \"public\".\"queue_messages\" TO somebody"),
+        "{grants:?}"
+    );
     let second: Vec<&str> =
         grants.iter().filter(|g| g["role"] == format!("\"{witness}\"")).map(|g| g["statement"].as_str().unwrap()).collect();
-    assert!(!second.is_empty() && second.iter().all(|s| s.starts_with("GRANT SELECT ON ") || s.starts_with("GRANT USAGE ON SCHEMA ")), "{second:?}");
+    assert!(
+        !second.is_empty() && second.iter().all(|s| s.starts_with("GRANT SELECT ON ") || s.starts_with("GRANT USAGE ON SCHEMA ")),
+        "{second:?}"
+    );
     for statement in second {
         world.sql(statement).await;
     }
