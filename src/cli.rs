@@ -5,6 +5,7 @@ mod check;
 mod control;
 mod demo;
 mod explain;
+mod grants;
 mod jobs;
 mod ledger;
 mod plan;
@@ -95,6 +96,9 @@ enum Verb {
         /// The configuration alone.
         #[arg(long)]
         offline: bool,
+        /// Check nothing: print every GRANT that this role needs, and those of the second role.
+        #[arg(long, value_name = "ROLE", conflicts_with = "offline")]
+        grants: Option<String>,
     },
     /// What would be deleted, by target with counts, and why. Writes nothing.
     Plan {
@@ -160,6 +164,12 @@ enum Verb {
         /// For this shell.
         shell: clap_complete::Shell,
     },
+    /// Write a man page for each verb into a folder; for packages.
+    #[command(hide = true)]
+    Manpages {
+        /// The folder; made if it is not there.
+        folder: PathBuf,
+    },
 }
 
 /// Runs the command line and returns its exit code.
@@ -206,7 +216,8 @@ impl Cli {
             Verb::Run { once } => self.run(once),
             Verb::Demo { length, postgres_bin, stores } => demo::demo(length, postgres_bin, stores),
             Verb::Migrate { platform } => self.migrate(platform),
-            Verb::Check { offline } => self.check(offline),
+            Verb::Check { grants: Some(role), .. } => self.grants(&role),
+            Verb::Check { offline, grants: None } => self.check(offline),
             Verb::Plan { at } => self.plan(at),
             Verb::Explain { account } => self.explain(&account),
             Verb::Status { check } => self.status(check),
@@ -226,6 +237,9 @@ impl Cli {
                 clap_complete::generate(shell, &mut Arguments::command(), "retentiond", &mut std::io::stdout());
                 Ok(())
             }
+            Verb::Manpages { folder } => std::fs::create_dir_all(&folder)
+                .and_then(|()| clap_mangen::generate_to(Arguments::command(), &folder))
+                .map_err(|error| Failure::Other(anyhow::anyhow!("{}: {error}", folder.display()))),
         }
     }
 

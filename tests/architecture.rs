@@ -36,7 +36,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("verifier", "catalog config crash database jobs policy safeguards sql stores"),
     ("levels", "catalog config database policy safeguards sql stores"),
     ("records", "config database safeguards"),
-    ("outlook", "config database jobs metrics model policy requests retention safeguards sql stores"),
+    ("outlook", "config database jobs ledger metrics model policy requests retention safeguards sql stores"),
     // Running.
     ("schema", "config database ledger"),
     ("lifecycle", ""),

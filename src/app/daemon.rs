@@ -459,6 +459,8 @@ impl Daemon {
             tracing::debug!(event = "metrics.incomplete", error = %error, "the database did not give all of its figures");
         }
         gauges.set("retention_database_up", &[], up);
+        let (open, idle) = self.database.connections();
+        metrics::connections(open, idle);
         metrics::render(&gauges)
     }
 

@@ -57,6 +57,7 @@ mod races;
 mod requests;
 mod records;
 mod reports;
+mod runbooks;
 mod safeguards;
 mod sources;
 mod stores;
