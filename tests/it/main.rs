@@ -19,6 +19,8 @@ mod standin;
 mod rabbitmq;
 #[path = "../support/secantus.rs"]
 mod secantus;
+#[path = "../support/receiver.rs"]
+mod receiver;
 mod world;
 
 mod bad_input;
@@ -42,6 +44,7 @@ mod levels;
 mod manners;
 mod metrics;
 mod model;
+mod notices;
 mod objects;
 mod planner;
 mod policy;
