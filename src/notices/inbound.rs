@@ -10,7 +10,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 /// The longest body, in bytes.
-pub const LONGEST: usize = 64 << 10;
+const LONGEST: usize = 64 << 10;
 /// Events that are known again.
 const REMEMBERED: usize = 10_000;
 

@@ -75,7 +75,7 @@ pub async fn keep_registered(conn: &mut PgConnection, config: &Config) -> Result
 ///
 /// # Errors
 /// Those of the database.
-pub async fn anybody(conn: &mut PgConnection) -> Result<bool, DatabaseError> {
+async fn anybody(conn: &mut PgConnection) -> Result<bool, DatabaseError> {
     let asked = format!("select exists (select 1 from retention.notice_endpoints e where {LIVE})");
     Ok(sqlx::query_scalar(AssertSqlSafe(asked)).fetch_one(conn).await?)
 }

@@ -87,7 +87,7 @@ async fn a_whole_life_arrives_signed_and_in_order() {
     let receiver = Receiver::start();
     let mut world = World::new().await;
     world.tells("platform", receiver.port, &format!("secret = [\"{SECRET}\", \"{OTHER_SECRET}\"]"));
-    // The queue is due long ago; the configuration in eight days.
+    // The queue was due long ago, and all of its allowance has passed; the configuration is due in eight days.
     world.account("alice", "null", "now() - interval '22 days'", "null").await;
     world.account("live", "null", "null", "null").await;
     world.run_passes().await.unwrap();
@@ -96,7 +96,7 @@ async fn a_whole_life_arrives_signed_and_in_order() {
         let got: Vec<Got> = receiver.got().into_iter().filter(|got| queue(got) == of_queue).collect();
         got.iter().map(|got| got.kind().replace("retention.purge.", "")).collect::<Vec<_>>()
     };
-    assert_eq!(kinds(true), ["scheduled", "started", "completed"]);
+    assert_eq!(kinds(true), ["scheduled", "overdue", "started", "completed"]);
     assert_eq!(kinds(false), ["scheduled"], "eight days are not soon");
 
     // A little more than seven days ahead: not soon yet, and then it is, without anybody's act.
@@ -113,7 +113,7 @@ async fn a_whole_life_arrives_signed_and_in_order() {
     world.sql("update feature_subscriptions set terminated_at = now() - interval '29 days 12 hours' where account_id = 'alice'").await;
     world.run_passes().await.unwrap();
     assert_eq!(kinds(false)[3..], ["rescheduled", "due_soon"]);
-    world.sql("update feature_subscriptions set terminated_at = now() - interval '31 days' where account_id = 'alice'").await;
+    world.sql("update feature_subscriptions set terminated_at = now() - interval '30 days 2 hours' where account_id = 'alice'").await;
     world.run_passes().await.unwrap();
     assert_eq!(kinds(false)[5..], ["rescheduled", "started", "completed"]);
     assert_eq!(world.left("alice").await, left(0, 0, 0, 2));
@@ -132,8 +132,8 @@ async fn a_whole_life_arrives_signed_and_in_order() {
         }
     }
     let job = world.job("alice", "configuration").await;
-    let data = &got.last().unwrap().event["data"];
-    assert_eq!(data["job_id"], job.id.as_str());
+    let over = |got: &&Got| got.kind() == "retention.purge.completed" && got.event["data"]["job_id"] == job.id.as_str();
+    let data = &got.iter().find(over).unwrap().event["data"];
     assert_eq!(data["records_deleted"], json!({"platform/template_configurations": 3, "platform/task_configurations": 5}));
     assert!(data["completed_at"].is_string());
     let soon: Vec<&Value> = got.iter().filter(|got| got.kind() == "retention.purge.due_soon").map(|got| &got.event["data"]).collect();
@@ -182,12 +182,12 @@ async fn what_fails_is_tried_again_under_the_same_id_and_holds_up_its_account_al
     let mut world = World::new().await;
     world.tells("platform", receiver.port, "");
     for account in ["alice", "bob"] {
-        world.account(account, "null", "now() - interval '31 days'", "null").await;
+        world.account(account, "null", "now() - interval '30 days 2 hours'", "null").await;
     }
     world.run_passes().await.unwrap();
-    assert_eq!(receiver.kinds("bob").len(), 6, "two jobs, three notices each");
+    assert_eq!(receiver.kinds("bob").len(), 7, "two jobs, three notices each, and one is overdue");
     assert_eq!(receiver.kinds("alice"), ["purge.scheduled"], "the others wait for the first");
-    assert_eq!(world.count("retention.notices where account_id = 'alice' and outcome is null").await, 6);
+    assert_eq!(world.count("retention.notices where account_id = 'alice' and outcome is null").await, 7);
     assert_eq!(world.deliver().await, Delivered::default(), "its pause is not over");
     world.no_pause().await;
     assert_eq!(world.deliver().await, Delivered { sent: 0, failed: 1 });
@@ -201,9 +201,9 @@ async fn what_fails_is_tried_again_under_the_same_id_and_holds_up_its_account_al
     world.no_pause().await;
     while world.deliver().await.sent > 0 {}
     let got: Vec<Got> = receiver.got().into_iter().filter(|got| got.event["subject"] == "alice").collect();
-    assert_eq!(got.len(), 8);
+    assert_eq!(got.len(), 9);
     assert!(got[..3].iter().all(|one| one.id == got[0].id && one.text == got[0].text && is_signed_with(one, SECRET)), "{got:?}");
-    assert_eq!(times(&got[2..]).len(), 6);
+    assert_eq!(times(&got[2..]).len(), 7);
     assert_eq!(world.json(&["notices", "list", "--failed"]), json!([]));
 }
 
@@ -214,7 +214,7 @@ async fn what_does_not_arrive_in_its_time_is_given_up_and_the_next_has_its_turn(
     let receiver = Receiver::answering(move |_| (said.load(Ordering::Relaxed), String::new()));
     let mut world = World::new().await;
     world.tells("platform", receiver.port, "give_up_after = \"1h\"");
-    world.account("alice", "null", "now() - interval '8 days'", "null").await;
+    world.account("alice", "null", "now() - interval '7 days 2 hours'", "null").await;
     world.run_passes().await.unwrap();
     let age =
         |age: &str| format!("update retention.notices set waiting_since = now() - interval '{age}', next_at = now() where attempts > 0");
@@ -278,7 +278,7 @@ async fn an_endpoint_that_is_gone_is_left_alone_until_it_is_enabled_or_another_o
     while world.deliver().await.sent > 0 {}
     assert_eq!(world.count("retention.notices where outcome = 'sent'").await, waiting);
     world.rules = rules;
-    world.sql("update retention.notices set outcome = null, ended_at = null").await;
+    world.sql("update retention.notices set outcome = null, ended_at = null, next_at = now()").await;
     assert_eq!(world.deliver().await, Delivered::default(), "the configuration that it was said to");
     assert!(world.cli(&["notices", "enable", "platform", "--reason", "it is back"]).status.success());
     while world.deliver().await.sent > 0 {}
@@ -333,10 +333,10 @@ async fn an_endpoint_that_hangs_delays_no_purge_and_no_other_endpoint() {
     let mut world = World::new().await;
     world.tells("hanging", hanging.port, "").tells("well", well.port, "");
     for account in ["alice", "bob"] {
-        world.account(account, "null", "now() - interval '31 days'", "null").await;
+        world.account(account, "null", "now() - interval '30 days 2 hours'", "null").await;
     }
     let mut daemon = world.daemon();
-    until("all is told to the one that is well", async || well.got().len() == 12).await;
+    until("all is told to the one that is well", async || well.got().len() == 14).await;
     assert_eq!(world.left("alice").await, left(0, 0, 0, 2));
     assert!(!hanging.got().is_empty() && hanging.got().len() <= 2, "the first of each account");
     // Within the time that the other may take to answer.
@@ -386,7 +386,7 @@ async fn killed_between_the_answer_and_its_mark_it_sends_again_under_the_same_id
     world.run_passes().await.unwrap();
     let after = receiver.got();
     assert_eq!((after[1].id.as_str(), after[1].text.as_str()), (before[0].id.as_str(), before[0].text.as_str()));
-    assert_eq!(times(&after[1..]).len(), 2, "and the other one");
+    assert_eq!(times(&after[1..]).len(), 3, "and the others");
     assert!(times(&after[1..]).values().all(|times| *times == 1));
 }
 
@@ -506,12 +506,12 @@ async fn neither_log_nor_figures_hold_a_secret_a_token_or_what_was_answered() {
     let (failing, well) = (Receiver::answering(|_| (500, String::new())), Receiver::start());
     let mut world = World::new().await;
     world.tells("failing", failing.port, "").tells("well", well.port, "").set("LOG__LEVEL", "trace");
-    world.account("alice", "null", "now() - interval '31 days'", "null").await;
+    world.account("alice", "null", "now() - interval '30 days 2 hours'", "null").await;
     let daemon = world.daemon();
     let warned = daemon.wait_for("a warning", |line| line["event"] == "notice.failed").await;
     assert_eq!([&warned["endpoint"], &warned["host"], &warned["error"]], [&json!("failing"), &json!("127.0.0.1"), &json!("status 500")]);
     daemon.wait_for("a notice that arrived", |line| line["event"] == "notice.sent").await;
-    until("all is told", async || well.got().len() == 6).await;
+    until("all is told", async || well.got().len() == 7).await;
     let events = daemon.events();
     assert_eq!(events.iter().filter(|line| line["event"] == "notice.failed").count(), 1, "once an hour");
     let log = std::fs::read_to_string(&daemon.log).unwrap();
