@@ -19,13 +19,15 @@ const LIVE: &str = "e.configured_at > now() - interval '1 day'";
 /// The account of `{of}` is one that the endpoint may be told of.
 const OURS: &str = "(e.regions is null or {of}.account_id is null
       or exists (select 1 from retention.account_regions r where r.account_id = {of}.account_id and r.region = any(e.regions)))";
+/// What every id begins with: endpoints know a notice by its id alone, whichever ledger it is from.
+const LEDGER: &str = "(select left(encode(sha256(convert_to(origin, 'UTF8')), 'hex'), 12) || '-' from retention.ledger)";
 /// Jobs that one transaction of a look goes through.
 const LOOK_PAGE: i64 = 10_000;
 
 /// Something that happened.
 #[derive(Debug, Clone)]
 pub struct Fact {
-    /// Its id, the same whenever it is told.
+    /// Its id in this ledger, the same whenever it is told.
     pub id: String,
     /// One of [`crate::config::TYPES`].
     pub kind: &'static str,
@@ -92,7 +94,7 @@ pub async fn write(conn: &mut PgConnection, facts: &[Fact]) -> Result<(), Databa
     let ours = OURS.replace("{of}", "f");
     let statement = format!(
         "insert into retention.notices (endpoint, event_id, type, account_id, at, data)
-         select e.name, f.id, f.kind, f.account_id, f.at, f.data || coalesce(plan.data, '{{}}')
+         select e.name, {LEDGER} || f.id, f.kind, f.account_id, f.at, f.data || coalesce(plan.data, '{{}}')
          from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::jsonb[], $6::int8[]) with ordinality
                   as f(id, kind, account_id, at, data, plan_of, place)
          join retention.notice_endpoints e on f.kind = any(e.types) and {LIVE} and {ours}
@@ -126,7 +128,7 @@ fn soon(from: &str, ahead: &str) -> String {
     let (ours, held) = (OURS.replace("{of}", "j"), held("j"));
     format!(
         "insert into retention.notices (endpoint, event_id, type, account_id, at, data)
-         select e.name, 'job-' || j.id || '-due-' || extract(epoch from j.retain_until)::int8 || '-' || {ahead}, '{DUE_SOON}', j.account_id, now(),
+         select e.name, {LEDGER} || 'job-' || j.id || '-due-' || extract(epoch from j.retain_until)::int8 || '-' || {ahead}, '{DUE_SOON}', j.account_id, now(),
                 {PLAN} || jsonb_build_object('ahead_seconds', {ahead}, 'held', {held})
          from {from} and '{DUE_SOON}' = any(e.types) and {LIVE} and {ours}
          order by j.retain_until, j.id
