@@ -8,6 +8,7 @@ mod explain;
 mod grants;
 mod jobs;
 mod ledger;
+mod notices;
 mod plan;
 mod policy;
 mod request;
@@ -150,6 +151,11 @@ enum Verb {
     Certificate(ledger::CertificateArguments),
     /// Have an account's records deleted ahead of every starting point.
     Request(request::Arguments),
+    /// What endpoints of the platform were told and will be.
+    Notices {
+        #[command(subcommand)]
+        verb: notices::NoticesVerb,
+    },
     /// What was deleted in an interval and how much of it in time; and what the rules say.
     Report {
         #[command(subcommand)]
@@ -230,6 +236,7 @@ impl Cli {
             Verb::Ledger { verb } => self.ledger(verb),
             Verb::Certificate(arguments) => self.certificate(arguments),
             Verb::Request(arguments) => self.request(arguments),
+            Verb::Notices { verb } => self.notices(verb),
             Verb::Report { verb } => self.report(verb),
             Verb::Token(arguments) => self.token(&arguments),
             Verb::Healthcheck => self.healthcheck(),

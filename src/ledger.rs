@@ -7,6 +7,7 @@ mod certify;
 mod check;
 mod key;
 mod number;
+mod outward;
 mod replay;
 mod state;
 
@@ -24,6 +25,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use crate::{
     config,
     database::{Database, DatabaseError, Purpose, Tx},
+    notices,
     proof::{Checkpoint, Unproven, VerifierKey, tree::Tiles},
     safeguards,
 };
@@ -306,6 +308,7 @@ impl Ledger {
             let signer = self.signer(&head)?;
             // Somebody else is at it; what is left then comes with the next pass.
             more = alone && {
+                notices::keep_registered(&mut tx, &self.config).await?;
                 let page = number::page(&mut tx, &head, &signer, PAGE).await?;
                 numbered += page;
                 Database::commit(tx).await?;

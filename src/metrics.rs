@@ -125,6 +125,9 @@ pub const METRICS: &[(&str, Kind, &str)] = &[
     ),
     ("retention_http_request_duration_seconds", Kind::Histogram, "How long an answer of the API or a page took."),
     ("retention_database_pool_connections", Kind::Gauge, "Connections of this process to the main database."),
+    ("retention_notice_deliveries_total", Kind::Counter, "Tries of this process to tell an endpoint, and notices that it gave up."),
+    ("retention_notices_pending", Kind::Gauge, "Notices that wait for their endpoint."),
+    ("retention_oldest_notice_timestamp_seconds", Kind::Gauge, "When the oldest notice that waits was written; absent when none does."),
     ("retention_database_up", Kind::Gauge, "1 when the database answered this scrape, 0 when the figures that it holds are missing."),
 ];
 
@@ -169,6 +172,11 @@ pub fn install(config: &Config) {
         }
         for reason in REASONS {
             failures(&class.feature, &class.name, reason, 0);
+        }
+    }
+    for endpoint in &config.notices {
+        for outcome in ["sent", "failed", "given_up"] {
+            counter!("retention_notice_deliveries_total", "endpoint" => endpoint.name.clone(), "outcome" => outcome).increment(0);
         }
     }
     for kind in ["poll", "resync"] {
@@ -229,6 +237,11 @@ pub fn store_available(store: &str, available: bool) {
 /// A call to the store was not answered.
 pub fn store_failed(store: &str) {
     counter!("retention_store_failures_total", "store" => store.to_owned()).increment(1);
+}
+
+/// A notice was sent, failed or was given up.
+pub fn notice(endpoint: &str, outcome: &'static str) {
+    counter!("retention_notice_deliveries_total", "endpoint" => endpoint.to_owned(), "outcome" => outcome).increment(1);
 }
 
 /// A batch that deleted records of the target was committed and took so long.

@@ -46,6 +46,7 @@ pub async fn gauges(conn: &mut PgConnection, config: &Config, gauges: &mut Gauge
     open(conn, config, gauges).await?;
     residual(conn, config, gauges).await?;
     headroom(conn, config, gauges).await?;
+    waiting(conn, config, gauges).await?;
     // Reads every job there ever was.
     closed(conn, config, gauges).await
 }
@@ -140,6 +141,26 @@ async fn residual(conn: &mut PgConnection, config: &Config, gauges: &mut Gauges)
     }
     for (feature, name, accounts) in &rows {
         gauges.set_class("retention_residual_records", (feature, name), number(*accounts));
+    }
+    Ok(())
+}
+
+/// Notices that wait, for the endpoints of this configuration.
+async fn waiting(conn: &mut PgConnection, config: &Config, gauges: &mut Gauges) -> Result<(), DatabaseError> {
+    if config.notices.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<(String, i64, DateTime<Utc>)> =
+        sqlx::query_as("select endpoint, count(*), min(created_at) from retention.notices where outcome is null group by endpoint")
+            .fetch_all(&mut *conn)
+            .await?;
+    for endpoint in &config.notices {
+        let labels = [("endpoint", endpoint.name.as_str())];
+        let row = rows.iter().find(|(name, ..)| *name == endpoint.name);
+        gauges.set("retention_notices_pending", &labels, number(row.map_or(0, |(_, waiting, _)| *waiting)));
+        if let Some((.., oldest)) = row {
+            gauges.set("retention_oldest_notice_timestamp_seconds", &labels, number(oldest.timestamp_micros()) / 1e6);
+        }
     }
     Ok(())
 }

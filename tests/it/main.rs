@@ -21,6 +21,8 @@ mod rabbitmq;
 mod secantus;
 #[path = "../support/http.rs"]
 mod client;
+#[path = "../support/receiver.rs"]
+mod receiver;
 mod world;
 
 mod bad_input;
@@ -46,6 +48,7 @@ mod levels;
 mod manners;
 mod metrics;
 mod model;
+mod notices;
 mod objects;
 mod planner;
 mod policy;
