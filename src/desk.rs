@@ -30,7 +30,9 @@ use crate::{
     config::{self, Config, Role},
     database::{Database, DatabaseError, Purpose, Tx},
     failure::Failure,
-    http, metrics, outlook,
+    http, metrics,
+    notices::Inbound,
+    outlook,
 };
 
 pub use auth::fresh_token;
@@ -61,6 +63,7 @@ struct Inner {
     app: Mutex<Option<(Instant, App)>>,
     counter: Counter,
     limiter: DefaultKeyedRateLimiter<String>,
+    inbound: Inbound,
 }
 
 /// Serves the desk until the stop. Waits for no database: while that is away, answers say so.
@@ -87,7 +90,15 @@ impl Desk {
         let config = Arc::clone(&front.config);
         let database = Database::new(&config::Database { max_connections: CONNECTIONS, ..config.database.clone() })?;
         let limiter = RateLimiter::keyed(Quota::per_second(RATE).allow_burst(BURST));
-        Ok(Self(Arc::new(Inner { config, database, front, app: Mutex::default(), counter: Counter::default(), limiter })))
+        Ok(Self(Arc::new(Inner {
+            config,
+            database,
+            front,
+            app: Mutex::default(),
+            counter: Counter::default(),
+            limiter,
+            inbound: Inbound::default(),
+        })))
     }
 
     pub(crate) fn config(&self) -> &Arc<Config> {
@@ -97,6 +108,11 @@ impl Desk {
     /// What the ops listener would say: alive, and ready.
     pub(crate) fn probes(&self) -> &http::Ops {
         &self.0.front.probes
+    }
+
+    /// Events that the platform has sent.
+    pub(crate) fn inbound(&self) -> &Inbound {
+        &self.0.inbound
     }
 
     /// A look at the source happens soon, whatever its interval.

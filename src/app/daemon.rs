@@ -34,6 +34,8 @@ use crate::{
 const FOLLOWED: Duration = Duration::from_mins(1);
 /// How often the daemon forgets records of its own.
 const FORGOTTEN: Duration = Duration::from_hours(1);
+/// Looks that are asked for are so far apart at least.
+const WAKES: Duration = Duration::from_secs(1);
 /// How long the database may take to answer one scrape.
 const SCRAPE_LIMIT: Duration = Duration::from_secs(2);
 /// A planner that has not moved for this long hangs: longer than its longest statement may take.
@@ -270,7 +272,11 @@ impl Daemon {
             };
             tokio::select! {
                 _ = self.rest(pause) => {}
-                () = self.wake.notified() => {}
+                // However often somebody says so.
+                () = async {
+                    self.rest(WAKES.min(pause)).await;
+                    self.wake.notified().await;
+                } => {}
             }
         }
     }

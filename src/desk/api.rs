@@ -2,6 +2,7 @@
 //! beyond what a screen may cost. Writes are in `api/acts.rs`.
 
 mod acts;
+mod events;
 mod reports;
 
 use std::sync::LazyLock;
@@ -84,6 +85,7 @@ fn described() -> OpenApiRouter<Desk> {
         .routes(routes!(series))
         .merge(reports::described())
         .merge(acts::described())
+        .merge(events::described())
 }
 
 static DOCUMENT: LazyLock<Document> = LazyLock::new(|| described().split_for_parts().1);

@@ -373,3 +373,29 @@ async fn a_database_that_is_away_is_said_and_nothing_else() {
     }
     assert_eq!(send(addr, "GET", "/api/v1/version", &[("Authorization", "Bearer t-vera")], b"").status, 200);
 }
+
+#[tokio::test]
+async fn an_event_has_the_source_looked_at_and_decides_nothing() {
+    let mut world = world().await;
+    world.set("POLL__INTERVAL", "1h").set("POLL__RESYNC_INTERVAL", "2h").set("POLL__OVERLAP", "100d");
+    let desk = Desk::open(&world).await;
+    world.account("a", "null", "now() - interval '8 days'", "null").await;
+    let event = |id: &str, subject: &str| {
+        json!({"specversion": "1.0", "id": id, "source": "/platform", "type": "com.example.account.terminated.v1", "subject": subject})
+            .to_string()
+    };
+    let sent = |token: &str, kind: &str, body: &str| {
+        send(desk.addr, "POST", "/api/v1/events", &[("Authorization", &format!("Bearer {token}")), ("Content-Type", kind)], body.as_bytes())
+    };
+    let kind = "application/cloudevents+json";
+    problem(&sent("t-vera", kind, &event("1", "a")), 403, "forbidden");
+    problem(&sent("t-ines", "application/json", &event("1", "a")), 400, "bad_request");
+    problem(&sent("t-ines", kind, "{"), 400, "bad_request");
+    assert_eq!(world.count("retention.jobs").await + world.count("retention.history").await, 0);
+    // The account it names still stands; the one that it does not name is found all the same.
+    let first = sent("t-ines", kind, &event("1", "somebody else"));
+    assert_eq!((first.status, first.json()), (202, json!({"accounts": 1})));
+    until("the purge", || async { world.count("retention.history where account_id = 'a' and data_class = 'queue'").await == 1 }).await;
+    assert_eq!(world.count("retention.every_job where account_id <> 'a'").await, 0);
+    assert_eq!(sent("t-ines", kind, &event("1", "somebody else")).status, 200, "it was sent before");
+}
