@@ -41,6 +41,7 @@
 //! | [`failure`] | exit codes |
 //! | [`app`] | puts all of it together and runs the passes |
 //! | [`certificate`] | one file that says what became of a job, and proves it |
+//! | [`desk`] | the operator's pages and API |
 //! | [`embedded`] | a Postgres of our own, for demo and tests |
 //! | [`sample`] | sample accounts, for the demo |
 //! | [`cli`] | the verbs |
@@ -124,6 +125,7 @@ pub mod app;
 // The operator's surface.
 pub mod terminal;
 pub mod certificate;
+pub mod desk;
 pub mod embedded;
 pub mod sample;
 pub mod cli;

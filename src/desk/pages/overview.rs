@@ -1,0 +1,182 @@
+//! How it stands: is anything late, what comes next, what was done, and does anything need a person.
+
+use maud::{Markup, html};
+
+use super::{
+    Act, Page, Section, layout, links,
+    pieces::{Field, Form, badge, count, folded, maybe, percent, plural, table, tile, time},
+};
+use crate::{
+    desk::plot::{self, Daily, Horizon, Lateness},
+    outlook::Status,
+};
+
+/// What the overview shows.
+#[derive(Debug)]
+pub struct Overview {
+    /// The answer of `status`.
+    pub status: Status,
+    /// Jobs that are not held and fall due within 24 hours, those that are due included.
+    pub due_day: i64,
+    /// The same within seven days.
+    pub due_week: i64,
+    /// Jobs completed in the last 30 days.
+    pub completed: i64,
+    /// Of those, by their `delete_by`.
+    pub on_time: i64,
+    /// Holds in force.
+    pub holds: i64,
+    /// What lies ahead.
+    pub horizon: Horizon,
+    /// How long purges took.
+    pub lateness: Lateness,
+    /// What was deleted.
+    pub daily: Daily,
+    /// What should be looked at, and where.
+    pub warnings: Vec<Warning>,
+}
+
+/// Something that needs a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// What is so.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: String,
+    /// The page that shows it.
+    pub href: String,
+}
+
+/// The page at `/`.
+#[must_use]
+pub fn overview(page: &Page, data: &Overview) -> Markup {
+    let jobs = &data.status.jobs;
+    let late = jobs.overdue > 0;
+    let body = html! {
+        div class="head" {
+            h1 { "Overview" }
+            p class="lead" { @if late { (plural(jobs.overdue, "purge is", "purges are")) " overdue." } @else { "Nothing is overdue." } }
+        }
+        section class="tiles" aria-label="Figures" {
+            (tile(if late { "bad" } else { "good" }, "Overdue", &count(jobs.overdue), &oldest(page, data), Some(&links::with(links::JOBS, &[("overdue", "true")]))))
+            (tile("", "Due within 24 hours", &count(data.due_day), &html! { (count(data.due_week)) " within 7 days" }, Some(links::PLAN)))
+            (tile("", "On time, last 30 days", &html! { (percent(data.on_time, data.completed)) }, &html! { (plural(data.completed, "purge", "purges")) " completed" }, Some(links::REPORTS)))
+            (tile("", "Held", &count(jobs.held), &html! { (plural(data.holds, "hold", "holds")) " in force" }, Some(links::HOLDS)))
+            (tile("", "Last look at the source", &html! { (looked(page, data)) }, &html! { "full comparison " (maybe(data.status.last_resync_at, page.now)) }, Some(links::ACTIVITY)))
+        }
+        @if !data.warnings.is_empty() {
+            section class="card" {
+                h2 { "Needs a person" }
+                ul class="warnings" { @for warning in &data.warnings { li { strong { a href=(warning.href) { (warning.what) } } " " span { (warning.remedy) } } } }
+            }
+        }
+        section class="card" { h2 { "What falls due" } (plot::horizon("horizon", &data.horizon, page.now)) }
+        div class="pair" {
+            section class="card" { h2 { "How long purges took" } (plot::lateness("lateness", &data.lateness)) }
+            section class="card" { h2 { "Records deleted by day" } (plot::daily("daily", &data.daily)) }
+        }
+        div class="pair" {
+            section class="card" { h2 { "Jobs" } (states(data)) }
+            section class="card" { h2 { "Requests" } (requests(data)) }
+        }
+        @if !data.status.quarantined.is_empty() {
+            section class="card" {
+                h2 { "Quarantine" }
+                p { "These values of the source cannot be instants. They count as no starting point until somebody corrects them there." }
+                (quarantined(page, data))
+            }
+        }
+        @if page.may(Act::Pause) && !data.status.paused {
+            section class="card" { h2 { "Stop everything" } (stop_everything(page)) }
+        }
+    };
+    layout(page, Section::Overview, "Overview", &body)
+}
+
+/// The form that pauses all deletion; also on the page of the guard.
+pub(super) fn stop_everything(page: &Page) -> Markup {
+    let form = Form { name: "pause-all", action: links::PAUSE, button: "Pause all deletion", grave: true, confirm: Some("pause everything") };
+    html! {
+        p { "When the answer comes, no batch is under way any more. Nothing is lost: jobs wait, and their dates stand." }
+        (folded("Pause all deletion", &form.with(page, &html! {})))
+    }
+}
+
+fn oldest(page: &Page, data: &Overview) -> Markup {
+    html! {
+        @match data.status.earliest_unmet_deadline {
+            Some(at) => { "earliest deadline " (time(at, page.now)) }
+            None => { "no open deadline" }
+        }
+    }
+}
+
+fn looked(page: &Page, data: &Overview) -> Markup {
+    html! {
+        @match data.status.last_poll_at {
+            Some(at) => { time datetime=(crate::model::rfc3339(at)) data-relative { span class="rel" { (crate::terminal::relative(at, page.now)) } } }
+            None => { "never" }
+        }
+    }
+}
+
+fn states(data: &Overview) -> Markup {
+    let jobs = &data.status.jobs;
+    let rows = [
+        ("scheduled", jobs.scheduled, "wait for their time"),
+        ("running", jobs.running, "are being deleted now"),
+        ("completed", jobs.completed, "a separate look found nothing left"),
+        ("cancelled", jobs.cancelled, "voided before or while deleting"),
+    ];
+    let rows: Vec<Vec<Markup>> = rows
+        .into_iter()
+        .map(|(state, number, means)| {
+            let href = links::with(links::JOBS, &[("state", state)]);
+            vec![html! { a href=(href) { (badge(state, state)) } }, count(number), html! { span class="quiet" { (means) } }]
+        })
+        .collect();
+    table("Jobs by state", &["state", "#jobs", "what it means"], &rows, "")
+}
+
+fn requests(data: &Overview) -> Markup {
+    let tally = &data.status.requests;
+    if (tally.waiting, tally.accepted) == (0, 0) {
+        return html! { p class="empty" { "Nobody waits for a deletion on request." } };
+    }
+    html! {
+        p {
+            (plural(tally.waiting, "request waits", "requests wait")) " for another person, " (plural(tally.accepted, "is", "are")) " accepted and not fulfilled, "
+            @if tally.overdue > 0 { strong class="alarm" { (plural(tally.overdue, "is", "are")) " overdue" } } @else { "none is overdue" }
+            ". " a href=(links::REQUESTS) { "See the requests" }
+        }
+    }
+}
+
+fn quarantined(page: &Page, data: &Overview) -> Markup {
+    let rows: Vec<Vec<Markup>> = data
+        .status
+        .quarantined
+        .iter()
+        .map(|q| {
+            vec![
+                super::pieces::account(&q.account_id),
+                html! { (q.feature) "/" (q.data_class) },
+                html! { (q.starting_point) },
+                html! { (super::pieces::shown(&q.problem)) },
+                time(q.first_seen_at, page.now),
+            ]
+        })
+        .collect();
+    table("Quarantine", &["account", "data class", "starting point", "what is wrong", "since"], &rows, "")
+}
+
+/// Fields that say what a pause or a hold covers.
+pub(super) fn scope<'a>(stem: &'a [String; 3], account: &'a str, features: &[String], classes: &[String], account_required: bool) -> Markup {
+    let field = Field::new(&stem[0], "account_id", "Account id").value(account);
+    let field = if account_required { field.required() } else { field };
+    html! {
+        (field.input("text"))
+        @if !features.is_empty() { (Field::new(&stem[1], "feature", "Feature").select("every feature", features)) }
+        (Field::new(&stem[2], "data_class", "Data class").select("every data class", classes))
+    }
+}
