@@ -3,7 +3,7 @@
 use chrono::{DateTime, NaiveDate, Utc};
 use maud::{Markup, html};
 
-use super::{Frame, Told, bar, count_axis, day_month, figure, filled, float, legend, look, nothing, patterns, place, ticks};
+use super::{Frame, Told, bar, count_axis, day_month, figure, filled, float, legend, nothing, patterns, place, ticks};
 use crate::terminal::relative;
 
 /// Jobs whose `retain_until` is on this day (UTC).
@@ -72,7 +72,7 @@ pub fn horizon(id: &str, data: &Horizon, now: DateTime<Utc>) -> Markup {
                     @for (series, low, jobs) in stacked(day, &names) {
                         @let [x, y, w, h] = bar(frame, x, width, float(low) / top, float(low + jobs) / top);
                         @if let Some(series) = series {
-                            rect class=(format!("bar c{}", look(series))) fill=(filled(id, frame, series)) x=(x) y=(y) width=(w) height=(h) {}
+                            rect class="bar" fill=(filled(id, frame, series)) x=(x) y=(y) width=(w) height=(h) {}
                         } @else {
                             rect class="held" fill=(format!("url(#{id}-{}-held)", frame.name)) x=(x) y=(y) width=(w) height=(h) {}
                         }
