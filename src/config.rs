@@ -4,6 +4,7 @@
 //! wrong `config/validate.rs`, `config/rules.rs`, `config/address.rs` and `config/overlap.rs`, the rules as one value `config/policy.rs`.
 
 mod address;
+mod http;
 mod overlap;
 mod policy;
 mod raw;
@@ -21,7 +22,12 @@ pub use remote::{ACCOUNT, Bucket, Cmq, Named, Objects, Place, Protocol, Remote, 
 pub use table::{Fault, Invalid};
 pub use validate::{Needs, load, parse};
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
@@ -232,10 +238,64 @@ pub struct Records {
 /// Listeners.
 #[derive(Debug, Clone)]
 pub struct Http {
-    /// API and pages.
-    pub listen: SocketAddr,
+    /// API and pages; `None` is off.
+    pub listen: Option<SocketAddr>,
     /// Health and metrics; carries no account data.
     pub ops_listen: SocketAddr,
+    /// Who may use API and pages. With none, and no proxy, whoever reaches `listen` may read.
+    pub tokens: Vec<Token>,
+    /// A proxy in front that says who somebody is.
+    pub proxy: Option<Proxy>,
+}
+
+/// What somebody may do through API and pages. Each role may do what the ones before it may, except `Ingest`, which may do one thing only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Say that something has happened in the platform; read nothing.
+    Ingest,
+    /// Read.
+    Viewer,
+    /// Stop deletion, and let go on what was only paused.
+    Operator,
+    /// Everything else that people do.
+    Officer,
+}
+
+impl Role {
+    /// The word in configuration and log.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ingest => "ingest",
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Officer => "officer",
+        }
+    }
+}
+
+/// A bearer token; only its hash is configured.
+#[derive(Debug, Clone)]
+pub struct Token {
+    /// Whose it is: the actor of what is done with it.
+    pub name: String,
+    /// What it allows.
+    pub role: Role,
+    /// SHA-256 of the token, which holds 256 random bits.
+    pub sha256: [u8; 32],
+    /// It counts until then.
+    pub until: Option<DateTime<Utc>>,
+}
+
+/// A proxy that has asked people who they are, and says so in headers. It has to remove these headers from what others send.
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    /// Its addresses: headers that come from elsewhere count for nothing.
+    pub from: Vec<IpAddr>,
+    /// The header with the name.
+    pub user_header: String,
+    /// The header with the role; without one everybody is a viewer.
+    pub role_header: Option<String>,
 }
 
 /// Log format and level.

@@ -1,6 +1,7 @@
 //! Why the program ends without success, and with which exit code (contract §5). Exit codes are API.
 
 use crate::{
+    acts::Refused,
     catalog::Finding,
     config::{Change, Invalid},
     database::{DatabaseError, Kind},
@@ -41,6 +42,17 @@ pub enum Failure {
     /// Anything else.
     #[error("{}", crate::telemetry::chain(.0.as_ref()))]
     Other(#[from] anyhow::Error),
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Database(error) => Self::Database(error),
+            Refused::Guard(why) => Self::Guard(why),
+            Refused::Another(why) => Self::Approval(why),
+            Refused::Unknown(why) | Refused::Senseless(why) | Refused::Past(why) => Self::Other(anyhow::Error::msg(why)),
+        }
+    }
 }
 
 impl From<SchemaError> for Failure {

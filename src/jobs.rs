@@ -2,7 +2,9 @@
 //! It knows neither the source nor the stores. How it is shown to people and machines is in `jobs/list.rs`.
 
 mod by_hand;
+mod figures;
 mod list;
+pub mod page;
 mod record;
 mod told;
 
@@ -24,6 +26,7 @@ use crate::{
 };
 
 pub use by_hand::{close, retry};
+pub use figures::{AHEAD, Ahead, Day, Figures, LATENESS, figures, roll};
 pub use list::{Filter, Job, Looks, Tally, levels, list, looks, tally};
 pub use record::{Next, Progress, cancel, record};
 

@@ -34,6 +34,7 @@
 //! | [`levels`] | pass: what is gone is followed through replicas, vacuum and copies |
 //! | [`records`] | pass: what the daemon has kept about its own work for long enough is forgotten |
 //! | [`outlook`] | pass that writes nothing: plan, explain, status |
+//! | [`acts`] | what a person may do, whatever the surface: checked, done, written down |
 //! | [`schema`] | creates and checks the daemon's own tables |
 //! | [`lifecycle`] | signals, the drain, tasks that nobody forgets |
 //! | [`telemetry`] | the log |
@@ -113,6 +114,9 @@ pub mod verifier;
 pub mod levels;
 pub mod records;
 pub mod outlook;
+
+// What people do.
+pub mod acts;
 
 // Running: what the passes need to be a program.
 pub mod schema;

@@ -3,13 +3,14 @@
 //!
 //! It touches the daemon's own tables alone, and nothing that is open or in force. Done-marks stay (R23): whose history is forgotten is not scheduled again.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use sqlx::AssertSqlSafe;
 
 use crate::{
     config::Config,
     database::{Database, DatabaseError, Purpose},
+    jobs,
     safeguards::held,
 };
 
@@ -55,6 +56,8 @@ impl Records {
     /// Those of the database; what was forgotten before stays so.
     pub async fn prune(&self) -> Result<Report, DatabaseError> {
         let (history, acts) = (self.config.records.keep_history, self.config.records.keep_acts);
+        // Before its jobs are forgotten, a day is counted.
+        while self.roll().await? {}
         let report = Report {
             history: self.pages(&jobs(), history).await?,
             holds: self.pages(&rows("hold", "coalesce(x.released_at, x.until)"), acts).await?,
@@ -65,6 +68,8 @@ impl Records {
         };
         // What was awaited for jobs that are forgotten.
         self.pages(AWAITED, history).await?;
+        self.pages(ACTS, acts).await?;
+        self.pages(ANSWERS, Some(ANSWERED)).await?;
         if report != Report::default() {
             let Report { history, holds, pauses, requests, approvals, quarantine } = report;
             tracing::info!(
@@ -81,8 +86,15 @@ impl Records {
         Ok(report)
     }
 
+    async fn roll(&self) -> Result<bool, DatabaseError> {
+        let mut tx = self.database.begin(Purpose::Bulk).await?;
+        let more = jobs::roll(&mut tx).await?;
+        Database::commit(tx).await?;
+        Ok(more)
+    }
+
     /// Runs a statement that forgets up to `$2` rows which are older than `$1` seconds, until a page is not full.
-    async fn pages(&self, statement: &str, keep: Option<std::time::Duration>) -> Result<i64, DatabaseError> {
+    async fn pages(&self, statement: &str, keep: Option<Duration>) -> Result<i64, DatabaseError> {
         let Some(keep) = keep else { return Ok(0) };
         let mut forgotten = 0;
         for _ in 0..PAGES {
@@ -106,6 +118,7 @@ fn jobs() -> String {
         "with old as materialized (
              select x.id from retention.history x
              where coalesce(x.completed_at, x.cancelled_at) < now() - make_interval(secs => $1) and not {held}
+               and coalesce(x.completed_at, x.cancelled_at) < (select max(day) + 1 from retention.days)
              order by coalesce(x.completed_at, x.cancelled_at) limit $2 for update skip locked),
          levels as (delete from retention.levels l using old where l.job_id = old.id),
          salts as (delete from retention.ledger_salts s using old where s.kind = 'job' and s.reference = old.id),
@@ -141,6 +154,21 @@ const QUARANTINE: &str = "
     with old as materialized (
         select x.id from retention.quarantine x where x.last_seen_at < now() - make_interval(secs => $1) order by x.id limit $2 for update skip locked),
     gone as (delete from retention.quarantine x using old where x.id = old.id returning 1)
+    select count(*) from gone";
+
+const ACTS: &str = "
+    with old as materialized (
+        select x.id from retention.acts x where x.done_at < now() - make_interval(secs => $1) order by x.id limit $2 for update skip locked),
+    gone as (delete from retention.acts x using old where x.id = old.id returning 1)
+    select count(*) from gone";
+
+/// Answers of the API are given again for so long.
+const ANSWERED: Duration = Duration::from_hours(24);
+const ANSWERS: &str = "
+    with old as materialized (
+        select x.actor, x.key from retention.answers x where x.answered_at < now() - make_interval(secs => $1)
+        order by x.answered_at limit $2 for update skip locked),
+    gone as (delete from retention.answers x using old where x.actor = old.actor and x.key = old.key returning 1)
     select count(*) from gone";
 
 /// Its row and the jobs' history were written by one transaction: where there is no history, it was forgotten.

@@ -1,27 +1,22 @@
 //! `hold`, `pause`, `resume`, `guard`: what stops deletion and what lets it go on. Every act has an actor and a reason, and is logged; some need two actors.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
-use super::{Cli, Output, block_on, now, print, print_json};
+use super::{Cli, Output, block_on, print, print_json};
 use crate::{
-    catalog,
-    config::{self, Config, People},
+    acts::{self, Act, Actor, Done, Surface},
+    config::{self, Config},
     database::{Database, Purpose},
     failure::Failure,
-    model::rfc3339,
     safeguards::{
         self,
-        approvals::{Approval, Given},
         control::{self, Hold, Scope},
     },
     terminal::{printable, table},
 };
-
-/// Whether an account can be spelt so is asked no longer than this: what is to be stopped goes on meanwhile.
-const SPELT_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum HoldVerb {
@@ -40,7 +35,7 @@ pub(super) enum HoldVerb {
         #[arg(long, value_name = "INSTANT")]
         until: Option<DateTime<Utc>>,
         #[command(flatten)]
-        act: Act,
+        why: Why,
     },
     /// The holds in force.
     List,
@@ -49,7 +44,7 @@ pub(super) enum HoldVerb {
         /// The hold's id.
         id: i64,
         #[command(flatten)]
-        act: Act,
+        why: Why,
     },
 }
 
@@ -60,7 +55,7 @@ pub(super) enum GuardVerb {
     /// Let through what waits at this moment, and no more.
     Release {
         #[command(flatten)]
-        act: Act,
+        why: Why,
     },
 }
 
@@ -73,12 +68,12 @@ pub(super) struct PauseScope {
     #[arg(long)]
     data_class: Option<String>,
     #[command(flatten)]
-    act: Act,
+    why: Why,
 }
 
 /// Who does it and why.
 #[derive(Debug, Args)]
-pub(super) struct Act {
+pub(super) struct Why {
     /// Why; kept with the act.
     #[arg(long, value_parser = reason)]
     pub(super) reason: String,
@@ -91,12 +86,7 @@ pub(super) fn reason(text: &str) -> Result<String, String> {
     if text.trim().is_empty() { Err("say why, in a few words".to_owned()) } else { Ok(text.to_owned()) }
 }
 
-impl Act {
-    /// The same, for an act that may need two.
-    pub(super) fn given<'a>(&'a self, people: People, by: &'a str) -> Given<'a> {
-        Given { people, by, reason: &self.reason }
-    }
-
+impl Why {
     pub(super) fn by(&self) -> String {
         actor(self.by.as_ref())
     }
@@ -108,90 +98,46 @@ pub(super) fn actor(given: Option<&String>) -> String {
     given.cloned().or_else(login).unwrap_or_else(|| "unknown".to_owned())
 }
 
-/// The names of all who said that it may be done; else an error that says who else has to.
-pub(super) fn approved(what: &str, by: &str, approval: Approval) -> Result<String, Failure> {
-    let said = match approval {
-        Approval::Enough(by) => return Ok(by),
-        Approval::Waits => format!("{by}'s approval is on record"),
-        Approval::Again => format!("{by} has said so before"),
-    };
-    Err(Failure::Approval(format!(
-        "{what} needs two people: {said}, and another person must do the same within 24 h, with a --by of their own; nothing was changed"
-    )))
-}
-
 impl Cli {
-    /// Refuses an account that no source can have under this spelling (R7): what was placed for it would hold nothing. Where the sources cannot be read, it is
-    /// taken as it is: an incident may be about them.
-    pub(super) async fn spelt(&self, config: &Config, scope: &Scope) -> Result<(), Failure> {
-        let Some(account) = &scope.account else { return Ok(()) };
+    /// Does an act, and says what came of it. What waits for another person is on record, and still no success.
+    pub(super) async fn act(&self, config: &Config, act: Act, by: &str, reason: &str) -> Result<Done, Failure> {
         let mut tx = self.own_tables(config, Purpose::Read).await?;
-        // Nor does it wait for a server that has other things to do.
-        let Ok(Ok((Some(layout), _))) = tokio::time::timeout(SPELT_WITHIN, catalog::inspect(&mut tx, config)).await else { return Ok(()) };
-        if layout.points.is_empty() || layout.points.iter().any(|point| point.key.holds(account)) {
-            return Ok(());
+        acts::spelt(&mut tx, config, &act).await?;
+        drop(tx);
+        let mut tx = self.own_tables(config, act.purpose()).await?;
+        let performed = acts::perform(&mut tx, config, act, Actor { by, reason, surface: Surface::Shell }).await?;
+        Database::commit(tx).await?;
+        match performed.tell() {
+            Done::Waits { waits } => Err(Failure::Approval(waits)),
+            done => Ok(done),
         }
-        let keys: BTreeSet<&str> = layout.points.iter().map(|point| point.key.sql()).collect();
-        let keys = keys.into_iter().collect::<Vec<_>>().join(" and ");
-        Err(Failure::Other(anyhow::anyhow!(
-            "{account:?} can be no account: they are of type {keys} here; write it the way the database does (a uuid in lower case with hyphens, a number without zeros before it)"
-        )))
     }
 
     pub(super) fn hold(&self, verb: HoldVerb) -> Result<(), Failure> {
         let config = self.one_shot()?;
         block_on(async {
-            match verb {
-                HoldVerb::Place { account, feature, data_class, until, act } => {
-                    let scope = Scope { account: Some(account), feature, data_class };
-                    can_match(&config, &scope)?;
-                    self.spelt(&config, &scope).await?;
-                    let mut tx = self.own_tables(&config, Purpose::Write).await?;
-                    if let Some(until) = until
-                        && until <= now(&mut tx).await?
-                    {
-                        return Err(Failure::Other(anyhow::anyhow!("{} has passed: such a hold would hold nothing", rfc3339(until))));
-                    }
-                    let hold = control::place_hold(&mut tx, &scope, &act.reason, &act.by(), until).await?;
-                    Database::commit(tx).await?;
-                    tell_hold("hold.placed", "nothing it covers is deleted any more", &hold, &act.reason, &act.by());
-                    self.show_hold(&hold)
+            let (act, why) = match verb {
+                HoldVerb::List => return self.list_holds(&config).await,
+                HoldVerb::Place { account, feature, data_class, until, why } => {
+                    (Act::PlaceHold { scope: Scope { account: Some(account), feature, data_class }, until }, why)
                 }
-                HoldVerb::List => {
-                    let mut tx = self.own_tables(&config, Purpose::Read).await?;
-                    let holds = control::holds(&mut tx).await?;
-                    match self.output {
-                        Output::Json => print_json(&holds),
-                        Output::Table => {
-                            print(&hold_table(&holds));
-                            Ok(())
-                        }
-                    }
-                }
-                HoldVerb::Release { id, act } => {
-                    let mut tx = self.own_tables(&config, Purpose::Write).await?;
-                    let none = || Failure::Other(anyhow::anyhow!("no hold {id} is in force; `retentiond hold list` shows those that are"));
-                    let approval = control::approve_release(&mut tx, id, act.given(config.approvals.hold_release, &act.by())).await?;
-                    let by = approved("the release of a hold", &act.by(), approval.ok_or_else(none)?);
-                    let hold = match &by {
-                        Ok(by) => control::release_hold(&mut tx, id, &act.reason, by).await?,
-                        Err(_) => None,
-                    };
-                    Database::commit(tx).await?;
-                    let by = by?;
-                    let hold = hold.ok_or_else(none)?;
-                    tell_hold("hold.released", "what it covered is eligible again", &hold, &act.reason, &by);
-                    self.show_hold(&hold)
-                }
+                HoldVerb::Release { id, why } => (Act::ReleaseHold { id }, why),
+            };
+            match self.act(&config, act, &why.by(), &why.reason).await? {
+                Done::Hold(hold) if self.output == Output::Table => print(&hold_table(&[hold])),
+                done => print_json(&done)?,
             }
+            Ok(())
         })
     }
 
-    fn show_hold(&self, hold: &Hold) -> Result<(), Failure> {
+    async fn list_holds(&self, config: &Arc<Config>) -> Result<(), Failure> {
+        let mut tx = self.own_tables(config, Purpose::Read).await?;
+        let holds = control::holds(&mut tx).await?;
         match self.output {
-            Output::Json => print_json(hold),
+            Output::Json => print_json(&holds),
             Output::Table => {
-                print(&hold_table(std::slice::from_ref(hold)));
+                print(&hold_table(&holds));
                 Ok(())
             }
         }
@@ -199,43 +145,16 @@ impl Cli {
 
     pub(super) fn pause(&self, pause: PauseScope) -> Result<(), Failure> {
         let config = self.one_shot()?;
-        let PauseScope { account, data_class, act } = pause;
+        let PauseScope { account, data_class, why } = pause;
         let scope = Scope { account, feature: None, data_class };
-        can_match(&config, &scope)?;
-        block_on(async {
-            self.spelt(&config, &scope).await?;
-            let mut tx = self.own_tables(&config, Purpose::Write).await?;
-            control::pause(&mut tx, &scope, &act.reason, &act.by()).await?;
-            Database::commit(tx).await?;
-            let (account_id, data_class) = (&scope.account, &scope.data_class);
-            tracing::warn!(event = "control.paused", account_id, data_class, reason = act.reason, actor = act.by(), "deletion is paused");
-            Ok(())
-        })
+        block_on(async { self.act(&config, Act::Pause { scope }, &why.by(), &why.reason).await.map(drop) })
     }
 
     pub(super) fn resume(&self, pause: PauseScope) -> Result<(), Failure> {
         let config = self.one_shot()?;
-        let PauseScope { account, data_class, act } = pause;
+        let PauseScope { account, data_class, why } = pause;
         let scope = Scope { account, feature: None, data_class };
-        block_on(async {
-            let mut tx = self.own_tables(&config, Purpose::Write).await?;
-            let lifted = control::resume(&mut tx, &scope, &act.reason, &act.by()).await?;
-            Database::commit(tx).await?;
-            if lifted == 0 {
-                return Err(Failure::Other(anyhow::anyhow!("no pause of exactly this scope is in force")));
-            }
-            let (account_id, data_class) = (&scope.account, &scope.data_class);
-            tracing::warn!(
-                event = "control.resumed",
-                account_id,
-                data_class,
-                lifted,
-                reason = act.reason,
-                actor = act.by(),
-                "deletion goes on"
-            );
-            Ok(())
-        })
+        block_on(async { self.act(&config, Act::Resume { scope }, &why.by(), &why.reason).await.map(drop) })
     }
 
     pub(super) fn guard(&self, verb: GuardVerb) -> Result<(), Failure> {
@@ -253,55 +172,10 @@ impl Cli {
                         }
                     }
                 }
-                GuardVerb::Release { act } => {
-                    let mut tx = self.own_tables(&config, Purpose::Bulk).await?;
-                    let approval = control::approve_guard(&mut tx, act.given(config.approvals.guard_release, &act.by())).await?;
-                    let Some(approval) = approval else {
-                        // What the ledger keeps from going on, a release does not let go.
-                        let why = safeguards::guard(&mut tx).await?.reason.map(Failure::Guard);
-                        return Err(why.unwrap_or_else(|| Failure::Other(anyhow::anyhow!("the guard has not tripped"))));
-                    };
-                    let by = approved("the release of the guard", &act.by(), approval);
-                    let released = match &by {
-                        Ok(by) => control::release_guard(&mut tx, config.guard.window, &act.reason, by).await?,
-                        Err(_) => None,
-                    };
-                    Database::commit(tx).await?;
-                    let actor = by?;
-                    let jobs = released.ok_or_else(|| Failure::Other(anyhow::anyhow!("the guard has not tripped")))?;
-                    tracing::warn!(event = "guard.released", jobs, reason = act.reason, actor, "what was waiting may begin");
-                    Ok(())
-                }
+                GuardVerb::Release { why } => self.act(&config, Act::ReleaseGuard, &why.by(), &why.reason).await.map(drop),
             }
         })
     }
-}
-
-/// Refuses a scope that covers nothing: somebody who mistyped a name would rely on it all the same.
-pub(super) fn can_match(config: &Config, scope: &Scope) -> Result<(), Failure> {
-    let purged = config.data_classes.iter().map(|c| (c.feature.as_str(), c.name.as_str()));
-    let kept = config.customer_places.iter().filter_map(|p| p.class.split_once('/'));
-    let classes: Vec<(&str, &str)> = purged.chain(kept).collect();
-    let fits = |given: Option<&String>, name: &str| given.is_none_or(|g| g == name);
-    if classes.iter().any(|(feature, name)| fits(scope.feature.as_ref(), feature) && fits(scope.data_class.as_ref(), name)) {
-        return Ok(());
-    }
-    let asked = [scope.feature.as_deref(), scope.data_class.as_deref()].into_iter().flatten().collect::<Vec<_>>().join("/");
-    let known = classes.iter().map(|(feature, name)| format!("{feature}/{name}")).collect::<Vec<_>>().join(", ");
-    Err(Failure::Other(anyhow::anyhow!("{asked} is no feature or data class of the configuration, which has {known}")))
-}
-
-fn tell_hold(event: &'static str, what: &str, hold: &Hold, reason: &str, by: &str) {
-    tracing::warn!(
-        event,
-        hold_id = hold.id,
-        account_id = hold.account_id,
-        feature = hold.feature,
-        data_class = hold.data_class,
-        reason,
-        actor = by,
-        "{what}"
-    );
 }
 
 fn hold_table(holds: &[Hold]) -> String {

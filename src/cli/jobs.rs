@@ -5,13 +5,17 @@ use std::collections::BTreeMap;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::{Cli, Output, block_on, control::Act, now, print, print_json};
+use super::{
+    Cli, Output, block_on,
+    control::{Why, actor},
+    now, print, print_json,
+};
 use crate::{
-    config::{Config, DataClass},
-    database::{Database, Purpose},
+    acts::Act,
+    database::Purpose,
     failure::Failure,
     jobs::{self, Filter, Job},
-    model::{REQUEST, rfc3339},
+    model::rfc3339,
     terminal::{printable, relative, table},
 };
 
@@ -37,7 +41,7 @@ pub(super) enum Verb {
         /// Its id.
         id: i64,
         #[command(flatten)]
-        act: Act,
+        why: Why,
     },
 }
 
@@ -96,55 +100,11 @@ impl Cli {
                     let levels = jobs::levels(&mut tx, id).await?;
                     print_json(&Shown { job, levels })
                 }
-                Verb::Retry { id } => {
-                    let mut tx = self.own_tables(&config, Purpose::Write).await?;
-                    let found = jobs::retry(&mut tx, id).await?;
-                    Database::commit(tx).await?;
-                    if found { Ok(()) } else { Err(no_such_job(id)) }
-                }
-                Verb::Close { id, act } => self.close(&config, id, &act).await,
+                // Nobody has ever been asked why.
+                Verb::Retry { id } => self.act(&config, Act::RetryJob { id }, &actor(None), "").await.map(drop),
+                Verb::Close { id, why } => self.act(&config, Act::CloseJob { id }, &why.by(), &why.reason).await.map(drop),
             }
         })
-    }
-}
-
-impl Cli {
-    async fn close(&self, config: &Config, id: i64, act: &Act) -> Result<(), Failure> {
-        let mut tx = self.own_tables(config, Purpose::Write).await?;
-        let job = jobs::list(&mut tx, &Filter { id: Some(id), ..Filter::default() }).await?.pop().ok_or_else(|| no_such_job(id))?;
-        let class = config.data_classes.iter().find(|c| c.feature == job.feature && c.name == job.data_class);
-        let places = class.map(DataClass::places_fingerprint).unwrap_or_default();
-        let why = format!("closed by {}: {}", act.by(), act.reason);
-        let closed = jobs::close(&mut tx, id, &places, &why).await?;
-        Database::commit(tx).await?;
-        if !closed && job.starting_point == REQUEST {
-            return Err(Failure::Other(anyhow::anyhow!(
-                "job {id} is for a request, and would be scheduled again until that is withdrawn; `retentiond request list` shows which it is"
-            )));
-        }
-        if !closed {
-            return Err(Failure::Other(anyhow::anyhow!(
-                "job {id} is {} and was attempted {} times: only an open job that is due and was attempted can be closed",
-                job.state,
-                job.attempts
-            )));
-        }
-        tracing::warn!(
-            event = "job.cancelled",
-            job_id = job.id,
-            account_id = job.account_id,
-            feature = job.feature,
-            data_class = job.data_class,
-            starting_point = job.starting_point,
-            retain_until = rfc3339(job.retain_until),
-            delete_by = rfc3339(job.delete_by),
-            cancel_reason = "unverifiable",
-            partial = job.purge_began_at.is_some(),
-            reason = act.reason,
-            actor = act.by(),
-            "closed by hand: nothing says that its records are gone"
-        );
-        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use secrecy::ExposeSecret;
 use serde_json::json;
 
-use super::{Cli, Output, block_on, control::Act, print, print_json};
+use super::{Cli, Output, block_on, control::Why, print, print_json};
 use crate::{
     app::patiently,
     certificate::{self, Certificate},
@@ -44,7 +44,7 @@ pub(super) enum LedgerVerb {
         #[arg(long, value_name = "DIR")]
         from: Option<PathBuf>,
         #[command(flatten)]
-        act: Act,
+        why: Why,
     },
     /// Print a new key that signs, for `ledger.key_file`.
     Keygen {
@@ -55,7 +55,7 @@ pub(super) enum LedgerVerb {
     /// Make the configured key the ledger's.
     Rotate {
         #[command(flatten)]
-        act: Act,
+        why: Why,
     },
 }
 
@@ -155,12 +155,12 @@ impl Cli {
                     }
                 }
             }
-            LedgerVerb::Replay { from, act } => {
+            LedgerVerb::Replay { from, why } => {
                 let from = match from {
                     Some(folder) => Some(ledger.archive_at(folder).await?),
                     None => None,
                 };
-                let replayed = ledger.replay(from, &act.reason, &act.by()).await?;
+                let replayed = ledger.replay(from, &why.reason, &why.by()).await?;
                 let lost = if replayed.lost.is_empty() {
                     "none".to_owned()
                 } else {
@@ -179,8 +179,8 @@ impl Cli {
                     ],
                 )
             }
-            LedgerVerb::Rotate { act } => {
-                let key = ledger.rotate(&act.reason, &act.by()).await?;
+            LedgerVerb::Rotate { why } => {
+                let key = ledger.rotate(&why.reason, &why.by()).await?;
                 self.show_rows(&json!({"key": key}), &[("key", key.clone())])
             }
             LedgerVerb::Keygen { .. } => Ok(()),

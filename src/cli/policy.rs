@@ -3,14 +3,10 @@
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::{
-    Cli, Output, block_on,
-    control::{Act, approved},
-    print, print_json,
-};
+use super::{Cli, Output, block_on, control::Why, print, print_json};
 use crate::{
+    acts::Act,
     config::{Change, Terms},
-    database::{Database, Purpose},
     failure::Failure,
     model::rfc3339,
     outlook::{self, Consequence},
@@ -25,7 +21,7 @@ pub(super) enum Verb {
     /// Put the policy of the configuration into force.
     Accept {
         #[command(flatten)]
-        act: Act,
+        why: Why,
     },
 }
 
@@ -65,25 +61,7 @@ impl Cli {
             };
             drop(tx);
             match verb {
-                Verb::Accept { act } if !in_force => {
-                    let mut tx = app.database.begin(Purpose::Write).await?;
-                    let given = act.by();
-                    let approval = agreement::approve(&mut tx, &answer.terms, act.given(config.approvals.policy_accept, &given)).await?;
-                    let by = approved("accepting a policy", &given, approval);
-                    if let Ok(by) = &by {
-                        agreement::accept(&mut tx, &answer.terms, &act.reason, by).await?;
-                    }
-                    Database::commit(tx).await?;
-                    let actor = by?;
-                    tracing::warn!(
-                        event = "policy.accepted",
-                        policy = answer.hash,
-                        changes = answer.changes.iter().map(|c| format!("{} {}", c.subject, c.what)).collect::<Vec<_>>().join("; "),
-                        reason = act.reason,
-                        actor,
-                        "the policy of this configuration is in force"
-                    );
-                }
+                Verb::Accept { why } if !in_force => drop(self.act(&config, Act::AcceptPolicy, &why.by(), &why.reason).await?),
                 Verb::Show | Verb::Accept { .. } => {}
             }
             match self.output {

@@ -4,15 +4,16 @@ use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
 use super::{
     Cli, Output, block_on,
-    control::{Act, actor, can_match, reason},
+    control::{Why, actor, reason},
     now, print, print_json,
 };
 use crate::{
-    config::{Config, People},
-    database::{Database, Purpose},
+    acts::{Act, Done},
+    config::Config,
+    database::Purpose,
     failure::Failure,
     model::rfc3339,
-    requests::{self, Answer, Filter, Request},
+    requests::{self, Filter, Request},
     safeguards::control::Scope,
     terminal::{printable, relative, table},
 };
@@ -20,22 +21,6 @@ use crate::{
 /// Rows of a table for people.
 const ROWS: i64 = 100;
 
-macro_rules! tell {
-    ($event:literal, $request:expr, $reason:expr, $actor:expr, $what:expr) => {
-        tracing::warn!(
-            event = $event,
-            request_id = $request.id,
-            account_id = $request.account_id,
-            feature = $request.feature,
-            data_class = $request.data_class,
-            due_by = $request.due_by.map(rfc3339),
-            reason = $reason,
-            actor = $actor,
-            "{}",
-            $what
-        )
-    };
-}
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Arguments {
@@ -75,7 +60,7 @@ enum Verb {
         /// The request's id.
         id: i64,
         #[command(flatten)]
-        act: Act,
+        why: Why,
     },
 }
 
@@ -85,31 +70,20 @@ impl Cli {
         block_on(async {
             let Arguments { verb, account, feature, data_class, reason, by } = arguments;
             let scope = Scope { account, feature, data_class };
-            match (verb, reason) {
-                (None, Some(reason)) => self.place(&config, &scope, &reason, &actor(by.as_ref())).await,
+            let (act, by, reason) = match (verb, reason) {
+                (None, Some(reason)) => (Act::PlaceRequest { scope }, actor(by.as_ref()), reason),
                 // The command line asks for it.
-                (None, None) => Err(Failure::Other(anyhow::anyhow!("say why, with --reason"))),
-                (Some(Verb::List), _) => self.list(&config).await,
-                (Some(Verb::Approve { id, by }), _) => self.approve(&config, id, &actor(by.as_ref())).await,
-                (Some(Verb::Withdraw { id, act }), _) => self.withdraw(&config, id, &act).await,
+                (None, None) => return Err(Failure::Other(anyhow::anyhow!("say why, with --reason"))),
+                (Some(Verb::List), _) => return self.list(&config).await,
+                (Some(Verb::Approve { id, by }), _) => (Act::ApproveRequest { id }, actor(by.as_ref()), String::new()),
+                (Some(Verb::Withdraw { id, why }), _) => (Act::WithdrawRequest { id }, why.by(), why.reason),
+            };
+            match self.act(&config, act, &by, &reason).await? {
+                Done::Request(request) if self.output == Output::Table => print(&table(&HEADINGS, &[row(&request, None)])),
+                done => print_json(&done)?,
             }
+            Ok(())
         })
-    }
-
-    async fn place(&self, config: &Config, scope: &Scope, reason: &str, by: &str) -> Result<(), Failure> {
-        let parts = covered(config, scope)?;
-        self.spelt(config, scope).await?;
-        let mut tx = self.own_tables(config, Purpose::Write).await?;
-        let within = (config.approvals.request == People::One).then_some(config.requests.fulfil_within);
-        let answer = requests::place(&mut tx, scope, &parts, reason, by, within).await?;
-        Database::commit(tx).await?;
-        let request = done(0, answer)?;
-        let what = if request.accepted_at.is_some() { "it is carried out at once" } else { "it waits until another person approves it" };
-        tell!("request.placed", request, request.reason, request.requested_by, what);
-        if request.accepted_at.is_some() {
-            tell!("request.accepted", request, request.reason, request.requested_by, "its account's records are due");
-        }
-        self.show_request(&request)
     }
 
     async fn list(&self, config: &Config) -> Result<(), Failure> {
@@ -125,61 +99,6 @@ impl Cli {
                 Ok(())
             }
         }
-    }
-
-    async fn approve(&self, config: &Config, id: i64, by: &str) -> Result<(), Failure> {
-        let mut tx = self.own_tables(config, Purpose::Write).await?;
-        let answer = requests::approve(&mut tx, id, by, config.requests.fulfil_within).await?;
-        Database::commit(tx).await?;
-        let request = done(id, answer)?;
-        tell!("request.accepted", request, request.reason, by, "its account's records are due");
-        self.show_request(&request)
-    }
-
-    async fn withdraw(&self, config: &Config, id: i64, act: &Act) -> Result<(), Failure> {
-        let mut tx = self.own_tables(config, Purpose::Write).await?;
-        let answer = requests::withdraw(&mut tx, id, &act.reason, &act.by()).await?;
-        Database::commit(tx).await?;
-        let request = done(id, answer)?;
-        tell!("request.withdrawn", request, act.reason, act.by(), "nothing is deleted for it any more");
-        self.show_request(&request)
-    }
-
-    fn show_request(&self, request: &Request) -> Result<(), Failure> {
-        match self.output {
-            Output::Json => print_json(request),
-            Output::Table => {
-                print(&table(&HEADINGS, &[row(request, None)]));
-                Ok(())
-            }
-        }
-    }
-}
-
-/// The classes that a request covers: all that match, and at least one. What the customer controls is nobody's to ask for.
-fn covered<'c>(config: &'c Config, scope: &Scope) -> Result<Vec<(&'c str, &'c str)>, Failure> {
-    can_match(config, scope)?;
-    let fits = |given: Option<&String>, name: &str| given.is_none_or(|given| given == name);
-    let classes = config.data_classes.iter().map(|class| (class.feature.as_str(), class.name.as_str()));
-    let covered: Vec<_> =
-        classes.filter(|(feature, name)| fits(scope.feature.as_ref(), feature) && fits(scope.data_class.as_ref(), name)).collect();
-    if covered.is_empty() {
-        let asked = [scope.feature.as_deref(), scope.data_class.as_deref()].into_iter().flatten().collect::<Vec<_>>().join("/");
-        return Err(Failure::Other(anyhow::anyhow!("{asked} is under the customer's control: no request reaches it")));
-    }
-    Ok(covered)
-}
-
-fn done(id: i64, answer: Answer) -> Result<Request, Failure> {
-    match answer {
-        Answer::Done(request) => Ok(*request),
-        Answer::Unknown => {
-            Err(Failure::Other(anyhow::anyhow!("there is no request {id}; `retentiond request list` shows those there are")))
-        }
-        Answer::Past(state) => Err(Failure::Other(anyhow::anyhow!("request {id} is {state}: nothing of that can be done to it any more"))),
-        Answer::SamePerson => Err(Failure::Approval(format!(
-            "whoever asked for request {id} cannot approve it; another person has to, with a --by of their own"
-        ))),
     }
 }
 

@@ -1,19 +1,19 @@
 //! Turns the configuration as written into the configuration as meant, section by section, and reports every fault in one go.
 //! Here are the settings; rules are read in `rules.rs` and compared in `overlap.rs`. Nothing opens a connection.
 
-use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{
-    Approvals, Config, Database, Executor, Guard, Http, Ledger, Log, LogFormat, Origin, People, Poll, Pressure, Records, Requests,
-    Verifier,
+    Approvals, Config, Database, Executor, Guard, Ledger, Log, LogFormat, Origin, People, Poll, Pressure, Records, Requests, Verifier,
     address::address,
+    http,
     overlap::{Point, judge},
     raw::{self, Text, Tree},
     rules::{data_class, exemption, starting_point, store},
-    table::{Faults, Invalid, Read, Table, at_least, duration, limit, number, period, share, text, texts, unlimited_or, word},
+    table::{Faults, Invalid, Table, at_least, duration, limit, number, period, share, text, texts, unlimited_or, word},
 };
 use crate::{model::Mode, proof::SigningKey};
 
@@ -80,7 +80,7 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
         );
         root.fault("records.keep_history", problem);
     }
-    let http = root.section("http", http).flatten();
+    let http = root.section("http", http::http).flatten();
     let log = root.section("log", log).flatten();
     let regions = root.maybe("regions", texts);
     let stores = root.named("stores", |t| store(t, needs));
@@ -289,31 +289,6 @@ fn records(t: &mut Table<'_>) -> Option<Records> {
     Some(Records { keep_history: keep_history?, keep_acts: keep_acts? })
 }
 
-fn http(t: &mut Table<'_>) -> Option<Http> {
-    let listen = t.scalar("listen", |value| {
-        let listen = socket(value)?;
-        if listen.ip().is_loopback() {
-            Ok(listen)
-        } else {
-            Err(format!("{listen} is not a loopback address, and without tokens anybody could reach it: use 127.0.0.1"))
-        }
-    });
-    let ops_listen = t.scalar("ops_listen", socket);
-    if let (Some(listen), Some(ops)) = (listen, ops_listen)
-        && listen == ops
-        && ops.port() != 0
-    {
-        t.fault("ops_listen", format!("{ops} is http.listen too; give them different ports"));
-    }
-    t.later(&["tokens"]);
-    Some(Http { listen: listen?, ops_listen: ops_listen? })
-}
-
-fn socket(value: &::config::Value) -> Read<SocketAddr> {
-    let given = text(value)?;
-    given.parse().map_err(|_| format!("{given:?} is not an address and a port: write it like \"127.0.0.1:9464\""))
-}
-
 fn log(t: &mut Table<'_>) -> Option<Log> {
     let formats = [("auto", LogFormat::Auto), ("json", LogFormat::Json), ("text", LogFormat::Text)];
     let format = t.scalar("format", word(&formats));
@@ -332,7 +307,7 @@ fn log(t: &mut Table<'_>) -> Option<Log> {
 }
 
 /// Names a table of an array by some of its texts, joined by `/`.
-fn label(keys: &'static [&str]) -> impl Fn(&Tree) -> Option<String> {
+pub(super) fn label(keys: &'static [&str]) -> impl Fn(&Tree) -> Option<String> {
     move |tree| {
         let words: Option<Vec<_>> = keys.iter().map(|&key| tree.get(key).and_then(|value| text(value).ok())).collect();
         words.map(|words| words.join("/"))

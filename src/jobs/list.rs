@@ -1,6 +1,6 @@
 //! Jobs, open and over, as they are shown: lists and counts for the command line, the log and the API. It changes nothing.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -87,21 +87,33 @@ pub struct Filter {
     pub limit: Option<i64>,
 }
 
+/// Whether the row `j` of `retention.every_job` is overdue.
+static OVERDUE: LazyLock<String> =
+    LazyLock::new(|| format!("(j.state in ('scheduled', 'running') and j.delete_by < now() and not {})", held("j")));
+
+/// A [`Job`] of the row `j` of `retention.every_job`.
+pub(super) static JOB: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "j.id::text as id, j.account_id, j.feature, j.data_class, j.state, j.starting_point, j.started_at, j.retain_until, j.delete_by,
+         j.purge_began_at, j.attempts, j.last_error, j.state in ('scheduled', 'running') and {} as held, {} as overdue,
+         j.records_deleted, j.outcomes, j.count_exact, j.policy, j.blocked_by, j.created_at, j.completed_at, j.last_copy_gone_at, j.cancelled_at, j.cancel_reason",
+        held("j"),
+        &*OVERDUE
+    )
+});
+
 /// The jobs that pass the filter, newest first.
 ///
 /// # Errors
 /// Those of the database.
 pub async fn list(conn: &mut PgConnection, filter: &Filter) -> Result<Vec<Job>, DatabaseError> {
-    let held = held("j");
-    let overdue = format!("(j.state in ('scheduled', 'running') and j.delete_by < now() and not {held})");
+    let overdue = &*OVERDUE;
     let query = format!(
-        "select j.id::text as id, j.account_id, j.feature, j.data_class, j.state, j.starting_point, j.started_at, j.retain_until, j.delete_by,
-                j.purge_began_at, j.attempts, j.last_error, j.state in ('scheduled', 'running') and {held} as held, {overdue} as overdue,
-                j.records_deleted, j.outcomes, j.count_exact, j.policy, j.blocked_by, j.created_at, j.completed_at, j.last_copy_gone_at, j.cancelled_at, j.cancel_reason
-         from retention.every_job j
+        "select {} from retention.every_job j
          where ($1::int8 is null or j.id = $1) and ($2::text is null or j.state = $2) and ($3::text is null or j.account_id = $3)
            and ($4::text is null or j.data_class = $4) and (not $5 or {overdue})
-         order by j.id desc limit $6"
+         order by j.id desc limit $6",
+        &*JOB
     );
     Ok(sqlx::query_as(AssertSqlSafe(query))
         .bind(filter.id)

@@ -88,6 +88,75 @@ pub async fn holds(conn: &mut PgConnection) -> Result<Vec<Hold>, DatabaseError> 
     .await?)
 }
 
+/// A hold that is over.
+#[derive(Debug, Clone, FromRow, Serialize)]
+pub struct PastHold {
+    /// The hold.
+    #[sqlx(flatten)]
+    #[serde(flatten)]
+    pub hold: Hold,
+    /// When it was released; `None` when it ended by itself.
+    #[serde(serialize_with = "model::serialize_optional_instant")]
+    pub released_at: Option<DateTime<Utc>>,
+    /// Who released it.
+    pub released_by: Option<String>,
+    /// Why.
+    pub release_reason: Option<String>,
+}
+
+/// Holds that are over, the newest first: of one account, or of all; those with lower ids than `before`.
+///
+/// # Errors
+/// Those of the database.
+pub async fn past_holds(
+    conn: &mut PgConnection,
+    account: Option<&str>,
+    before: Option<i64>,
+    limit: i64,
+) -> Result<Vec<PastHold>, DatabaseError> {
+    Ok(sqlx::query_as(AssertSqlSafe(format!(
+        "select {HOLD}, released_at, released_by, release_reason from retention.holds
+         where (released_at is not null or until <= now()) and ($1::text is null or account_id = $1) and ($2::int8 is null or retention.holds.id < $2)
+         order by retention.holds.id desc limit $3"
+    )))
+    .bind(account)
+    .bind(before)
+    .bind(limit)
+    .fetch_all(conn)
+    .await?)
+}
+
+/// A pause in force.
+#[derive(Debug, Clone, FromRow, Serialize)]
+pub struct Pause {
+    /// Identity, printed as a string.
+    pub id: String,
+    /// Only this account.
+    pub account_id: Option<String>,
+    /// Only this data class.
+    pub data_class: Option<String>,
+    /// Why.
+    pub reason: String,
+    /// Who paused.
+    pub paused_by: String,
+    /// Since when.
+    #[serde(serialize_with = "model::serialize_instant")]
+    pub paused_at: DateTime<Utc>,
+}
+
+/// The pauses in force, the oldest first.
+///
+/// # Errors
+/// Those of the database.
+pub async fn pauses(conn: &mut PgConnection) -> Result<Vec<Pause>, DatabaseError> {
+    Ok(sqlx::query_as(
+        "select p.id::text as id, p.account_id, p.data_class, p.reason, p.paused_by, p.paused_at from retention.pauses p
+         where p.resumed_at is null order by p.id",
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
 /// Counts what somebody says to the release of a hold, before it is released. `None` when no such hold is in force.
 ///
 /// # Errors
