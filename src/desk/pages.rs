@@ -20,35 +20,47 @@ pub mod requests;
 pub mod sign_in;
 pub mod system;
 
-use std::collections::BTreeSet;
-
 use chrono::{DateTime, Utc};
 use maud::{DOCTYPE, Markup, html};
 
-use crate::{model::Mode, outlook::Status};
+use crate::{acts::Act, config::Role, model::Mode, outlook::Status, safeguards::control::Scope};
 
 /// Goes with every page, as the header `content-security-policy`.
 pub const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// What somebody may do; a form for anything else is not shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Act {
-    /// Place a hold.
+/// What a page offers; a form for what the role does not allow is not shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Offer {
     PlaceHold,
-    /// Release a hold.
     ReleaseHold,
-    /// Stop deletion.
     Pause,
-    /// Let it go on.
     Resume,
-    /// Release the guard.
     ReleaseGuard,
-    /// Ask that an account be deleted early.
-    Request,
-    /// Accept or withdraw such a request.
+    AcceptPolicy,
+    RetryJob,
+    CloseJob,
+    PlaceRequest,
     DecideRequest,
-    /// End the back-off of a job.
-    Retry,
+}
+
+impl Offer {
+    /// The least role that may do it: that of the act.
+    fn role(self) -> Role {
+        let scope = Scope::default();
+        let act = match self {
+            Self::PlaceHold => Act::PlaceHold { scope, until: None },
+            Self::ReleaseHold => Act::ReleaseHold { id: 0 },
+            Self::Pause => Act::Pause { scope },
+            Self::Resume => Act::Resume { scope },
+            Self::ReleaseGuard => Act::ReleaseGuard,
+            Self::AcceptPolicy => Act::AcceptPolicy,
+            Self::RetryJob => Act::RetryJob { id: 0 },
+            Self::CloseJob => Act::CloseJob { id: 0 },
+            Self::PlaceRequest => Act::PlaceRequest { scope },
+            Self::DecideRequest => Act::ApproveRequest { id: 0 },
+        };
+        act.role()
+    }
 }
 
 /// Who looks.
@@ -56,8 +68,8 @@ pub enum Act {
 pub struct Who {
     /// The name that goes into every act.
     pub name: String,
-    /// In words: `viewer`.
-    pub role: String,
+    /// What they may do.
+    pub role: Role,
     /// There is something to sign out of.
     pub session: bool,
 }
@@ -69,8 +81,6 @@ pub struct Page {
     pub now: DateTime<Utc>,
     /// Nobody on the sign-in page.
     pub who: Option<Who>,
-    /// What they may do.
-    pub may: BTreeSet<Act>,
     /// What stands over every page.
     pub alerts: Vec<Alert>,
     /// What has just been done, or why it was not.
@@ -154,9 +164,8 @@ const SECTIONS: [(Section, &str, &str); 10] = [
 
 impl Page {
     /// Whether the one who looks may do that.
-    #[must_use]
-    pub fn may(&self, act: Act) -> bool {
-        self.may.contains(&act)
+    fn may(&self, offer: Offer) -> bool {
+        self.who.as_ref().is_some_and(|who| who.role >= offer.role())
     }
 }
 
@@ -236,7 +245,7 @@ pub fn layout(page: &Page, here: Section, title: &str, body: &Markup) -> Markup 
                     }
                     @if let Some(who) = &page.who {
                         div class="who" {
-                            span { strong { (pieces::shown(&who.name)) } " " span class="quiet" { (who.role) } }
+                            span { strong { (pieces::shown(&who.name)) } " " span class="quiet" { (who.role.as_str()) } }
                             @if who.session { form method="post" action=(links::SIGN_OUT) { button class="plain" { "Sign out" } } }
                         }
                     }

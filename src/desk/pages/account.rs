@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::{
-    Act, Page, Section, jobs, layout, links,
+    Offer, Page, Section, jobs, layout, links,
     pieces::{self, Field, account as account_link, badge, count, facts, shown, table, time},
 };
 use crate::{
@@ -32,8 +32,8 @@ pub fn explain(page: &Page, data: Option<&Account>) -> Markup {
     let body = html! {
         div class="head" { h1 { "Account " span class="id" { (shown(id)) } } p class="lead" { (verdict(data, known)) } }
         p class="actions" {
-            @if page.may(Act::PlaceHold) { a class="button" href=(links::with(links::HOLDS, &[("account", id)])) { "Place a hold" } }
-            @if page.may(Act::Request) { a class="button" href=(links::with(links::REQUESTS, &[("account", id)])) { "Request deletion" } }
+            @if page.may(Offer::PlaceHold) { a class="button" href=(links::with(links::HOLDS, &[("account", id)])) { "Place a hold" } }
+            @if page.may(Offer::PlaceRequest) { a class="button" href=(links::with(links::REQUESTS, &[("account", id)])) { "Request deletion" } }
             a href=(links::with(links::JOBS, &[("account", id)])) { "All its jobs" }
             a href=(links::with("/api/v1/accounts/explain", &[("account", id)])) { "As JSON" }
         }

@@ -4,9 +4,10 @@ use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 
 use super::{
-    Page, Section, layout, links,
+    Page, Section, account, layout, links,
     pieces::{self, Field, badge, none, shown, table, time},
 };
+use crate::acts::Entry;
 
 /// What the page of activity shows.
 #[derive(Debug)]
@@ -18,30 +19,11 @@ pub struct Activity {
     /// Kinds to choose from.
     pub kinds: Vec<String>,
     /// The newest first.
-    pub acts: Vec<Done>,
+    pub acts: Vec<Entry>,
     /// Where the list goes on, as the value of `before`.
     pub older: Option<String>,
     /// The passes of the daemon: name, when it last succeeded.
     pub passes: Vec<(String, DateTime<Utc>)>,
-}
-
-/// What somebody did, or was refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Done {
-    /// When.
-    pub at: DateTime<Utc>,
-    /// Who.
-    pub actor: String,
-    /// The verb: `hold place`.
-    pub act: String,
-    /// What it is about, in words: `hold 3`.
-    pub about: String,
-    /// The account, where it is about one.
-    pub account_id: Option<String>,
-    /// Why.
-    pub reason: String,
-    /// `done`, `waits` or `refused`.
-    pub outcome: String,
 }
 
 /// The page at `/activity`.
@@ -50,15 +32,15 @@ pub fn activity(page: &Page, data: &Activity) -> Markup {
     let rows: Vec<Vec<Markup>> = data
         .acts
         .iter()
-        .map(|done| {
+        .map(|entry| {
             vec![
-                time(done.at, page.now),
-                html! { a href=(links::with(links::ACTIVITY, &[("actor", &done.actor)])) { (shown(&done.actor)) } },
-                html! { (done.act) },
-                html! { (shown(&done.about)) },
-                done.account_id.as_deref().map_or_else(none, pieces::account),
-                html! { (shown(&done.reason)) },
-                badge(if done.outcome == "refused" { "overdue" } else { "completed" }, &done.outcome),
+                time(entry.done_at, page.now),
+                html! { a href=(links::with(links::ACTIVITY, &[("actor", &entry.actor)])) { (shown(&entry.actor)) } " " span class="quiet" { (entry.surface) } },
+                html! { (entry.act) },
+                about(entry),
+                entry.account_id.as_deref().map_or_else(none, pieces::account),
+                html! { (shown(&entry.reason)) },
+                badge(if entry.outcome == "done" { "completed" } else { "waiting" }, &entry.outcome),
             ]
         })
         .collect();
@@ -80,4 +62,18 @@ pub fn activity(page: &Page, data: &Activity) -> Markup {
         section class="card" { h2 { "Passes" } (table("Passes", &["pass", "last succeeded"], &passes, "No pass has succeeded yet.")) }
     };
     layout(page, Section::Activity, "Activity", &body)
+}
+
+/// What the act was about: the job or request by its number, or what it covers.
+fn about(entry: &Entry) -> Markup {
+    html! {
+        @match entry.subject.as_deref() {
+            Some(id) if entry.act.starts_with("jobs") => { (pieces::job(id)) }
+            Some(id) if entry.act.starts_with("hold") => { "hold " (id) }
+            Some(id) if entry.act.starts_with("request") => { "request " (id) }
+            Some(subject) => { (shown(subject)) }
+            None if entry.act == "pause" || entry.act == "resume" => { (account::covers(entry.feature.as_deref(), entry.data_class.as_deref())) }
+            None => { (none()) }
+        }
+    }
 }

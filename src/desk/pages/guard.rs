@@ -4,13 +4,13 @@ use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 
 use super::{
-    Act, Page, Section, account, layout, links,
+    Offer, Page, Section, account, layout, links,
     overview::{scope, stop_everything},
     pieces::{Form, badge, facts, folded, maybe, plural, shown, table, time},
 };
 use crate::{
     desk::plot::{self, Meter},
-    safeguards::GuardState,
+    safeguards::{GuardState, control::Pause},
 };
 
 /// What the page of the guard shows.
@@ -36,23 +36,6 @@ pub struct GuardPage {
     pub classes: Vec<String>,
 }
 
-/// A pause in force.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pause {
-    /// Identity.
-    pub id: String,
-    /// Only this account.
-    pub account_id: Option<String>,
-    /// Only this data class.
-    pub data_class: Option<String>,
-    /// Why.
-    pub reason: String,
-    /// Who.
-    pub paused_by: String,
-    /// Since when.
-    pub paused_at: DateTime<Utc>,
-}
-
 /// The page at `/guard`.
 #[must_use]
 pub fn guard(page: &Page, data: &GuardPage) -> Markup {
@@ -68,9 +51,9 @@ pub fn guard(page: &Page, data: &GuardPage) -> Markup {
             section class="card" { h2 { "The guard" } (state(page, data)) }
             section class="card" { h2 { "Its limits" } (limits(data)) }
         }
-        @if data.guard.tripped && page.may(Act::ReleaseGuard) { section class="card" { h2 { "Release the guard" } (release(page, data)) } }
+        @if data.guard.tripped && page.may(Offer::ReleaseGuard) { section class="card" { h2 { "Release the guard" } (release(page, data)) } }
         section class="card" { h2 { "Pauses" } (pauses(page, data)) }
-        @if page.may(Act::Pause) {
+        @if page.may(Offer::Pause) {
             div class="pair" {
                 section class="card" { h2 { "Stop everything" } (stop_everything(page)) }
                 section class="card" { h2 { "Pause a part" } (pause_part(page, data)) }
@@ -110,7 +93,7 @@ fn limits(data: &GuardPage) -> Markup {
 }
 
 fn release(page: &Page, data: &GuardPage) -> Markup {
-    let form = Form { name: "guard", action: links::GUARD_RELEASE, button: "Release the guard", grave: true, confirm: Some("release") };
+    let form = Form { name: "guard", action: links::GUARD_RELEASE, button: "Release the guard", grave: true, confirm: Some("release"), why: true };
     html! {
         p {
             "What waits at that moment may begin, " strong { (plural(data.waiting, "purge", "purges")) } ", and no more. What is deleted cannot be brought back: "
@@ -125,7 +108,7 @@ fn release(page: &Page, data: &GuardPage) -> Markup {
 }
 
 fn pauses(page: &Page, data: &GuardPage) -> Markup {
-    let may = page.may(Act::Resume);
+    let may = page.may(Offer::Resume);
     let row = |pause: &Pause| {
         let mut row = vec![
             html! {
@@ -153,7 +136,7 @@ fn pauses(page: &Page, data: &GuardPage) -> Markup {
 fn resume(page: &Page, pause: &Pause) -> Markup {
     let name = format!("resume-{}", pause.id);
     let everything = pause.account_id.is_none() && pause.data_class.is_none();
-    let form = Form { name: &name, action: links::RESUME, button: "Resume", grave: true, confirm: everything.then_some("resume") };
+    let form = Form { name: &name, action: links::RESUME, button: "Resume", grave: true, confirm: everything.then_some("resume"), why: true };
     let fields = html! {
         input type="hidden" name="account_id" value=(pause.account_id.as_deref().unwrap_or_default());
         input type="hidden" name="data_class" value=(pause.data_class.as_deref().unwrap_or_default());
@@ -165,7 +148,7 @@ fn resume(page: &Page, pause: &Pause) -> Markup {
 fn pause_part(page: &Page, data: &GuardPage) -> Markup {
     let stem = ["account", "feature", "class"].map(|part| format!("pause-{part}"));
     let fields = html! { (scope(&stem, "", &[], &data.classes, false)) p class="hint" { "Name an account, a data class, or both." } };
-    let form = Form { name: "pause", action: links::PAUSE, button: "Pause", grave: false, confirm: None };
+    let form = Form { name: "pause", action: links::PAUSE, button: "Pause", grave: false, confirm: None, why: true };
     html! {
         p { "Of one account, or of one data class." }
         (folded("Pause a part", &form.with(page, &fields)))

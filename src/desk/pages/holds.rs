@@ -1,16 +1,15 @@
 //! Holds: which are in force, which were; and the forms that place and release them.
 
-use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 
 use super::{
-    Act, Page, Section, account, layout, links,
+    Offer, Page, Section, account, layout, links,
     overview::scope,
     pieces::{self, Field, Form, folded, shown, table, time},
 };
 use crate::{
     desk::plot::{self, Span, Spans},
-    safeguards::control::Hold,
+    safeguards::control::{Hold, PastHold},
 };
 
 /// What the page of holds shows.
@@ -34,19 +33,6 @@ pub struct Holds {
     pub two_people: bool,
 }
 
-/// A hold that is over.
-#[derive(Debug, Clone)]
-pub struct PastHold {
-    /// The hold.
-    pub hold: Hold,
-    /// Since when it is over.
-    pub ended_at: DateTime<Utc>,
-    /// Who released it; none: it ended by itself.
-    pub released_by: Option<String>,
-    /// Why.
-    pub release_reason: Option<String>,
-}
-
 /// The page at `/holds`.
 #[must_use]
 pub fn holds(page: &Page, data: &Holds) -> Markup {
@@ -66,7 +52,7 @@ pub fn holds(page: &Page, data: &Holds) -> Markup {
             button { "Filter" }
             @if !data.account.is_empty() { a href=(links::HOLDS) { "All holds" } }
         }
-        @if page.may(Act::PlaceHold) { section class="card" { h2 { "Place a hold" } (place(page, data)) } }
+        @if page.may(Offer::PlaceHold) { section class="card" { h2 { "Place a hold" } (place(page, data)) } }
         section class="card" {
             h2 { "In force" }
             (in_force(page, data))
@@ -87,7 +73,7 @@ fn place(page: &Page, data: &Holds) -> Markup {
         (scope(&stem, &data.account, &data.features, &data.classes, true))
         (Field::new("place-until", "until", "Until (UTC)").hint("Empty: until somebody releases it.").input("datetime-local"))
     };
-    let form = Form { name: "place", action: links::HOLDS, button: "Place the hold", grave: false, confirm: None }.with(page, &fields);
+    let form = Form { name: "place", action: links::HOLDS, button: "Place the hold", grave: false, confirm: None, why: true }.with(page, &fields);
     html! {
         p { "When the answer comes, nothing that it covers is deleted any more." }
         @if data.account.is_empty() { (folded("Place a hold", &form)) } @else { (form) }
@@ -95,7 +81,7 @@ fn place(page: &Page, data: &Holds) -> Markup {
 }
 
 fn in_force(page: &Page, data: &Holds) -> Markup {
-    let may = page.may(Act::ReleaseHold);
+    let may = page.may(Offer::ReleaseHold);
     let row = |hold: &Hold| {
         let mut row = vec![
             html! { (hold.id) },
@@ -120,7 +106,7 @@ fn in_force(page: &Page, data: &Holds) -> Markup {
 
 fn release(page: &Page, data: &Holds, hold: &Hold) -> Markup {
     let (name, action) = (format!("release-{}", hold.id), links::hold_release(&hold.id));
-    let form = Form { name: &name, action: &action, button: "Release the hold", grave: true, confirm: Some(&hold.account_id) };
+    let form = Form { name: &name, action: &action, button: "Release the hold", grave: true, confirm: Some(&hold.account_id), why: true };
     let fields = html! {
         p class="hint" {
             "What is due is deleted soon after."
@@ -132,9 +118,9 @@ fn release(page: &Page, data: &Holds, hold: &Hold) -> Markup {
 
 fn past(page: &Page, data: &Holds) -> Markup {
     let row = |past: &PastHold| {
-        let ended = match (&past.released_by, &past.release_reason) {
-            (Some(by), reason) => html! { "released by " (shown(by)) ": " (shown(reason.as_deref().unwrap_or_default())) },
-            (None, _) => html! { "ended by itself" },
+        let ended = match &past.released_by {
+            Some(by) => html! { "released by " (shown(by)) ": " (shown(past.release_reason.as_deref().unwrap_or_default())) },
+            None => html! { "ended by itself" },
         };
         vec![
             html! { (past.hold.id) },
@@ -142,7 +128,7 @@ fn past(page: &Page, data: &Holds) -> Markup {
             account::covers(past.hold.feature.as_deref(), past.hold.data_class.as_deref()),
             html! { (shown(&past.hold.reason)) },
             html! { (shown(&past.hold.placed_by)) " " (time(past.hold.placed_at, page.now)) },
-            time(past.ended_at, page.now),
+            pieces::maybe(past.released_at.or(past.hold.until), page.now),
             ended,
         ]
     };

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 
 use super::{
-    Act, Page, Section, jobs, layout, links,
+    Offer, Page, Section, jobs, layout, links,
     pieces::{self, Form, count, facts, folded, maybe, shown, table, time},
 };
 use crate::{
@@ -67,11 +67,18 @@ pub fn job(page: &Page, data: &JobPage) -> Markup {
             }
             (entries(page, &data.entries))
         }
-        @if page.may(Act::Retry) && (job.state == "scheduled" || job.state == "running") && job.attempts > 0 {
+        @if page.may(Offer::RetryJob) && (job.state == "scheduled" || job.state == "running") && job.attempts > 0 {
             section class="card" {
                 h2 { "Try again" }
                 p { "Ends the wait after a failed attempt. It brings nothing forward: nothing is deleted before its time." }
-                (folded("Try again now", &Form { name: "retry", action: &links::job_retry(&job.id), button: "Try again", grave: false, confirm: None }.with(page, &html! {})))
+                (folded("Try again now", &Form { name: "retry", action: &links::job_retry(&job.id), button: "Try again", grave: false, confirm: None, why: false }.with(page, &html! {})))
+            }
+        }
+        @if page.may(Offer::CloseJob) && job.state == "scheduled" && job.attempts > 0 && job.retain_until <= page.now {
+            section class="card" {
+                h2 { "Give up" }
+                p { "For a purge that nobody can ever verify, because a store is gone. It ends as unverifiable, and no certificate ever says that its records were deleted." }
+                (folded("Close the job", &Form { name: "close", action: &links::job_close(&job.id), button: "Close the job", grave: true, confirm: Some(&job.account_id), why: true }.with(page, &html! {})))
             }
         }
     };

@@ -19,10 +19,10 @@ pub struct Jobs {
     pub classes: Vec<String>,
     /// This part of the list.
     pub jobs: Vec<Job>,
-    /// Where the list goes on, as the value of `before`.
-    pub older: Option<String>,
-    /// Where it came from, as the value of `after`.
-    pub newer: Option<String>,
+    /// This is not the first part.
+    pub further: bool,
+    /// Where the list goes on, as the value of `cursor`. There may be one behind an empty part: only so many jobs are looked at for one.
+    pub next: Option<String>,
 }
 
 /// The filter, as it was written; empty is everything.
@@ -36,13 +36,24 @@ pub struct Asked {
     pub account: String,
     /// Only what is overdue.
     pub overdue: bool,
+    /// Only what is held.
+    pub held: bool,
+    /// `due`: what is open, the earliest `retain_until` first; else the newest first.
+    pub order: String,
 }
 
 impl Asked {
     fn link(&self, more: (&str, &str)) -> String {
-        let overdue = if self.overdue { "true" } else { "" };
-        let query =
-            [("state", self.state.as_str()), ("data_class", &self.data_class), ("account", &self.account), ("overdue", overdue), more];
+        let said = |flag: bool| if flag { "true" } else { "" };
+        let query = [
+            ("state", self.state.as_str()),
+            ("data_class", &self.data_class),
+            ("account", &self.account),
+            ("overdue", said(self.overdue)),
+            ("held", said(self.held)),
+            ("order", &self.order),
+            more,
+        ];
         links::with(links::JOBS, &query)
     }
 }
@@ -61,24 +72,29 @@ pub fn jobs(page: &Page, data: &Jobs) -> Markup {
                 ("completed", Some(data.tally.completed)),
                 ("cancelled", Some(data.tally.cancelled)),
             ] {
-                @let here = !asked.overdue && asked.state == state;
-                a class="chip" href=(Asked { state: state.to_owned(), overdue: false, ..asked.clone() }.link(("", ""))) aria-current=[here.then_some("true")] {
+                @let here = !asked.overdue && !asked.held && asked.state == state;
+                a class="chip" href=(Asked { state: state.to_owned(), overdue: false, held: false, ..asked.clone() }.link(("", ""))) aria-current=[here.then_some("true")] {
                     (if state.is_empty() { "all" } else { state }) @if let Some(number) = number { " " span class="n" { (count(number)) } }
                 }
             }
-            a class=(if data.tally.overdue > 0 { "chip alarm" } else { "chip" }) href=(Asked { state: String::new(), overdue: true, ..asked.clone() }.link(("", "")))
+            a class=(if data.tally.overdue > 0 { "chip alarm" } else { "chip" }) href=(Asked { state: String::new(), overdue: true, held: false, ..asked.clone() }.link(("", "")))
                 aria-current=[asked.overdue.then_some("true")] { "overdue " span class="n" { (count(data.tally.overdue)) } }
+            a class="chip" href=(Asked { state: String::new(), overdue: false, held: true, ..asked.clone() }.link(("", "")))
+                aria-current=[asked.held.then_some("true")] { "held " span class="n" { (count(data.tally.held)) } }
         }
         form class="filter" method="get" action=(links::JOBS) {
-            (Field::new("f-state", "state", "State").value(&asked.state).select("every state", &["scheduled", "running", "completed", "cancelled"].map(str::to_owned)))
+            (Field::new("f-state", "state", "State").value(&asked.state).select("every state", &["open", "scheduled", "running", "completed", "cancelled"].map(str::to_owned)))
             (Field::new("f-class", "data_class", "Data class").value(&asked.data_class).select("every data class", &data.classes))
             (Field::new("f-account", "account", "Account id").value(&asked.account).input("text"))
+            (Field::new("f-order", "order", "Order").value(&asked.order).select("newest first", &["due".to_owned()]))
             (Field::new("f-overdue", "overdue", "only overdue").value(if asked.overdue { "true" } else { "" }).tick())
+            (Field::new("f-held", "held", "only held").value(if asked.held { "true" } else { "" }).tick())
             button { "Filter" }
             @if *asked != Asked::default() { a href=(links::JOBS) { "All jobs" } }
         }
-        (list(page, &data.jobs, if *asked == Asked::default() { "There are no jobs. A job appears when a starting point stands for an account." } else { "No job is like that." }))
-        (paging(data.newer.as_deref().map(|at| asked.link(("after", at))).as_deref(), data.older.as_deref().map(|at| asked.link(("before", at))).as_deref()))
+        (list(page, &data.jobs, if *asked == Asked::default() { "There are no jobs. A job appears when a starting point stands for an account." } else { "No job here is like that." }))
+        @let (first, next) = (data.further.then(|| asked.link(("", ""))), data.next.as_deref().map(|at| asked.link(("cursor", at))));
+        (paging(first.as_deref(), next.as_deref()))
     };
     layout(page, Section::Jobs, "Jobs", &body)
 }

@@ -32,6 +32,8 @@ pub const REPORTS_CSV: &str = "/reports/deletions.csv";
 pub const CERTIFICATE: &str = "/certificate";
 /// The daemon itself.
 pub const SYSTEM: &str = "/system";
+/// POST: puts the configured policy into force.
+pub const POLICY_ACCEPT: &str = "/policy/accept";
 /// GET shows the form, POST signs in.
 pub const SIGN_IN: &str = "/sign-in";
 /// POST: signs out.
@@ -47,6 +49,12 @@ pub fn job(id: &str) -> String {
 #[must_use]
 pub fn job_retry(id: &str) -> String {
     format!("{JOBS}/{}/retry", encoded(id))
+}
+
+/// POST: gives a job up.
+#[must_use]
+pub fn job_close(id: &str) -> String {
+    format!("{JOBS}/{}/close", encoded(id))
 }
 
 /// What is known of an account.

@@ -1,13 +1,15 @@
 //! How it stands: is anything late, what comes next, what was done, and does anything need a person.
 
+use chrono::{DateTime, TimeDelta, Utc};
 use maud::{Markup, html};
 
 use super::{
-    Act, Page, Section, layout, links,
+    Offer, Page, Section, layout, links,
     pieces::{Field, Form, badge, count, folded, maybe, percent, plural, table, tile, time},
 };
 use crate::{
-    desk::plot::{self, Daily, Horizon, Lateness},
+    desk::plot::{self, Bucket, Daily, Horizon, Lateness},
+    jobs::{AHEAD, Ahead, Figures, LATENESS},
     outlook::Status,
 };
 
@@ -45,6 +47,27 @@ pub struct Warning {
     pub remedy: String,
     /// The page that shows it.
     pub href: String,
+}
+
+/// What lies ahead and what was done, from the figures over all jobs.
+#[must_use]
+pub fn drawn(figures: &Figures, allowances: Vec<f64>, next: Option<DateTime<Utc>>) -> (Horizon, Lateness, Daily) {
+    let name = |feature: &str, class: &str| format!("{feature}/{class}");
+    let day = |away: i32| figures.today + TimeDelta::days(i64::from(away));
+    let days = (0..AHEAD).map(|away| {
+        let on = |held: bool| figures.ahead.iter().filter(move |ahead| ahead.day == Some(day(away)) && ahead.held == held);
+        let classes = on(false).map(|ahead| (name(&ahead.feature, &ahead.data_class), ahead.jobs)).collect();
+        plot::Day { day: day(away), classes, held: on(true).map(|ahead| ahead.jobs).sum() }
+    });
+    let jobs = |of: &dyn Fn(&Ahead) -> bool| figures.ahead.iter().filter(|ahead| of(ahead)).map(|ahead| ahead.jobs).sum::<i64>();
+    let horizon =
+        Horizon { overdue: jobs(&|ahead| ahead.day.is_none()), days: days.collect(), later: jobs(&|ahead| ahead.day >= Some(day(AHEAD))), next };
+    let within = |at: usize| figures.days.iter().filter_map(|day| day.lateness.get(at)).sum::<i64>();
+    let bounds = LATENESS.iter().map(|bound| f64::from(i32::try_from(*bound).unwrap_or(i32::MAX))).chain([f64::INFINITY]);
+    let buckets = bounds.enumerate().map(|(at, up_to)| Bucket { up_to, jobs: within(at) }).collect();
+    let lateness = Lateness { buckets, allowances, period: "the last 30 days".to_owned() };
+    let deleted = |away: i32| (day(away), figures.days.iter().filter(|d| d.day == day(away)).map(|d| d.records).sum());
+    (horizon, lateness, Daily { days: (-29..=0).map(deleted).collect() })
 }
 
 /// The page at `/`.
@@ -86,7 +109,7 @@ pub fn overview(page: &Page, data: &Overview) -> Markup {
                 (quarantined(page, data))
             }
         }
-        @if page.may(Act::Pause) && !data.status.paused {
+        @if page.may(Offer::Pause) && !data.status.paused {
             section class="card" { h2 { "Stop everything" } (stop_everything(page)) }
         }
     };
@@ -95,7 +118,7 @@ pub fn overview(page: &Page, data: &Overview) -> Markup {
 
 /// The form that pauses all deletion; also on the page of the guard.
 pub(super) fn stop_everything(page: &Page) -> Markup {
-    let form = Form { name: "pause-all", action: links::PAUSE, button: "Pause all deletion", grave: true, confirm: Some("pause everything") };
+    let form = Form { name: "pause-all", action: links::PAUSE, button: "Pause all deletion", grave: true, confirm: Some("pause everything"), why: true };
     html! {
         p { "When the answer comes, no batch is under way any more. Nothing is lost: jobs wait, and their dates stand." }
         (folded("Pause all deletion", &form.with(page, &html! {})))

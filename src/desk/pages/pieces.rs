@@ -128,13 +128,13 @@ pub(super) fn table(caption: &str, heads: &[&str], rows: &[Vec<Markup>], empty: 
     }
 }
 
-/// Links to what is older and newer than this part of a list.
-pub(super) fn paging(newer: Option<&str>, older: Option<&str>) -> Markup {
+/// Links to the first part of a list, and to the one behind this.
+pub(super) fn paging(first: Option<&str>, next: Option<&str>) -> Markup {
     html! {
-        @if newer.is_some() || older.is_some() {
+        @if first.is_some() || next.is_some() {
             nav class="paging" aria-label="More" {
-                @if let Some(href) = newer { a href=(href) rel="prev" { "← Newer" } }
-                @if let Some(href) = older { a href=(href) rel="next" { "Older →" } }
+                @if let Some(href) = first { a href=(href) { "⇤ First" } }
+                @if let Some(href) = next { a href=(href) rel="next" { "More →" } }
             }
         }
     }
@@ -220,6 +220,8 @@ pub(super) struct Form<'a> {
     pub(super) grave: bool,
     /// A word or id that has to be typed, so that no click does it alone.
     pub(super) confirm: Option<&'a str>,
+    /// Why has to be said.
+    pub(super) why: bool,
 }
 
 impl Form<'_> {
@@ -231,7 +233,8 @@ impl Form<'_> {
             form class="act" method="post" action=(self.action) {
                 input type="hidden" name="idempotency_key" value=(format!("{}-{}", page.key, self.name));
                 (fields)
-                (Field::new(&reason, "reason", "Reason").required().hint("Goes on record with your name.").input("text"))
+                @let field = Field::new(&reason, "reason", if self.why { "Reason" } else { "Reason, if there is one" }).hint("Goes on record with your name.");
+                (if self.why { field.required() } else { field }.input("text"))
                 @if let Some(word) = self.confirm {
                     @let label = format!("Type “{}” to confirm", shown(word));
                     (Field::new(&confirm, "confirm", &label).required().input("text"))

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::{
-    Act, Page, Section, account, layout, links,
+    Offer, Page, Section, account, layout, links,
     overview::scope,
     pieces::{self, Field, Form, badge, folded, none, shown, table, time},
 };
@@ -45,7 +45,7 @@ pub fn requests(page: &Page, data: &Requests) -> Markup {
             button { "Filter" }
             @if !data.account.is_empty() { a href=(links::REQUESTS) { "All requests" } }
         }
-        @if page.may(Act::Request) { section class="card" { h2 { "Request deletion" } (place(page, data)) } }
+        @if page.may(Offer::PlaceRequest) { section class="card" { h2 { "Request deletion" } (place(page, data)) } }
         section class="card" {
             h2 { "Requests" }
             (list(page, data))
@@ -61,7 +61,7 @@ fn place(page: &Page, data: &Requests) -> Markup {
         (scope(&stem, &data.account, &data.features, &data.classes, true))
         (Field::new("ask-again", "confirm", "The account id once more, to confirm").required().input("text"))
     };
-    let form = Form { name: "ask", action: links::REQUESTS, button: "Request deletion", grave: true, confirm: None }.with(page, &fields);
+    let form = Form { name: "ask", action: links::REQUESTS, button: "Request deletion", grave: true, confirm: None, why: true }.with(page, &fields);
     html! {
         p {
             "The records are deleted within " (data.within) " of acceptance, not at the end of their period. "
@@ -73,7 +73,7 @@ fn place(page: &Page, data: &Requests) -> Markup {
 }
 
 fn list(page: &Page, data: &Requests) -> Markup {
-    let may = page.may(Act::DecideRequest);
+    let may = page.may(Offer::DecideRequest);
     let row = |request: &Request| {
         let mut row = vec![
             html! { (request.id) },
@@ -118,12 +118,12 @@ fn decide(page: &Page, request: &Request) -> Markup {
         @if request.state == "waiting" {
             @if own { p class="hint" { "Another person has to accept it." } }
             @else {
-                @let form = Form { name: &accept, action: &accept_at, button: "Accept", grave: true, confirm: Some(&request.account_id) };
+                @let form = Form { name: &accept, action: &accept_at, button: "Accept", grave: true, confirm: Some(&request.account_id), why: false };
                 (folded("Accept", &form.with(page, &html! {})))
             }
         }
         @if open {
-            @let form = Form { name: &withdraw, action: &withdraw_at, button: "Withdraw", grave: false, confirm: None };
+            @let form = Form { name: &withdraw, action: &withdraw_at, button: "Withdraw", grave: false, confirm: None, why: true };
             (folded("Withdraw", &form.with(page, &html! {})))
         }
     }

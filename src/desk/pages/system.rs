@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 
 use super::{
-    Page, Section, layout,
-    pieces::{self, badge, count, facts, maybe, none, shown, table},
+    Offer, Page, Section, layout, links,
+    pieces::{self, Form, badge, count, facts, folded, maybe, none, shown, table},
 };
 use crate::outlook::PolicyState;
 
@@ -18,6 +18,8 @@ pub struct System {
     pub versions: Vec<(String, String)>,
     /// The policy of the configuration against the one in force.
     pub policy: PolicyState,
+    /// What the configured policy changes, where it is not in force.
+    pub changes: Vec<String>,
     /// The ledger.
     pub ledger: LedgerState,
     /// Each store.
@@ -86,7 +88,7 @@ pub fn system(page: &Page, data: &System) -> Markup {
         }
         div class="pair" {
             section class="card" { h2 { "Ledger" } (ledger(page, &data.ledger)) }
-            section class="card" { h2 { "Policy" } (policy(&data.policy)) }
+            section class="card" { h2 { "Policy" } (policy(page, data)) }
         }
         section class="card" { h2 { "Stores" } (stores(data)) }
         section class="card" {
@@ -125,10 +127,19 @@ fn ledger(page: &Page, ledger: &LedgerState) -> Markup {
     ])
 }
 
-fn policy(policy: &PolicyState) -> Markup {
+fn policy(page: &Page, data: &System) -> Markup {
+    let policy = &data.policy;
     let accepted = policy.accepted.as_ref().map_or_else(none, |hash| html! { code class="id" { (hash) } });
     let state = if policy.waiting { badge("overdue", "waits for acceptance") } else { badge("completed", "in force") };
-    facts(&[("state", state), ("configured", html! { code class="id" { (policy.hash) } }), ("in force", accepted)])
+    let form = Form { name: "policy", action: links::POLICY_ACCEPT, button: "Put it into force", grave: true, confirm: Some("accept"), why: true };
+    html! {
+        (facts(&[("state", state), ("configured", html! { code class="id" { (policy.hash) } }), ("in force", accepted)]))
+        @if policy.waiting {
+            p { strong { "It changes:" } }
+            ul { @for change in &data.changes { li { (shown(change)) } } }
+            @if page.may(Offer::AcceptPolicy) { (folded("Accept this policy", &form.with(page, &html! {}))) }
+        }
+    }
 }
 
 fn stores(data: &System) -> Markup {

@@ -24,6 +24,8 @@ pub struct Horizon {
     pub overdue: i64,
     /// Each day from today on, those without jobs too.
     pub days: Vec<Day>,
+    /// Jobs that fall due after these days.
+    pub later: i64,
     /// When the next job that is not held falls due, beyond these days perhaps.
     pub next: Option<DateTime<Utc>>,
 }
@@ -146,5 +148,6 @@ fn says(data: &Horizon, now: DateTime<Utc>) -> String {
     let days = data.days.len();
     let ahead = if ahead > 0 { format!(" {ahead} in the next {days} days.") } else { String::new() };
     let held = if held > 0 { format!(" {held} more are held.") } else { String::new() };
-    format!("{overdue} {next}{ahead}{held}")
+    let later = if data.later > 0 { format!(" {} later.", data.later) } else { String::new() };
+    format!("{overdue} {next}{ahead}{held}{later}")
 }
