@@ -1,7 +1,7 @@
 //! Plots as inline SVG, drawn on the server from plain data: no script, no style attribute, colours and patterns by class.
 //!
-//! Each is a figure with a sentence that says it in words, drawn for a wide and for a narrow place (the style sheet shows the one that fits), and the same
-//! figures as a table. Nothing here asks a database.
+//! Each is a figure with a sentence that says it in words, drawn for places of four widths (the style sheet shows the one that fits, so that text is never
+//! small), and the same figures as a table. Nothing here asks a database.
 
 mod daily;
 mod horizon;
@@ -26,7 +26,7 @@ const LOOKS: usize = 6;
 /// Where a plot is drawn: the units are pixels of the place that it was made for.
 #[derive(Debug, Clone, Copy)]
 struct Frame {
-    /// `wide` or `narrow`.
+    /// The class by which the style sheet chooses.
     name: &'static str,
     width: f64,
     height: f64,
@@ -38,7 +38,8 @@ struct Frame {
 }
 
 impl Frame {
-    fn pair(wide: f64, narrow: f64) -> [Self; 2] {
+    /// One for each width that a place may have.
+    fn all(height: f64) -> [Self; 4] {
         let make = |name, width: f64, height: f64| Self {
             name,
             width,
@@ -48,7 +49,7 @@ impl Frame {
             top: 12.0,
             bottom: height - 24.0,
         };
-        [make("wide", 660.0, wide), make("narrow", 300.0, narrow)]
+        [make("broad", 940.0, height), make("wide", 620.0, height), make("middle", 420.0, height), make("narrow", 300.0, height)]
     }
 
     /// Without numbers at the left.
@@ -57,7 +58,7 @@ impl Frame {
     }
 
     fn is_narrow(&self) -> bool {
-        self.name == "narrow"
+        self.name == "narrow" || self.name == "middle"
     }
 
     /// Where the share `part` of the width is.
@@ -82,8 +83,8 @@ struct Told<'a> {
     table: Markup,
 }
 
-/// The figure around both drawings.
-fn figure(told: Told<'_>, frames: [Frame; 2], draw: impl Fn(&Frame) -> Markup) -> Markup {
+/// The figure around its drawings.
+fn figure(told: Told<'_>, frames: [Frame; 4], draw: impl Fn(&Frame) -> Markup) -> Markup {
     html! {
         figure class="plot" {
             figcaption { (told.says) }

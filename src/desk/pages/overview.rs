@@ -5,7 +5,7 @@ use maud::{Markup, html};
 
 use super::{
     Offer, Page, Section, layout, links,
-    pieces::{Field, Form, badge, count, folded, maybe, percent, plural, table, tile, time},
+    pieces::{Field, Form, ago, badge, count, folded, percent, plural, table, tile, time},
 };
 use crate::{
     desk::plot::{self, Bucket, Daily, Horizon, Lateness},
@@ -85,7 +85,7 @@ pub fn overview(page: &Page, data: &Overview) -> Markup {
             (tile("", "Due within 24 hours", &count(data.due_day), &html! { (count(data.due_week)) " within 7 days" }, Some(links::PLAN)))
             (tile("", "On time, last 30 days", &html! { (percent(data.on_time, data.completed)) }, &html! { (plural(data.completed, "purge", "purges")) " completed" }, Some(links::REPORTS)))
             (tile("", "Held", &count(jobs.held), &html! { (plural(data.holds, "hold", "holds")) " in force" }, Some(links::HOLDS)))
-            (tile("", "Last look at the source", &html! { (looked(page, data)) }, &html! { "full comparison " (maybe(data.status.last_resync_at, page.now)) }, Some(links::ACTIVITY)))
+            (tile("", "Last look at the source", &html! { (looked(page, data)) }, &html! { @if let Some(at) = data.status.last_resync_at { "full comparison " (ago(at, page.now)) } @else { "never compared in full" } }, Some(links::ACTIVITY)))
         }
         @if !data.warnings.is_empty() {
             section class="card" {
@@ -128,7 +128,7 @@ pub(super) fn stop_everything(page: &Page) -> Markup {
 fn oldest(page: &Page, data: &Overview) -> Markup {
     html! {
         @match data.status.earliest_unmet_deadline {
-            Some(at) => { "earliest deadline " (time(at, page.now)) }
+            Some(at) => { "earliest deadline " (ago(at, page.now)) }
             None => { "no open deadline" }
         }
     }
@@ -137,7 +137,7 @@ fn oldest(page: &Page, data: &Overview) -> Markup {
 fn looked(page: &Page, data: &Overview) -> Markup {
     html! {
         @match data.status.last_poll_at {
-            Some(at) => { time datetime=(crate::model::rfc3339(at)) data-relative { span class="rel" { (crate::terminal::relative(at, page.now)) } } }
+            Some(at) => { (ago(at, page.now)) }
             None => { "never" }
         }
     }

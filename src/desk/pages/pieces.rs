@@ -22,6 +22,13 @@ pub(super) fn time(at: DateTime<Utc>, now: DateTime<Utc>) -> Markup {
     }
 }
 
+/// How far an instant is from now, where there is no room for more.
+pub(super) fn ago(at: DateTime<Utc>, now: DateTime<Utc>) -> Markup {
+    html! {
+        time datetime=(crate::model::rfc3339(at)) title=(at.format("%Y-%m-%d %H:%M:%S UTC")) data-relative { span class="rel" { (relative(at, now)) } }
+    }
+}
+
 /// An instant alone.
 pub(super) fn stamp(at: DateTime<Utc>) -> Markup {
     html! { time datetime=(crate::model::rfc3339(at)) { (at.format("%Y-%m-%d %H:%M:%S")) " UTC" } }

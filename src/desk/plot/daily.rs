@@ -57,7 +57,7 @@ pub fn daily(id: &str, data: &Daily) -> Markup {
             }
         }
     };
-    figure(Told { id, title: "Records deleted by day", says, legend: None, table }, Frame::pair(210.0, 190.0), draw)
+    figure(Told { id, title: "Records deleted by day", says, legend: None, table }, Frame::all(205.0), draw)
 }
 
 fn counted(records: i64) -> String {

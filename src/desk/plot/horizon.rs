@@ -31,7 +31,7 @@ pub struct Horizon {
 }
 
 /// What is overdue has a place of its own, so many pixels wide.
-const OVERDUE: f64 = 54.0;
+const OVERDUE: f64 = 66.0;
 
 /// The jobs that fall due on each day.
 #[must_use]
@@ -104,7 +104,7 @@ pub fn horizon(id: &str, data: &Horizon, now: DateTime<Utc>) -> Markup {
         }
     };
     let told = Told { id, title: "What falls due", says, legend: Some(legend(id, &names, held, data.overdue > 0)), table };
-    figure(told, Frame::pair(210.0, 190.0), draw)
+    figure(told, Frame::all(205.0), draw)
 }
 
 fn jobs_of(day: &Day, name: &str) -> i64 {

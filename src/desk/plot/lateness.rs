@@ -78,7 +78,7 @@ pub fn lateness(id: &str, data: &Lateness) -> Markup {
             }
         }
     };
-    figure(Told { id, title: "How long purges took", says, legend: None, table }, Frame::pair(210.0, 190.0), draw)
+    figure(Told { id, title: "How long purges took", says, legend: None, table }, Frame::all(205.0), draw)
 }
 
 /// Up to when, how many until then, which share.

@@ -110,7 +110,7 @@ pub fn lifeline(id: &str, data: &Lifeline, now: DateTime<Utc>) -> Markup {
     };
     let table = table(data);
     let told = Told { id, title: "The life of this job", says, legend: None, table };
-    figure(told, Frame::pair(122.0, 122.0).map(Frame::without_axis), draw)
+    figure(told, Frame::all(122.0).map(Frame::without_axis), draw)
 }
 
 fn table(data: &Lifeline) -> Markup {

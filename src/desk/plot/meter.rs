@@ -47,5 +47,5 @@ pub fn meter(id: &str, data: &Meter) -> Markup {
         }
     };
     let told = Told { id, title: &data.name, says, legend: None, table };
-    figure(told, Frame::pair(48.0, 48.0).map(Frame::without_axis), draw)
+    figure(told, Frame::all(48.0).map(Frame::without_axis), draw)
 }

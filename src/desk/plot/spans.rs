@@ -77,7 +77,7 @@ pub fn spans(id: &str, data: &Spans, now: DateTime<Utc>) -> Markup {
         }
     };
     let told = Told { id, title: "Since when, and until when", says, legend: None, table };
-    figure(told, Frame::pair(height, height).map(Frame::without_axis), draw)
+    figure(told, Frame::all(height).map(Frame::without_axis), draw)
 }
 
 fn cut(text: &str, letters: usize) -> String {

@@ -40,11 +40,11 @@ fn an_empty_horizon_is_words_and_one_job_is_a_bar() {
     assert!(words.contains("Nothing is overdue. The next purge is due in 40 d.") && !words.contains("<svg"), "{words}");
     data.days[3] = day(3, 1, 0);
     let drawn = horizon("h", &data, now()).into_string();
-    assert_eq!(drawn.matches("class=\"bar\"").count(), 2, "one in each drawing");
+    assert_eq!(drawn.matches("class=\"bar\"").count(), 4, "one in each drawing");
     assert!(!drawn.contains("rect class=\"overdue\""));
     data.overdue = 2;
     let late = horizon("h", &data, now()).into_string();
-    assert!(late.contains("2 purges are overdue.") && late.matches("rect class=\"overdue\" x=").count() == 2, "{late}");
+    assert!(late.contains("2 purges are overdue.") && late.matches("rect class=\"overdue\" x=").count() == 4, "{late}");
 }
 
 #[test]
