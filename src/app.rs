@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use sqlx::AssertSqlSafe;
 
 use crate::{
-    catalog::{self, Layout, Severity},
+    catalog::{self, Finding, Layout, Severity},
     clock::Clock,
     config::{Change, Config},
     database::{Database, DatabaseError, Purpose},
@@ -34,7 +34,7 @@ use crate::{
     verifier::Verifier,
 };
 
-pub use daemon::run;
+pub use daemon::{Desk, Front, run};
 
 /// How long a one-shot verb keeps trying an unreachable database (R34).
 const ONE_SHOT_PATIENCE: Duration = Duration::from_secs(10);
@@ -65,17 +65,32 @@ impl App {
     /// # Errors
     /// [`Failure::Schema`], [`Failure::Layout`] or [`Failure::Database`].
     pub async fn prepare(config: Arc<Config>, database: Database) -> Result<Self, Failure> {
+        let (app, findings) = Self::look(config, database).await?;
+        for finding in findings.iter().filter(|f| f.severity == Severity::Warning) {
+            tracing::warn!(event = "check.finding", subject = finding.subject, remedy = finding.remedy, "{}", finding.problem);
+        }
+        Ok(app)
+    }
+
+    /// [`App::prepare`] without a word about what is only a warning: for whoever prepares again and again.
+    ///
+    /// # Errors
+    /// Those of [`App::prepare`].
+    pub async fn fit(config: Arc<Config>, database: Database) -> Result<Self, Failure> {
+        Ok(Self::look(config, database).await?.0)
+    }
+
+    async fn look(config: Arc<Config>, database: Database) -> Result<(Self, Vec<Finding>), Failure> {
         let mut tx = database.begin(Purpose::Read).await?;
         server::refuse_standby(&mut tx).await?;
         schema::check(&mut tx).await?;
         let (layout, findings) = catalog::inspect(&mut tx, &config).await?;
         drop(tx);
         let Some(layout) = layout else { return Err(Failure::Layout(findings)) };
-        for finding in findings.iter().filter(|f| f.severity == Severity::Warning) {
-            tracing::warn!(event = "check.finding", subject = finding.subject, remedy = finding.remedy, "{}", finding.problem);
-        }
         let policy = Policy::new(&config, &layout);
-        Ok(Self { config, database, policy: Arc::new(policy), layout: Arc::new(layout), clock: Arc::default(), seen: Seen::default() })
+        let app =
+            Self { config, database, policy: Arc::new(policy), layout: Arc::new(layout), clock: Arc::default(), seen: Seen::default() };
+        Ok((app, findings))
     }
 
     /// [`App::prepare`] for one-shot verbs: tries an unreachable database for ten seconds.

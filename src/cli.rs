@@ -3,7 +3,6 @@
 
 mod check;
 mod control;
-mod csv;
 mod demo;
 mod explain;
 mod jobs;
@@ -14,6 +13,7 @@ mod request;
 mod report;
 mod run;
 mod status;
+mod token;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -151,6 +151,8 @@ enum Verb {
         #[command(subcommand)]
         verb: report::Verb,
     },
+    /// Make a token for the API and the pages: the token on stdout, and what to configure.
+    Token(token::Arguments),
     /// Ask the local daemon whether it lives; for container health checks.
     Healthcheck,
     /// Print a completion script.
@@ -218,6 +220,7 @@ impl Cli {
             Verb::Certificate(arguments) => self.certificate(arguments),
             Verb::Request(arguments) => self.request(arguments),
             Verb::Report { verb } => self.report(verb),
+            Verb::Token(arguments) => self.token(&arguments),
             Verb::Healthcheck => self.healthcheck(),
             Verb::Completions { shell } => {
                 clap_complete::generate(shell, &mut Arguments::command(), "retentiond", &mut std::io::stdout());

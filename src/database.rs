@@ -21,6 +21,8 @@ pub enum Purpose {
     Read,
     /// Reads that must not cost much: what a scrape or a worker wants to know in passing.
     Glance,
+    /// What a screen shows: index by index, in the order of the index, and soon.
+    Screen,
     /// A long read of whole tables. Holds no lock that the platform could want.
     Compare,
     /// A slice of a full comparison, and a poll: index by index, in the order of the index, whatever the statistics say.
@@ -52,6 +54,7 @@ impl Purpose {
         let (access, statement, lock, idle, more) = match self {
             Self::Read => ("read only", 30_000, 2_000, 5_000, ""),
             Self::Glance => ("read only", 2_000, 500, 5_000, ""),
+            Self::Screen => ("read only", 2_000, 500, 5_000, in_order),
             Self::Compare => ("read only", 600_000, 2_000, 120_000, ""),
             Self::Slice => ("read only", 30_000, 2_000, 5_000, in_order),
             Self::Write => ("read write", WRITE_STATEMENT, WRITE_LOCK, 5_000, ""),

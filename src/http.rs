@@ -4,7 +4,12 @@
 mod connections;
 mod healthcheck;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -58,34 +63,44 @@ impl Ops {
 
 /// Why the listener could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("http.ops_listen: cannot listen on {addr}; {remedy}")]
+#[error("{key}: cannot listen on {addr}; {remedy}")]
 pub struct BindError {
+    key: &'static str,
     addr: SocketAddr,
     remedy: &'static str,
     source: io::Error,
 }
 
-/// Opens the ops listener, before anything else is started, so that a taken port is a clear error.
+/// Opens a listener, before anything else is started, so that a taken port is a clear error. `key` is where its address is configured.
 ///
 /// # Errors
 /// When the address cannot be had; the message names the key and the remedy.
-pub async fn bind(addr: SocketAddr) -> Result<TcpListener, BindError> {
+pub async fn bind(key: &'static str, addr: SocketAddr) -> Result<TcpListener, BindError> {
     TcpListener::bind(addr).await.map_err(|source| {
         let kind = source.kind();
         let remedy = if kind == io::ErrorKind::AddrInUse {
-            "end what listens there (another retentiond?), or set http.ops_listen to a free port"
+            "end what listens there (another retentiond?), or set it to a free port"
         } else if kind == io::ErrorKind::PermissionDenied {
-            "set http.ops_listen to a port above 1023"
+            "set it to a port above 1023"
         } else {
-            "set http.ops_listen to an address of this machine"
+            "set it to an address of this machine"
         };
-        BindError { addr, remedy, source }
+        BindError { key, addr, remedy, source }
     })
 }
 
 /// Answers `/livez`, `/readyz` and `/metrics` until the stop, and returns within three seconds after it, whatever clients do.
 pub async fn serve(listener: TcpListener, ops: Ops, stop: CancellationToken) {
     connections::serve(listener, routes(ops), stop).await;
+}
+
+/// Who is at the other end of the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub IpAddr);
+
+/// Answers what the router knows until the stop, as [`serve`] does. Requests carry their [`Peer`] as an extension.
+pub async fn serve_router(listener: TcpListener, router: Router, stop: CancellationToken) {
+    connections::serve(listener, router, stop).await;
 }
 
 fn routes(ops: Ops) -> Router {
@@ -152,7 +167,7 @@ mod tests {
 
     #[expect(clippy::disallowed_methods, reason = "the test itself waits for it")]
     async fn serving(ops: Ops) -> Served {
-        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let listener = bind("http.ops_listen", "127.0.0.1:0".parse().unwrap()).await.unwrap();
         let (addr, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
         let done = tokio::spawn(serve(listener, ops, stop.clone()));
         Served { addr, stop, done }
@@ -287,9 +302,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_taken_port_names_the_key_the_address_and_the_remedy() {
-        let taken = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let taken = bind("http.ops_listen", "127.0.0.1:0".parse().unwrap()).await.unwrap();
         let addr = taken.local_addr().unwrap();
-        let text = bind(addr).await.unwrap_err().to_string();
+        let text = bind("http.ops_listen", addr).await.unwrap_err().to_string();
         let start = format!("http.ops_listen: cannot listen on {addr}; ");
         assert!(text.starts_with(&start) && text.contains("free port"), "{text}");
     }

@@ -42,7 +42,7 @@
 //! | [`failure`] | exit codes |
 //! | [`app`] | puts all of it together and runs the passes |
 //! | [`certificate`] | one file that says what became of a job, and proves it |
-//! | [`desk`] | the operator's pages and API |
+//! | [`desk`] | the API and the pages |
 //! | [`embedded`] | a Postgres of our own, for demo and tests |
 //! | [`sample`] | sample accounts, for the demo |
 //! | [`cli`] | the verbs |

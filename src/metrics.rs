@@ -72,6 +72,7 @@ pub const METRICS: &[(&str, Kind, &str)] = &[
         Kind::Counter,
         "Calls to the store that it did not answer, or answered with a request for patience.",
     ),
+    ("retention_http_request_duration_seconds", Kind::Histogram, "How long an answer of the API or a page took."),
     ("retention_database_up", Kind::Gauge, "1 when the database answered this scrape, 0 when the figures that it holds are missing."),
 ];
 
@@ -79,6 +80,9 @@ pub const METRICS: &[(&str, Kind, &str)] = &[
 const LATENESS: &[f64] = &[1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 43_200.0, 86_400.0, 172_800.0, 604_800.0];
 /// Around the 100 ms that batches aim at, up to the limit of a statement and a little more.
 const BATCH: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4];
+
+/// A screen is to be there within a fifth of a second.
+const ANSWER: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 
 static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 
@@ -92,7 +96,8 @@ pub fn install(config: &Config) {
             |builder: PrometheusBuilder, name: &str, buckets| builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets);
         // Fails on empty buckets alone, and when somebody else has installed a recorder: then there are no figures of ours.
         let builder = buckets(PrometheusBuilder::new(), "retention_deadline_lateness_seconds", LATENESS).ok()?;
-        let recorder = buckets(builder, "retention_batch_duration_seconds", BATCH).ok()?.build_recorder();
+        let recorder = buckets(builder, "retention_batch_duration_seconds", BATCH).ok()?;
+        let recorder = buckets(recorder, "retention_http_request_duration_seconds", ANSWER).ok()?.build_recorder();
         let handle = recorder.handle();
         set_global_recorder(recorder).ok()?;
         describe();
@@ -153,6 +158,12 @@ pub fn batch_took(target: &str, took: Duration) {
 pub fn completed(feature: &str, data_class: &str, lateness_seconds: f64) {
     let labels = [("feature", feature.to_owned()), ("data_class", data_class.to_owned())];
     histogram!("retention_deadline_lateness_seconds", &labels).record(lateness_seconds.max(0.0));
+}
+
+/// The API or a page was answered. Routes are patterns: no account is named in one.
+pub fn answered(method: &str, route: &str, status: u16, took: Duration) {
+    let labels = [("method", method.to_owned()), ("route", route.to_owned()), ("status", status.to_string())];
+    histogram!("retention_http_request_duration_seconds", &labels).record(took);
 }
 
 /// A look at the source ended.

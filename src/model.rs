@@ -2,12 +2,13 @@
 //! Nothing here touches a database, a clock or the configuration.
 
 use std::fmt;
+use utoipa::ToSchema;
 
 use chrono::{DateTime, Months, TimeDelta, Utc};
 use serde::{Serialize, Serializer};
 
 /// Whether due records are deleted or only reported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Delete what is due.

@@ -2,6 +2,7 @@
 //! that the planner asks. What was deleted (`outlook/report.rs`) and what the rules say (`outlook/art30.rs`) is for `report`.
 
 mod art30;
+pub mod csv;
 mod gauges;
 pub mod report;
 
@@ -13,6 +14,8 @@ use std::{
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
+
+use utoipa::ToSchema;
 
 use crate::{
     config::Terms,
@@ -49,7 +52,7 @@ pub struct Plan {
 }
 
 /// One purge that will be due.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Planned {
     /// The account.
     pub account_id: String,
@@ -77,7 +80,7 @@ pub struct Planned {
 }
 
 /// Records of one account in one target.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct PlannedTarget {
     /// The target's name.
     pub name: String,
@@ -150,6 +153,34 @@ async fn standing(conn: &mut PgConnection, class: &Class) -> Result<Vec<Standing
         class.jobs.covered("d")
     );
     Ok(sqlx::query_as(AssertSqlSafe(query)).fetch_all(conn).await?)
+}
+
+/// Jobs that are scheduled, as the plan shows them: with the records that there are now.
+///
+/// # Errors
+/// Those of the database.
+pub async fn planned(conn: &mut PgConnection, policy: &Policy, now: DateTime<Utc>, jobs: Vec<Job>) -> Result<Vec<Planned>, DatabaseError> {
+    let mut planned: Vec<(usize, Planned)> = Vec::new();
+    for job in jobs {
+        let class = policy.classes.iter().position(|class| class.jobs.feature == job.feature && class.jobs.name == job.data_class);
+        let targets = class.and_then(|at| policy.classes.get(at)).map(Class::target_names).unwrap_or_default();
+        let plan = Planned {
+            account_id: job.account_id,
+            feature: job.feature,
+            data_class: job.data_class,
+            starting_point: job.starting_point,
+            started_at: job.started_at,
+            retain_until: job.retain_until,
+            delete_by: job.delete_by,
+            due: job.retain_until <= now,
+            held: job.held,
+            targets: targets.into_iter().map(|name| PlannedTarget { name, records: None }).collect(),
+        };
+        // A class that the configuration has no more has no targets to count in.
+        planned.push((class.unwrap_or(usize::MAX), plan));
+    }
+    count(conn, policy, &mut planned).await?;
+    Ok(planned.into_iter().map(|(_, plan)| plan).collect())
 }
 
 /// What a policy would do to one data class, compared with what is scheduled now.
@@ -262,7 +293,7 @@ async fn asked(conn: &mut PgConnection, class: &Class, now: DateTime<Utc>) -> Re
 }
 
 /// The answer of `explain`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Explanation {
     /// The account.
     pub account_id: String,
@@ -274,7 +305,7 @@ pub struct Explanation {
 }
 
 /// What one data class of the account awaits.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ClassExplanation {
     /// The feature.
     pub feature: String,
@@ -470,7 +501,7 @@ fn next(
 }
 
 /// The policy as `status` shows it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct PolicyState {
     /// Fingerprint of the policy that the configuration asks for.
     pub hash: String,
@@ -481,7 +512,7 @@ pub struct PolicyState {
 }
 
 /// The answer of `status`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Status {
     /// Whether the daemon would delete or only report.
     pub mode: Mode,
@@ -509,7 +540,7 @@ pub struct Status {
 }
 
 /// A record that cannot be acted on.
-#[derive(Debug, FromRow, Serialize)]
+#[derive(Debug, FromRow, Serialize, ToSchema)]
 pub struct Quarantined {
     /// The account.
     pub account_id: String,
@@ -531,6 +562,15 @@ pub struct Quarantined {
 /// # Errors
 /// Those of the database.
 pub async fn status(conn: &mut PgConnection, mode: Mode, terms: &Terms) -> Result<Status, DatabaseError> {
+    let jobs = jobs::tally(&mut *conn).await?;
+    status_with(conn, mode, terms, jobs).await
+}
+
+/// The same, with jobs that were counted elsewhere.
+///
+/// # Errors
+/// Those of the database.
+pub async fn status_with(conn: &mut PgConnection, mode: Mode, terms: &Terms, jobs: Tally) -> Result<Status, DatabaseError> {
     let looks = jobs::looks(&mut *conn).await?;
     let hash = terms.hash();
     let accepted = agreement::accepted(&mut *conn).await?.map(|accepted| accepted.hash);
@@ -540,7 +580,7 @@ pub async fn status(conn: &mut PgConnection, mode: Mode, terms: &Terms) -> Resul
         paused: safeguards::paused_globally(&mut *conn).await?,
         guard: safeguards::guard(&mut *conn).await?,
         policy: PolicyState { hash, accepted, waiting },
-        jobs: jobs::tally(&mut *conn).await?,
+        jobs,
         requests: requests::tally(&mut *conn).await?,
         last_poll_at: looks.polled_at.max(looks.resynced_at),
         last_resync_at: looks.resynced_at,

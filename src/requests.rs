@@ -9,6 +9,8 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 
+use utoipa::ToSchema;
+
 use crate::{
     database::DatabaseError,
     model::{self, RetentionPeriod},
@@ -47,7 +49,7 @@ pub fn parts() -> String {
 }
 
 /// A request as it is printed.
-#[derive(Debug, Clone, FromRow, Serialize)]
+#[derive(Debug, Clone, FromRow, Serialize, ToSchema)]
 pub struct Request {
     /// Identity, printed as a string.
     pub id: String,
@@ -97,6 +99,8 @@ pub struct Filter {
     pub id: Option<i64>,
     /// Only those of this account.
     pub account: Option<String>,
+    /// Only those with a lower id.
+    pub before: Option<i64>,
     /// So many at most; the newest come first.
     pub limit: Option<i64>,
 }
@@ -144,7 +148,7 @@ pub async fn list(conn: &mut PgConnection, filter: &Filter) -> Result<Vec<Reques
          from retention.requests r,
               lateral (select count(*) filter (where q.fulfilled_at is null) as open, max(q.fulfilled_at) as fulfilled_at
                        from retention.request_parts q where q.request_id = r.id) p
-         where ($1::int8 is null or r.id = $1) and ($2::text is null or r.account_id = $2)
+         where ($1::int8 is null or r.id = $1) and ($2::text is null or r.account_id = $2) and ($4::int8 is null or r.id < $4)
          order by r.id desc limit $3",
         overdue("r"),
         model::REQUEST
@@ -152,6 +156,7 @@ pub async fn list(conn: &mut PgConnection, filter: &Filter) -> Result<Vec<Reques
     .bind(filter.id)
     .bind(filter.account.as_deref())
     .bind(filter.limit)
+    .bind(filter.before)
     .fetch_all(conn)
     .await?)
 }
@@ -305,7 +310,8 @@ pub async fn newly_fulfilled(conn: &mut PgConnection) -> Result<Vec<Request>, Da
 }
 
 /// Requests that are not over, counted as `status` shows them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, FromRow, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, FromRow, Serialize, ToSchema)]
+#[schema(as = RequestTally)]
 pub struct Tally {
     /// Wait for a second person.
     pub waiting: i64,

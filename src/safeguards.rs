@@ -13,6 +13,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 
+use utoipa::ToSchema;
+
 use crate::{
     clock::Clock,
     config,
@@ -100,7 +102,7 @@ const UNSOUND: &str = "case when g.ledger_broken is not null then 'ledger: it is
     then 'ledger: the database is older than the checkpoint over ' || g.ledger_behind || ' entries; `retentiond ledger replay` brings them back' end";
 
 /// The guard as `status` shows it.
-#[derive(Debug, Clone, FromRow, Serialize)]
+#[derive(Debug, Clone, FromRow, Serialize, ToSchema)]
 pub struct GuardState {
     /// Purges are stopped before their start.
     pub tripped: bool,

@@ -4,10 +4,12 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 
+use utoipa::ToSchema;
+
 use crate::{database::DatabaseError, model};
 
 /// An act that somebody did.
-#[derive(Debug, Clone, FromRow, Serialize)]
+#[derive(Debug, Clone, FromRow, Serialize, ToSchema)]
 pub struct Entry {
     /// Identity, printed as a string.
     pub id: String,

@@ -8,7 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::Notify;
+use futures_util::future::BoxFuture;
+use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::sync::CancellationToken;
 
 use super::{App, changed, worker_name};
@@ -37,16 +38,43 @@ const SCRAPE_LIMIT: Duration = Duration::from_secs(2);
 /// A planner that has not moved for this long hangs: longer than its longest statement may take.
 const HUNG_AFTER: Duration = Duration::from_mins(15);
 
+/// What the desk in front of the daemon is given.
+pub struct Front {
+    /// The configuration.
+    pub config: Arc<Config>,
+    listener: Mutex<Option<TcpListener>>,
+    /// When to stop.
+    pub stop: CancellationToken,
+    /// Has the source looked at soon, whatever its interval.
+    pub wake: Box<dyn Fn() + Send + Sync>,
+    /// What the ops listener would say.
+    pub probes: http::Ops,
+}
+
+impl Front {
+    /// Where to listen; `None` where `http.listen` is off. Once.
+    pub fn take_listener(&self) -> Option<TcpListener> {
+        self.listener.lock().ok()?.take()
+    }
+}
+
+/// What serves API and pages.
+pub type Desk = fn(Front) -> Result<BoxFuture<'static, ()>, DatabaseError>;
+
 /// Runs until told to stop, or for `at_most`. Keeps trying an unreachable database; ends at once when the database does not fit the configuration.
 ///
 /// # Errors
 /// Those of [`App::prepare`] except an unreachable database; a listener that cannot be opened; a drain that timed out; a task that failed.
-pub async fn run(config: Arc<Config>, at_most: Option<Duration>) -> Result<(), Failure> {
+pub async fn run(config: Arc<Config>, at_most: Option<Duration>, desk: Desk) -> Result<(), Failure> {
     let signals = Signals::listen().map_err(|e| Failure::Other(e.into()))?;
     let lifecycle = Lifecycle::new(DRAIN_LIMIT);
     let stop = lifecycle.stop();
     let database = Database::new(&config.database)?;
-    let listener = http::bind(config.http.ops_listen).await.map_err(|e| Failure::Other(e.into()))?;
+    let listener = http::bind("http.ops_listen", config.http.ops_listen).await.map_err(|e| Failure::Other(e.into()))?;
+    let front_listener = match config.http.listen {
+        Some(addr) => Some(http::bind("http.listen", addr).await.map_err(|e| Failure::Other(e.into()))?),
+        None => None,
+    };
     metrics::install(&config);
     let daemon = Arc::new(Daemon {
         config,
@@ -54,10 +82,22 @@ pub async fn run(config: Arc<Config>, at_most: Option<Duration>) -> Result<(), F
         stop: stop.clone(),
         health: Health::default(),
         news: Notify::new(),
+        wake: Notify::new(),
         refused: Mutex::default(),
     });
-    daemon.tell_started();
+    daemon.tell_started(front_listener.as_ref());
     lifecycle.spawn("ops listener", http::serve(listener, ops(&daemon), stop.soft.clone()));
+    if front_listener.is_some() {
+        let waker = Arc::clone(&daemon);
+        let front = Front {
+            config: Arc::clone(&daemon.config),
+            listener: Mutex::new(front_listener),
+            stop: stop.soft.clone(),
+            wake: Box::new(move || waker.wake.notify_one()),
+            probes: ops(&daemon),
+        };
+        lifecycle.spawn("desk", desk(front)?);
+    }
     lifecycle.spawn("metrics upkeep", metrics_upkeep(stop.soft.clone()));
     lifecycle.spawn("passes", Arc::clone(&daemon).passes());
     if let Some(length) = at_most {
@@ -91,6 +131,8 @@ struct Daemon {
     health: Health,
     /// Rung when a look scheduled something, so that nobody sleeps over what is due already.
     news: Notify,
+    /// Rung when somebody says that the source has changed.
+    wake: Notify,
     /// Why the daemon ends itself.
     refused: Mutex<Option<Failure>>,
 }
@@ -117,7 +159,7 @@ impl Default for Health {
 }
 
 impl Daemon {
-    fn tell_started(&self) {
+    fn tell_started(&self, desk: Option<&TcpListener>) {
         let class = |c: &crate::config::DataClass| format!("{}/{} after {}", c.feature, c.name, c.retain_for);
         let classes = self.config.data_classes.iter().map(class).collect::<Vec<_>>().join(", ");
         tracing::info!(
@@ -126,6 +168,7 @@ impl Daemon {
             mode = self.config.mode.as_str(),
             classes,
             ops_listen = %self.config.http.ops_listen,
+            listen = desk.and_then(|listener| listener.local_addr().ok()).map(tracing::field::display),
             "started"
         );
     }
@@ -206,7 +249,10 @@ impl Daemon {
                     backoff(failures)
                 }
             };
-            self.rest(pause).await;
+            tokio::select! {
+                _ = self.rest(pause) => {}
+                () = self.wake.notified() => {}
+            }
         }
     }
 

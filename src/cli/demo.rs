@@ -9,6 +9,7 @@ use crate::{
     certificate::{self, Certificate},
     config::{self, Config, Needs},
     database::{self, Database},
+    desk,
     embedded::{Options, Server},
     failure::Failure,
     ledger::{self, Ledger, Seen},
@@ -65,7 +66,7 @@ fn show(length: Duration, postgres_bin: Option<PathBuf>, elsewhere: bool) -> Res
             stores.fill(&mut connection).await.map_err(|e| Failure::Other(e.into()))?;
             stores.left_out().iter().for_each(|why| print(&format!("Left out, {why}.")));
         }
-        app::run(Arc::clone(&config), Some(length)).await?;
+        app::run(Arc::clone(&config), Some(length), desk::serve).await?;
         let after = sample::census(&mut connection).await.map_err(database::DatabaseError::from)?;
         conclude(&before, &after);
         certify(&config, &mut connection).await?;

@@ -3,14 +3,14 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Subcommand;
 
-use super::{Cli, Output, block_on, csv, now, print, print_json};
+use super::{Cli, Output, block_on, now, print, print_json};
 use crate::{
     config::{Config, Needs},
     database::{Purpose, Tx},
     failure::Failure,
     model::rfc3339,
     outlook::{
-        self, Art30, Rule,
+        self, Art30, Rule, csv,
         report::{self, Deletions, Exception, Figures, Interval, Line},
     },
     terminal::{printable, span, table},
@@ -68,7 +68,7 @@ impl Cli {
         }
         let interval = Interval { from, to, asked_at };
         match (self.csv, self.output) {
-            (true, _) => report::deletions(tx, config, interval, print_csv).await?,
+            (true, _) => report::deletions(tx, config, interval, |line| csv::report(line).iter().for_each(|line| print_csv(line))).await?,
             (false, Output::Json) => {
                 let mut json = Json::default();
                 report::deletions(tx, config, interval, |line| json.line(&line)).await?;
@@ -115,77 +115,12 @@ impl Json {
     }
 }
 
-/// What each line of the CSV has; `kind` says which of them mean something: total, class and target have figures, an exception is a job.
-const COLUMNS: [&str; 26] = [
-    "kind",
-    "feature",
-    "data_class",
-    "target",
-    "from",
-    "to",
-    "asked_at",
-    "completed",
-    "on_time",
-    "late",
-    "on_time_share",
-    "latest_lateness_seconds",
-    "records_deleted",
-    "count_exact",
-    "cancelled",
-    "partial",
-    "unverifiable",
-    "partial_records",
-    "open",
-    "overdue",
-    "held",
-    "job_id",
-    "what",
-    "delete_by",
-    "ended_at",
-    "late_seconds",
-];
-
-fn print_csv(line: Line) {
-    match line {
-        Line::Figures(deletions) => {
-            csv_line(COLUMNS);
-            csv_line(csv_figures("total", ["", "", ""], &deletions.interval, &deletions.totals));
-            for class in &deletions.classes {
-                let (feature, name) = (class.feature.as_str(), class.data_class.as_str());
-                csv_line(csv_figures("class", [feature, name, ""], &deletions.interval, &class.figures));
-                for target in &class.targets {
-                    csv_line(csv_figures("target", [feature, name, &target.name], &deletions.interval, &target.figures));
-                }
-            }
-        }
-        Line::Exception(exception) => csv_line(csv_exception(exception)),
-    }
-}
-
 fn csv_line<S: AsRef<str>>(fields: impl IntoIterator<Item = S>) {
-    print(&format!("{}\r", csv::line(fields)));
+    print_csv(&csv::line(fields));
 }
 
-fn csv_figures(kind: &str, names: [&str; 3], interval: &Interval, f: &Figures) -> Vec<String> {
-    let number = |n: Option<f64>| n.map(|n| n.to_string()).unwrap_or_default();
-    let mut fields: Vec<String> = std::iter::once(kind).chain(names).map(str::to_owned).collect();
-    fields.extend([interval.from, interval.to, interval.asked_at].map(rfc3339));
-    fields.extend([f.completed, f.on_time, f.late].map(|n| n.to_string()));
-    fields.extend([f.on_time_share, f.latest_lateness_seconds].map(number));
-    fields.extend([f.records_deleted.to_string(), f.count_exact.to_string()]);
-    fields.extend([f.cancelled, f.partial, f.unverifiable, f.partial_records, f.open, f.overdue, f.held].map(|n| n.to_string()));
-    fields.resize(COLUMNS.len(), String::new());
-    fields
-}
-
-fn csv_exception(e: Exception) -> Vec<String> {
-    let mut fields = vec!["exception".to_owned(), e.feature, e.data_class];
-    fields.resize(12, String::new());
-    fields.extend([e.records_deleted.to_string(), e.count_exact.to_string()]);
-    fields.resize(21, String::new());
-    fields.extend([e.job_id, e.what, rfc3339(e.delete_by)]);
-    fields.extend([e.ended_at.map(rfc3339).unwrap_or_default(), e.late_seconds.map(|s| s.to_string()).unwrap_or_default()]);
-    fields
+fn print_csv(line: &str) {
+    print(&format!("{line}\r"));
 }
 
 /// The report for people: the figures at once, the first exceptions at the end.

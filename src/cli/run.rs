@@ -6,6 +6,7 @@ use super::{Cli, block_on, log_before_configuration};
 use crate::{
     app::{self, App},
     config::Needs,
+    desk,
     failure::Failure,
     lifecycle::Stop,
     model::Mode,
@@ -30,7 +31,7 @@ impl Cli {
         }
         block_on(async {
             if !once {
-                return app::run(config, None).await;
+                return app::run(config, None, desk::serve).await;
             }
             let app = App::prepare_patiently(config).await?;
             let ended = app.run_once(&Stop::default()).await;

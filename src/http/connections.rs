@@ -4,7 +4,12 @@
 use std::{io, pin::pin, time::Duration};
 
 use axum::Router;
-use hyper::server::conn::http1;
+use hyper::{
+    Request,
+    body::Incoming,
+    server::conn::http1,
+    service::{Service as _, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -15,6 +20,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
+
+use super::Peer;
 
 /// How long a client may take to send a request's head; also how long it may idle between two.
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
@@ -37,8 +44,8 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
             accepted = listener.accept(), if open.len() < CONNECTIONS => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
-                open.spawn(connection(stream, router.clone(), stop.clone()));
+            Ok((stream, peer)) => {
+                open.spawn(connection(stream, Peer(peer.ip()), router.clone(), stop.clone()));
             }
             Err(error) => refused(&error, &stop).await,
         }
@@ -60,12 +67,14 @@ async fn refused(error: &io::Error, stop: &CancellationToken) {
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
+async fn connection(stream: TcpStream, peer: Peer, router: Router, stop: CancellationToken) {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.call(request)
+    });
     let mut served = pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_LIMIT)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)),
+        http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT).serve_connection(TokioIo::new(stream), service),
     );
     let outcome = tokio::select! {
         outcome = &mut served => outcome,

@@ -6,6 +6,8 @@ use serde::Serialize;
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 
 use super::list::Tally;
+use utoipa::ToSchema;
+
 use crate::{database::DatabaseError, model, safeguards::held};
 
 /// Bounds of lateness in seconds; what is above the last has a count of its own.
@@ -18,7 +20,7 @@ const BACK: i32 = 30;
 const DAYS: i32 = 31;
 
 /// Open jobs of one class whose day it is.
-#[derive(Debug, Clone, PartialEq, Eq, FromRow, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow, Serialize, ToSchema)]
 pub struct Ahead {
     /// The day of `retain_until` in UTC, today for what is due; `None` for what is overdue. The last day stands for everything after it too.
     pub day: Option<NaiveDate>,
@@ -37,7 +39,7 @@ pub struct Ahead {
 }
 
 /// What was done on one day, by data class.
-#[derive(Debug, Clone, PartialEq, Eq, FromRow, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow, Serialize, ToSchema)]
 pub struct Day {
     /// The day in UTC.
     pub day: NaiveDate,
@@ -58,7 +60,7 @@ pub struct Day {
 }
 
 /// All of it, as of one moment.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Figures {
     /// When, by the database's clock.
     #[serde(serialize_with = "model::serialize_instant")]

@@ -7,10 +7,12 @@ use serde::Serialize;
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, types::Json};
 
 use super::Counts;
+use utoipa::ToSchema;
+
 use crate::{database::DatabaseError, model, safeguards::held};
 
 /// A job as the command line and the API print it.
-#[derive(Debug, Clone, FromRow, Serialize)]
+#[derive(Debug, Clone, FromRow, Serialize, ToSchema)]
 pub struct Job {
     /// Identity, printed as a string.
     pub id: String,
@@ -45,8 +47,10 @@ pub struct Job {
     /// Past `delete_by`, open and not held (R28).
     pub overdue: bool,
     /// By target; every target of the class is there (R29).
+    #[schema(value_type = BTreeMap<String, i64>)]
     pub records_deleted: Json<Counts>,
     /// By target (R27).
+    #[schema(value_type = BTreeMap<String, String>)]
     pub outcomes: Json<BTreeMap<String, String>>,
     /// Whether the counts are exact.
     pub count_exact: bool,
@@ -137,7 +141,7 @@ pub async fn levels(conn: &mut PgConnection, id: i64) -> Result<BTreeMap<String,
 }
 
 /// Jobs counted as `status` shows them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, FromRow, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, FromRow, Serialize, ToSchema)]
 pub struct Tally {
     /// Waiting.
     pub scheduled: i64,

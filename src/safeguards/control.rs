@@ -13,10 +13,12 @@ use super::{
     approvals::{self, Approval, Given},
     held, paused, take, window,
 };
+use utoipa::ToSchema;
+
 use crate::{database::DatabaseError, model};
 
 /// A hold in force (R42).
-#[derive(Debug, Clone, FromRow, Serialize)]
+#[derive(Debug, Clone, FromRow, Serialize, ToSchema)]
 pub struct Hold {
     /// Identity, printed as a string.
     pub id: String,
@@ -89,7 +91,7 @@ pub async fn holds(conn: &mut PgConnection) -> Result<Vec<Hold>, DatabaseError> 
 }
 
 /// A hold that is over.
-#[derive(Debug, Clone, FromRow, Serialize)]
+#[derive(Debug, Clone, FromRow, Serialize, ToSchema)]
 pub struct PastHold {
     /// The hold.
     #[sqlx(flatten)]
@@ -127,7 +129,7 @@ pub async fn past_holds(
 }
 
 /// A pause in force.
-#[derive(Debug, Clone, FromRow, Serialize)]
+#[derive(Debug, Clone, FromRow, Serialize, ToSchema)]
 pub struct Pause {
     /// Identity, printed as a string.
     pub id: String,

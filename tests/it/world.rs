@@ -110,8 +110,12 @@ impl World {
         let mut admin = PgConnection::connect(&address("postgres")).await.expect("the test server");
         sqlx::query(AssertSqlSafe(format!("create database {database} {template}"))).execute(&mut admin).await.unwrap();
         let url = address(&database);
-        let settings =
-            [("RETENTIOND__MODE", "enforce"), ("RETENTIOND__DATABASE__URL", url.as_str()), ("RETENTIOND__HTTP__OPS_LISTEN", "127.0.0.1:0")];
+        let settings = [
+            ("RETENTIOND__MODE", "enforce"),
+            ("RETENTIOND__DATABASE__URL", url.as_str()),
+            ("RETENTIOND__HTTP__OPS_LISTEN", "127.0.0.1:0"),
+            ("RETENTIOND__HTTP__LISTEN", "127.0.0.1:0"),
+        ];
         let settings = settings.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         Self { database, url, rules: RULES.to_owned(), settings, adjust: |_| {}, folder: tempfile::tempdir().unwrap() }
     }

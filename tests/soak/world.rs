@@ -86,8 +86,12 @@ impl World {
 
     /// The settings of a process that reaches the database by `url`.
     pub(crate) fn settings(url: &str) -> BTreeMap<String, String> {
-        let settings =
-            [("RETENTIOND__MODE", "enforce"), ("RETENTIOND__DATABASE__URL", url), ("RETENTIOND__HTTP__OPS_LISTEN", "127.0.0.1:0")];
+        let settings = [
+            ("RETENTIOND__MODE", "enforce"),
+            ("RETENTIOND__DATABASE__URL", url),
+            ("RETENTIOND__HTTP__OPS_LISTEN", "127.0.0.1:0"),
+            ("RETENTIOND__HTTP__LISTEN", "127.0.0.1:0"),
+        ];
         settings.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
     }
 

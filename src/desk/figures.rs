@@ -1,0 +1,91 @@
+//! Counts all jobs beside the screens: none of them waits for it longer than a moment, and counting takes a fiftieth of the time at most. While nobody
+//! asks, nothing is counted.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::{sleep, timeout},
+};
+
+use crate::{
+    database::{Database, DatabaseError, Purpose},
+    jobs::{self, Figures},
+};
+
+/// How long a screen waits for figures that are being counted.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Figures that took this part of their age to count are young enough.
+const SHARE: u32 = 50;
+/// A failure is not repeated sooner.
+const AFTER_FAILURE: Duration = Duration::from_secs(5);
+
+/// The figures as they were counted last.
+#[derive(Debug)]
+pub(super) struct Counter {
+    asked: Notify,
+    counted: watch::Sender<Option<Counted>>,
+}
+
+#[derive(Debug, Clone)]
+struct Counted {
+    figures: Arc<Figures>,
+    at: Instant,
+    took: Duration,
+}
+
+impl Counted {
+    fn is_fresh(&self) -> bool {
+        self.at.elapsed() < self.took * SHARE
+    }
+}
+
+impl Default for Counter {
+    fn default() -> Self {
+        Self { asked: Notify::new(), counted: watch::Sender::new(None) }
+    }
+}
+
+impl Counter {
+    /// The figures: fresh ones if they are there within a tenth of a second, else those there are.
+    pub(super) async fn figures(&self) -> Option<Arc<Figures>> {
+        let mut counted = self.counted.subscribe();
+        let known = counted.borrow_and_update().clone();
+        if let Some(known) = known.as_ref().filter(|known| known.is_fresh()) {
+            return Some(Arc::clone(&known.figures));
+        }
+        self.asked.notify_one();
+        let _ = timeout(PATIENCE, counted.changed()).await;
+        let known = counted.borrow().as_ref().map(|counted| Arc::clone(&counted.figures));
+        known
+    }
+
+    /// Counts whenever somebody asks, for ever.
+    pub(super) async fn run(&self, database: &Database) {
+        loop {
+            self.asked.notified().await;
+            if self.counted.borrow().as_ref().is_some_and(Counted::is_fresh) {
+                continue;
+            }
+            let at = Instant::now();
+            match count(database).await {
+                Ok(figures) => {
+                    let counted = Counted { figures: Arc::new(figures), at, took: at.elapsed() };
+                    self.counted.send_replace(Some(counted));
+                }
+                Err(error) => {
+                    tracing::debug!(event = "figures.failed", error = %error, "the jobs could not be counted for the desk");
+                    sleep(AFTER_FAILURE).await;
+                }
+            }
+        }
+    }
+}
+
+async fn count(database: &Database) -> Result<Figures, DatabaseError> {
+    let mut tx = database.begin(Purpose::Read).await?;
+    jobs::figures(&mut tx).await
+}
