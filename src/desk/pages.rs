@@ -25,9 +25,6 @@ use maud::{DOCTYPE, Markup, html};
 
 use crate::{acts::Act, config::Role, model::Mode, outlook::Status, safeguards::control::Scope};
 
-/// Goes with every page, as the header `content-security-policy`.
-pub const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
-
 /// What a page offers; a form for what the role does not allow is not shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Offer {

@@ -40,15 +40,8 @@ struct Frame {
 impl Frame {
     /// One for each width that a place may have.
     fn all(height: f64) -> [Self; 4] {
-        let make = |name, width: f64, height: f64| Self {
-            name,
-            width,
-            height,
-            left: 40.0,
-            right: width - 10.0,
-            top: 12.0,
-            bottom: height - 24.0,
-        };
+        let make =
+            |name, width: f64, height: f64| Self { name, width, height, left: 40.0, right: width - 10.0, top: 12.0, bottom: height - 24.0 };
         [make("broad", 940.0, height), make("wide", 620.0, height), make("middle", 420.0, height), make("narrow", 300.0, height)]
     }
 

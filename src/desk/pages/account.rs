@@ -28,14 +28,15 @@ pub struct Account {
 pub fn explain(page: &Page, data: Option<&Account>) -> Markup {
     let Some(data) = data else { return ask(page) };
     let id = &data.explanation.account_id;
-    let known = data.explanation.classes.iter().any(|c| c.starting_point.is_some() || !c.jobs.is_empty() || !c.records.values().all(|n| *n == 0));
+    let known =
+        data.explanation.classes.iter().any(|c| c.starting_point.is_some() || !c.jobs.is_empty() || !c.records.values().all(|n| *n == 0));
     let body = html! {
         div class="head" { h1 { "Account " span class="id" { (shown(id)) } } p class="lead" { (verdict(data, known)) } }
         p class="actions" {
             @if page.may(Offer::PlaceHold) { a class="button" href=(links::with(links::HOLDS, &[("account", id)])) { "Place a hold" } }
             @if page.may(Offer::PlaceRequest) { a class="button" href=(links::with(links::REQUESTS, &[("account", id)])) { "Request deletion" } }
             a href=(links::with(links::JOBS, &[("account", id)])) { "All its jobs" }
-            a href=(links::with("/api/v1/accounts/explain", &[("account", id)])) { "As JSON" }
+            a href=(links::explain_json(id)) { "As JSON" }
         }
         @if !data.holds.is_empty() {
             section class="card" { h2 { "Held" } ul class="warnings" { @for hold in &data.holds { li { (held(page, hold)) } } } }
@@ -101,7 +102,8 @@ fn class_card(page: &Page, class: &ClassExplanation) -> Markup {
 }
 
 fn decision<'a>(page: &Page, class: &'a ClassExplanation) -> Vec<(&'a str, Markup)> {
-    let mut rows: Vec<(&str, Markup)> = class.starting_points.iter().map(|(name, words)| (name.as_str(), html! { (shown(words)) })).collect();
+    let mut rows: Vec<(&str, Markup)> =
+        class.starting_points.iter().map(|(name, words)| (name.as_str(), html! { (shown(words)) })).collect();
     match (&class.starting_point, class.started_at) {
         (Some(point), Some(at)) => rows.push(("counts", html! { (point) " since " (time(at, page.now)) })),
         _ => rows.push(("counts", html! { "none: nothing is deleted" })),

@@ -20,7 +20,7 @@ pub struct Activity {
     pub kinds: Vec<String>,
     /// The newest first.
     pub acts: Vec<Entry>,
-    /// Where the list goes on, as the value of `before`.
+    /// Where the list goes on, as the value of `cursor`.
     pub older: Option<String>,
     /// The passes of the daemon: name, when it last succeeded.
     pub passes: Vec<(String, DateTime<Utc>)>,
@@ -56,7 +56,7 @@ pub fn activity(page: &Page, data: &Activity) -> Markup {
         section class="card" {
             h2 { "Acts" }
             (table("Acts", &["when", "who", "act", "about", "account", "reason", "outcome"], &rows, "Nobody has done anything like that yet."))
-            @let older = data.older.as_deref().map(|at| links::with(links::ACTIVITY, &[("actor", &data.actor), ("act", &data.act), ("before", at)]));
+            @let older = data.older.as_deref().map(|at| links::with(links::ACTIVITY, &[("actor", &data.actor), ("act", &data.act), ("cursor", at)]));
             (pieces::paging(None, older.as_deref()))
         }
         section class="card" { h2 { "Passes" } (table("Passes", &["pass", "last succeeded"], &passes, "No pass has succeeded yet.")) }

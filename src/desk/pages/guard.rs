@@ -1,6 +1,5 @@
 //! The guard and pauses: what stops deletion now, what is foreseen to, and how somebody stops it or lets it go on.
 
-use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 
 use super::{
@@ -9,6 +8,7 @@ use super::{
     pieces::{Form, badge, facts, folded, maybe, plural, shown, table, time},
 };
 use crate::{
+    desk::api::etag,
     desk::plot::{self, Meter},
     safeguards::{GuardState, control::Pause},
 };
@@ -18,18 +18,14 @@ use crate::{
 pub struct GuardPage {
     /// The guard.
     pub guard: GuardState,
-    /// Jobs that are due and that it has not let begin.
-    pub waiting: i64,
+    /// Purges that are due; none while they are counted for the first time.
+    pub due: Option<i64>,
     /// Its limits as they are configured, by key.
     pub limits: Vec<(String, String)>,
     /// What counts against them now.
     pub meters: Vec<Meter>,
-    /// Who already said that it should be released, and why.
-    pub approved: Vec<(String, String)>,
     /// A release needs two people.
     pub two_people: bool,
-    /// The last release: when, by whom, why.
-    pub released: Option<(DateTime<Utc>, String, String)>,
     /// Pauses in force.
     pub pauses: Vec<Pause>,
     /// Data classes to choose from.
@@ -69,7 +65,7 @@ fn state(page: &Page, data: &GuardPage) -> Markup {
     if guard.tripped {
         rows.push(("why", html! { (shown(guard.reason.as_deref().unwrap_or("not known"))) }));
         rows.push(("since", maybe(guard.tripped_at, page.now)));
-        rows.push(("waiting", html! { (plural(data.waiting, "purge", "purges")) }));
+        rows.extend(data.due.map(|due| ("due", html! { (plural(due, "purge", "purges")) })));
     }
     rows.push((
         "foreseen",
@@ -78,9 +74,8 @@ fn state(page: &Page, data: &GuardPage) -> Markup {
             _ => html! { "nothing that is scheduled would exceed a limit" },
         },
     ));
-    if let Some((at, by, reason)) = &data.released {
-        rows.push(("last release", html! { (time(*at, page.now)) " by " (shown(by)) ": " (shown(reason)) }));
-    }
+    let acts = links::with(links::ACTIVITY, &[("act", "guard release")]);
+    rows.push(("releases", html! { a href=(acts) { "who released it, and why" } }));
     facts(&rows)
 }
 
@@ -93,15 +88,22 @@ fn limits(data: &GuardPage) -> Markup {
 }
 
 fn release(page: &Page, data: &GuardPage) -> Markup {
-    let form = Form { name: "guard", action: links::GUARD_RELEASE, button: "Release the guard", grave: true, confirm: Some("release"), why: true };
+    let form = Form {
+        name: "guard",
+        action: links::GUARD_RELEASE,
+        button: "Release the guard",
+        grave: true,
+        confirm: Some("release"),
+        why: true,
+        seen: Some(etag(&data.guard)),
+    };
     html! {
         p {
-            "What waits at that moment may begin, " strong { (plural(data.waiting, "purge", "purges")) } ", and no more. What is deleted cannot be brought back: "
+            "What waits at that moment may begin" @if let Some(due) = data.due { " (" strong { (plural(due, "purge is", "purges are")) } " due)" } ", and no more. What is deleted cannot be brought back: "
             a href=(links::PLAN) { "see what it would be" } " first."
         }
         @if data.two_people {
-            p { "It takes two people. " @if data.approved.is_empty() { "Nobody has said so yet." } }
-            @for (by, reason) in &data.approved { p class="said" { (shown(by)) " said so: " (shown(reason)) } }
+            p { "It takes two people: the first is put on record, the second releases it." }
         }
         (folded("Release the guard", &form.with(page, &html! {})))
     }
@@ -136,7 +138,15 @@ fn pauses(page: &Page, data: &GuardPage) -> Markup {
 fn resume(page: &Page, pause: &Pause) -> Markup {
     let name = format!("resume-{}", pause.id);
     let everything = pause.account_id.is_none() && pause.data_class.is_none();
-    let form = Form { name: &name, action: links::RESUME, button: "Resume", grave: true, confirm: everything.then_some("resume"), why: true };
+    let form = Form {
+        name: &name,
+        action: links::RESUME,
+        button: "Resume",
+        grave: true,
+        confirm: everything.then_some("resume"),
+        why: true,
+        seen: None,
+    };
     let fields = html! {
         input type="hidden" name="account_id" value=(pause.account_id.as_deref().unwrap_or_default());
         input type="hidden" name="data_class" value=(pause.data_class.as_deref().unwrap_or_default());
@@ -148,7 +158,7 @@ fn resume(page: &Page, pause: &Pause) -> Markup {
 fn pause_part(page: &Page, data: &GuardPage) -> Markup {
     let stem = ["account", "feature", "class"].map(|part| format!("pause-{part}"));
     let fields = html! { (scope(&stem, "", &[], &data.classes, false)) p class="hint" { "Name an account, a data class, or both." } };
-    let form = Form { name: "pause", action: links::PAUSE, button: "Pause", grave: false, confirm: None, why: true };
+    let form = Form { name: "pause", action: links::PAUSE, button: "Pause", grave: false, confirm: None, why: true, seen: None };
     html! {
         p { "Of one account, or of one data class." }
         (folded("Pause a part", &form.with(page, &fields)))

@@ -8,6 +8,7 @@ use super::{
     pieces::{self, Field, Form, folded, shown, table, time},
 };
 use crate::{
+    desk::api::etag,
     desk::plot::{self, Span, Spans},
     safeguards::control::{Hold, PastHold},
 };
@@ -23,7 +24,7 @@ pub struct Holds {
     pub more: bool,
     /// Over, the newest first.
     pub past: Vec<PastHold>,
-    /// Where the past goes on, as the value of `before`.
+    /// Where the past goes on, as the value of `cursor`.
     pub older: Option<String>,
     /// Features to choose from.
     pub features: Vec<String>,
@@ -61,7 +62,7 @@ pub fn holds(page: &Page, data: &Holds) -> Markup {
         section class="card" {
             h2 { "Past" }
             (past(page, data))
-            (pieces::paging(None, data.older.as_deref().map(|at| links::with(links::HOLDS, &[("account", &data.account), ("before", at)])).as_deref()))
+            (pieces::paging(None, data.older.as_deref().map(|at| links::with(links::HOLDS, &[("account", &data.account), ("cursor", at)])).as_deref()))
         }
     };
     layout(page, Section::Holds, "Holds", &body)
@@ -73,7 +74,8 @@ fn place(page: &Page, data: &Holds) -> Markup {
         (scope(&stem, &data.account, &data.features, &data.classes, true))
         (Field::new("place-until", "until", "Until (UTC)").hint("Empty: until somebody releases it.").input("datetime-local"))
     };
-    let form = Form { name: "place", action: links::HOLDS, button: "Place the hold", grave: false, confirm: None, why: true }.with(page, &fields);
+    let form = Form { name: "place", action: links::HOLDS, button: "Place the hold", grave: false, confirm: None, why: true, seen: None }
+        .with(page, &fields);
     html! {
         p { "When the answer comes, nothing that it covers is deleted any more." }
         @if data.account.is_empty() { (folded("Place a hold", &form)) } @else { (form) }
@@ -106,7 +108,15 @@ fn in_force(page: &Page, data: &Holds) -> Markup {
 
 fn release(page: &Page, data: &Holds, hold: &Hold) -> Markup {
     let (name, action) = (format!("release-{}", hold.id), links::hold_release(&hold.id));
-    let form = Form { name: &name, action: &action, button: "Release the hold", grave: true, confirm: Some(&hold.account_id), why: true };
+    let form = Form {
+        name: &name,
+        action: &action,
+        button: "Release the hold",
+        grave: true,
+        confirm: Some(&hold.account_id),
+        why: true,
+        seen: Some(etag(hold)),
+    };
     let fields = html! {
         p class="hint" {
             "What is due is deleted soon after."

@@ -10,6 +10,7 @@ use super::{
     pieces::{self, Form, count, facts, folded, maybe, shown, table, time},
 };
 use crate::{
+    desk::api::etag,
     desk::plot::{self, Kind, Lifeline, Mark, Span},
     jobs::Job,
 };
@@ -71,14 +72,14 @@ pub fn job(page: &Page, data: &JobPage) -> Markup {
             section class="card" {
                 h2 { "Try again" }
                 p { "Ends the wait after a failed attempt. It brings nothing forward: nothing is deleted before its time." }
-                (folded("Try again now", &Form { name: "retry", action: &links::job_retry(&job.id), button: "Try again", grave: false, confirm: None, why: false }.with(page, &html! {})))
+                (folded("Try again now", &Form { name: "retry", action: &links::job_retry(&job.id), button: "Try again", grave: false, confirm: None, why: false, seen: None }.with(page, &html! {})))
             }
         }
         @if page.may(Offer::CloseJob) && job.state == "scheduled" && job.attempts > 0 && job.retain_until <= page.now {
             section class="card" {
                 h2 { "Give up" }
                 p { "For a purge that nobody can ever verify, because a store is gone. It ends as unverifiable, and no certificate ever says that its records were deleted." }
-                (folded("Close the job", &Form { name: "close", action: &links::job_close(&job.id), button: "Close the job", grave: true, confirm: Some(&job.account_id), why: true }.with(page, &html! {})))
+                (folded("Close the job", &Form { name: "close", action: &links::job_close(&job.id), button: "Close the job", grave: true, confirm: Some(&job.account_id), why: true, seen: Some(etag(job)) }.with(page, &html! {})))
             }
         }
     };

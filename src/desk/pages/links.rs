@@ -26,9 +26,9 @@ pub const REQUESTS: &str = "/requests";
 pub const ACTIVITY: &str = "/activity";
 /// What was deleted.
 pub const REPORTS: &str = "/reports";
-/// The same as CSV.
-pub const REPORTS_CSV: &str = "/reports/deletions.csv";
-/// One certificate: `?job=17`.
+/// The same as CSV, from the API.
+pub const REPORTS_CSV: &str = "/api/v1/reports/deletions";
+/// Leads to one certificate: `?job=17`.
 pub const CERTIFICATE: &str = "/certificate";
 /// The daemon itself.
 pub const SYSTEM: &str = "/system";
@@ -81,10 +81,16 @@ pub fn request_withdraw(id: &str) -> String {
     format!("{REQUESTS}/{}/withdraw", encoded(id))
 }
 
-/// The certificate of a job.
+/// The certificate of a job, as a page that prints.
 #[must_use]
 pub fn certificate(job: &str) -> String {
-    with(CERTIFICATE, &[("job", job)])
+    format!("/api/v1/jobs/{}/certificate?format=html", encoded(job))
+}
+
+/// What is known of an account, for programs.
+#[must_use]
+pub fn explain_json(account: &str) -> String {
+    format!("/api/v1/accounts/{}/explain", encoded(account))
 }
 
 /// A path with a query. What is empty is left out.

@@ -229,6 +229,8 @@ pub(super) struct Form<'a> {
     pub(super) confirm: Option<&'a str>,
     /// Why has to be said.
     pub(super) why: bool,
+    /// The tag of what it is about, so that nothing is done to what has changed since.
+    pub(super) seen: Option<String>,
 }
 
 impl Form<'_> {
@@ -239,6 +241,7 @@ impl Form<'_> {
         html! {
             form class="act" method="post" action=(self.action) {
                 input type="hidden" name="idempotency_key" value=(format!("{}-{}", page.key, self.name));
+                @if let Some(seen) = &self.seen { input type="hidden" name="seen" value=(seen); }
                 (fields)
                 @let field = Field::new(&reason, "reason", if self.why { "Reason" } else { "Reason, if there is one" }).hint("Goes on record with your name.");
                 (if self.why { field.required() } else { field }.input("text"))

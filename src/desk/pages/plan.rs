@@ -1,6 +1,8 @@
 //! What will be deleted until an instant: how many accounts and records in which place, and what the guard would say.
 
-use chrono::{DateTime, Utc};
+use std::collections::BTreeMap;
+
+use chrono::{NaiveDate, TimeDelta};
 use maud::{Markup, html};
 
 use super::{
@@ -16,19 +18,17 @@ use crate::{
 /// What the plan shows.
 #[derive(Debug)]
 pub struct PlanPage {
-    /// Up to when.
-    pub until: DateTime<Utc>,
-    /// Purges that are due until then, held or not.
-    pub jobs: i64,
-    /// Of how many accounts.
-    pub accounts: i64,
-    /// Of the purges, those that are held.
-    pub held: i64,
-    /// By data class.
-    pub classes: Vec<PlanClass>,
-    /// The first of the purges.
+    /// The last day that is planned for, in UTC.
+    pub until: NaiveDate,
+    /// By data class; none while the jobs are counted for the first time.
+    pub classes: Option<Vec<PlanClass>>,
+    /// The first of the purges, held or not, in the order in which they fall due.
     pub first: Vec<Planned>,
-    /// What the guard would weigh.
+    /// Where the list goes on, as the value of `cursor`.
+    pub next: Option<String>,
+    /// This is not the first part.
+    pub further: bool,
+    /// What the guard weighs now.
     pub meters: Vec<Meter>,
     /// The guard now, with what it foresees.
     pub guard: GuardState,
@@ -36,7 +36,7 @@ pub struct PlanPage {
     pub paused: bool,
 }
 
-/// What would be deleted of one data class.
+/// What is scheduled of one data class until then.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlanClass {
     /// `feature/name`.
@@ -45,38 +45,41 @@ pub struct PlanClass {
     pub jobs: i64,
     /// Purges that are.
     pub held: i64,
-    /// Records by target, of purges that are not held; none where they were not counted.
-    pub targets: Vec<(String, Option<i64>)>,
 }
 
 /// The page at `/plan`.
 #[must_use]
 pub fn plan(page: &Page, data: &PlanPage) -> Markup {
-    let until = data.until.format("%Y-%m-%dT%H:%M:%S").to_string();
-    let going = data.jobs - data.held;
+    let until = data.until.to_string();
+    let sum = |of: fn(&PlanClass) -> i64| data.classes.iter().flatten().map(of).sum::<i64>();
+    let (going, held) = (sum(|class| class.jobs), sum(|class| class.held));
+    let link = |more: &[(&str, &str)]| links::with(links::PLAN, &[&[("until", until.as_str())], more].concat());
     let body = html! {
         div class="head" {
             h1 { "Plan" }
             p class="lead" {
-                @if going == 0 { "Nothing will be deleted until " } @else { (plural(going, "purge", "purges")) " of " (plural(data.accounts, "account", "accounts")) " will run until " }
-                (time(data.until, page.now)) "."
-                @if data.held > 0 { " " (plural(data.held, "more is", "more are")) " held." }
+                @if data.classes.is_none() { "The jobs are being counted; look again in a moment." }
+                @else if going == 0 { "Nothing is going to be deleted until the end of " (until) " (UTC)." }
+                @else { (plural(going, "purge is", "purges are")) " going to run until the end of " (until) " (UTC)." }
+                @if held > 0 { " " (plural(held, "more is", "more are")) " held." }
             }
         }
         form class="filter" method="get" action=(links::PLAN) {
-            (Field::new("until", "until", "Until (UTC)").value(&until).input("datetime-local"))
+            (Field::new("until", "until", "Until the end of (UTC day)").value(&until).input("date"))
             button { "Show" }
-            @for (word, name) in [("now", "now"), ("24h", "tomorrow"), ("7d", "7 days"), ("30d", "30 days")] { a href=(links::with(links::PLAN, &[("within", word)])) { (name) } }
+            @for (days, name) in [(0, "today"), (1, "tomorrow"), (7, "7 days"), (30, "30 days")] {
+                @let day = (page.now.date_naive() + TimeDelta::days(days)).to_string();
+                a href=(links::with(links::PLAN, &[("until", &day)])) aria-current=[(day == until).then_some("true")] { (name) }
+            }
         }
         div class="pair" {
             section class="card" { h2 { "What the guard says" } (verdict(page, data)) }
-            section class="card" { h2 { "How much" } (classes(data)) }
+            section class="card" { h2 { "How much" } (classes(data)) (targets(data)) }
         }
         section class="card" {
             h2 { "Which" }
             (which(page, &data.first))
-            @let shown = i64::try_from(data.first.len()).unwrap_or(i64::MAX);
-            @if data.jobs > shown { p class="quiet" { "The first " (count(shown)) " of " (count(data.jobs)) ". All of them: " code { "retentiond plan --at " (until) "Z -o json" } "." } }
+            (pieces::paging(data.further.then(|| link(&[])).as_deref(), data.next.as_deref().map(|at| link(&[("cursor", at)])).as_deref()))
         }
     };
     layout(page, Section::Plan, "Plan", &body)
@@ -98,20 +101,27 @@ fn verdict(page: &Page, data: &PlanPage) -> Markup {
 }
 
 fn classes(data: &PlanPage) -> Markup {
-    let mut rows = Vec::new();
-    for class in &data.classes {
-        for (at, (target, records)) in class.targets.iter().enumerate() {
-            let first = at == 0;
-            rows.push(vec![
-                html! { @if first { (class.name) } },
-                html! { @if first { (count(class.jobs)) } },
-                html! { @if first { (count(class.held)) } },
-                html! { span class="id" { (shown(target)) } },
-                records.map_or_else(none, count),
-            ]);
+    let row = |class: &PlanClass| vec![html! { (class.name) }, count(class.jobs), count(class.held)];
+    let rows: Vec<Vec<Markup>> = data.classes.iter().flatten().map(row).collect();
+    table("Purges by data class", &["data class", "#purges", "#held"], &rows, "Nothing is scheduled until then.")
+}
+
+/// Records by target, of the purges that are listed and not held.
+fn targets(data: &PlanPage) -> Markup {
+    let mut sums: BTreeMap<&str, Option<i64>> = BTreeMap::new();
+    for target in data.first.iter().filter(|job| !job.held).flat_map(|job| &job.targets) {
+        let sum = sums.entry(&target.name).or_insert(Some(0));
+        *sum = sum.zip(target.records).map(|(sum, records)| sum + records);
+    }
+    let row =
+        |(target, records): (&&str, &Option<i64>)| vec![html! { span class="id" { (shown(target)) } }, records.map_or_else(none, count)];
+    let rows: Vec<Vec<Markup>> = sums.iter().map(row).collect();
+    html! {
+        @if !rows.is_empty() {
+            (table("Records there are now, by target", &["target", "#records now"], &rows, ""))
+            @if data.next.is_some() || data.further { p class="quiet" { "Records of the purges listed below, which are not all." } }
         }
     }
-    table("Purges and records by data class", &["data class", "#purges", "#held", "target", "#records"], &rows, "No data class is configured.")
 }
 
 fn which(page: &Page, planned: &[Planned]) -> Markup {

@@ -1,5 +1,6 @@
 //! What was deleted within a period, how much of it in time, and what stands out; for people, for a printer, and as CSV.
 
+use chrono::NaiveDate;
 use maud::{Markup, html};
 
 use super::{
@@ -20,36 +21,48 @@ pub struct Report {
     pub exceptions: Vec<Exception>,
 }
 
+/// The period that is asked for, or could be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Period {
+    /// The first day, in UTC.
+    pub from: NaiveDate,
+    /// The first day that does not count any more.
+    pub to: NaiveDate,
+}
+
 /// The page at `/reports`.
 #[must_use]
-pub fn reports(page: &Page, data: &Report) -> Markup {
-    let (interval, totals) = (&data.deletions.interval, &data.deletions.totals);
-    let day = |at: chrono::DateTime<chrono::Utc>| at.format("%Y-%m-%d").to_string();
-    let (from, to) = (day(interval.from), day(interval.to));
+pub fn reports(page: &Page, period: Period, data: Option<&Report>) -> Markup {
+    let (from, to) = (period.from.to_string(), period.to.to_string());
+    let csv = [("format", "csv"), ("from", &format!("{from}T00:00:00Z")), ("to", &format!("{to}T00:00:00Z"))];
     let body = html! {
         div class="head" {
             h1 { "Reports" }
             p class="lead" {
-                "From " (pieces::stamp(interval.from)) " and before " (pieces::stamp(interval.to)) ": "
-                (plural(totals.completed, "purge", "purges")) " completed, " (percent(totals.on_time, totals.completed)) " on time."
+                @if let Some(Deletions { interval, totals, .. }) = data.map(|data| &data.deletions) {
+                    "From " (pieces::stamp(interval.from)) " and before " (pieces::stamp(interval.to)) ": "
+                    (plural(totals.completed, "purge", "purges")) " completed, " (percent(totals.on_time, totals.completed)) " on time."
+                } @else { "What was deleted within a period, how much of it in time, and what stands out. Choose a period." }
             }
         }
         form class="filter" method="get" action=(links::REPORTS) {
             (Field::new("from", "from", "From (UTC day)").value(&from).input("date"))
             (Field::new("to", "to", "Before (UTC day)").value(&to).input("date"))
             button { "Show" }
-            a href=(links::with(links::REPORTS_CSV, &[("from", &from), ("to", &to)])) download { "CSV" }
+            a href=(links::with(links::REPORTS_CSV, &csv)) download { "CSV" }
         }
         div class="pair" {
-            section class="card" { h2 { "Totals" } (total(totals)) }
+            @if let Some(data) = data { section class="card" { h2 { "Totals" } (total(&data.deletions.totals)) } }
             section class="card" { h2 { "A certificate" } (certificate()) }
         }
-        section class="card" { h2 { "By data class and place" } (classes(data)) }
-        section class="card" {
-            h2 { "Exceptions" }
-            (exceptions(page, data))
-            @let listed = i64::try_from(data.exceptions.len()).unwrap_or(i64::MAX);
-            @if totals.exceptions() > listed { p class="quiet" { "The first " (count(listed)) " of " (count(totals.exceptions())) "; the CSV has all." } }
+        @if let Some(data) = data {
+            section class="card" { h2 { "By data class and place" } (classes(data)) }
+            section class="card" {
+                h2 { "Exceptions" }
+                (exceptions(page, data))
+                @let (listed, all) = (i64::try_from(data.exceptions.len()).unwrap_or(i64::MAX), data.deletions.totals.exceptions());
+                @if all > listed { p class="quiet" { "The first " (count(listed)) " of " (count(all)) "; the CSV has more." } }
+            }
         }
     };
     layout(page, Section::Reports, "Reports", &body)
@@ -63,7 +76,10 @@ fn total(totals: &Figures) -> Markup {
         ("late", html! { @if totals.late > 0 { strong class="alarm" { (count(totals.late)) } } @else { "none" } }),
         ("records deleted", records(totals.records_deleted)),
         ("longest from retain until", totals.latest_lateness_seconds.map_or_else(pieces::none, |seconds| html! { (length(seconds)) })),
-        ("cancelled", html! { (count(totals.cancelled)) @if totals.partial > 0 { ", " (count(totals.partial)) " after deletion had begun" } }),
+        (
+            "cancelled",
+            html! { (count(totals.cancelled)) @if totals.partial > 0 { ", " (count(totals.partial)) " after deletion had begun" } },
+        ),
         ("never verifiable", count(totals.unverifiable)),
         ("open now", html! { (count(totals.open)) ", " (count(totals.overdue)) " overdue, " (count(totals.held)) " held" }),
     ])

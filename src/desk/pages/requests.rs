@@ -7,6 +7,7 @@ use super::{
     overview::scope,
     pieces::{self, Field, Form, badge, folded, none, shown, table, time},
 };
+use crate::desk::api::etag;
 use crate::requests::Request;
 
 /// What the page of requests shows.
@@ -16,7 +17,7 @@ pub struct Requests {
     pub account: String,
     /// The newest first.
     pub requests: Vec<Request>,
-    /// Where the list goes on, as the value of `before`.
+    /// Where the list goes on, as the value of `cursor`.
     pub older: Option<String>,
     /// Features to choose from.
     pub features: Vec<String>,
@@ -49,7 +50,7 @@ pub fn requests(page: &Page, data: &Requests) -> Markup {
         section class="card" {
             h2 { "Requests" }
             (list(page, data))
-            (pieces::paging(None, data.older.as_deref().map(|at| links::with(links::REQUESTS, &[("account", &data.account), ("before", at)])).as_deref()))
+            (pieces::paging(None, data.older.as_deref().map(|at| links::with(links::REQUESTS, &[("account", &data.account), ("cursor", at)])).as_deref()))
         }
     };
     layout(page, Section::Requests, "Requests", &body)
@@ -61,7 +62,8 @@ fn place(page: &Page, data: &Requests) -> Markup {
         (scope(&stem, &data.account, &data.features, &data.classes, true))
         (Field::new("ask-again", "confirm", "The account id once more, to confirm").required().input("text"))
     };
-    let form = Form { name: "ask", action: links::REQUESTS, button: "Request deletion", grave: true, confirm: None, why: true }.with(page, &fields);
+    let form = Form { name: "ask", action: links::REQUESTS, button: "Request deletion", grave: true, confirm: None, why: true, seen: None }
+        .with(page, &fields);
     html! {
         p {
             "The records are deleted within " (data.within) " of acceptance, not at the end of their period. "
@@ -118,12 +120,12 @@ fn decide(page: &Page, request: &Request) -> Markup {
         @if request.state == "waiting" {
             @if own { p class="hint" { "Another person has to accept it." } }
             @else {
-                @let form = Form { name: &accept, action: &accept_at, button: "Accept", grave: true, confirm: Some(&request.account_id), why: false };
+                @let form = Form { name: &accept, action: &accept_at, button: "Accept", grave: true, confirm: Some(&request.account_id), why: false, seen: Some(etag(request)) };
                 (folded("Accept", &form.with(page, &html! {})))
             }
         }
         @if open {
-            @let form = Form { name: &withdraw, action: &withdraw_at, button: "Withdraw", grave: false, confirm: None, why: true };
+            @let form = Form { name: &withdraw, action: &withdraw_at, button: "Withdraw", grave: false, confirm: None, why: true, seen: Some(etag(request)) };
             (folded("Withdraw", &form.with(page, &html! {})))
         }
     }

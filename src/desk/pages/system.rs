@@ -1,12 +1,12 @@
 //! The daemon itself: is it ready, what runs with which settings, is the ledger whole, do the stores answer.
 
-use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 
 use super::{
     Offer, Page, Section, layout, links,
-    pieces::{self, Form, badge, count, facts, folded, maybe, none, shown, table},
+    pieces::{self, Form, badge, count, facts, folded, none, shown, table},
 };
+use crate::desk::api::etag;
 use crate::outlook::PolicyState;
 
 /// What the page of the system shows.
@@ -44,12 +44,8 @@ pub struct Check {
 pub struct LedgerState {
     /// Entries with a number.
     pub size: i64,
-    /// Entries that wait for one.
-    pub pending: i64,
     /// Entries under the last checkpoint.
     pub signed: i64,
-    /// When that was signed.
-    pub signed_at: Option<DateTime<Utc>>,
     /// The name in its signature.
     pub origin: String,
     /// What is wrong with it.
@@ -87,7 +83,7 @@ pub fn system(page: &Page, data: &System) -> Markup {
             section class="card" { h2 { "Versions" } (facts(&data.versions.iter().map(|(name, version)| (name.as_str(), html! { (version) })).collect::<Vec<_>>())) }
         }
         div class="pair" {
-            section class="card" { h2 { "Ledger" } (ledger(page, &data.ledger)) }
+            section class="card" { h2 { "Ledger" } (ledger(&data.ledger)) }
             section class="card" { h2 { "Policy" } (policy(page, data)) }
         }
         section class="card" { h2 { "Stores" } (stores(data)) }
@@ -114,15 +110,15 @@ fn checks(data: &System) -> Markup {
     table("Checks of readiness", &["", "check", "detail"], &data.checks.iter().map(row).collect::<Vec<_>>(), "Nothing was checked.")
 }
 
-fn ledger(page: &Page, ledger: &LedgerState) -> Markup {
+fn ledger(ledger: &LedgerState) -> Markup {
     let state = match &ledger.broken {
         None => badge("completed", "whole"),
         Some(why) => html! { (badge("overdue", "broken")) " " (shown(why)) },
     };
     facts(&[
         ("state", state),
-        ("entries", html! { (count(ledger.size)) @if ledger.pending > 0 { ", " (count(ledger.pending)) " pending" } }),
-        ("signed", html! { (count(ledger.signed)) " " (maybe(ledger.signed_at, page.now)) }),
+        ("entries", html! { (count(ledger.size)) }),
+        ("signed", html! { (count(ledger.signed)) @if ledger.signed < ledger.size { ", the others soon" } }),
         ("origin", html! { code class="id" { (shown(&ledger.origin)) } }),
     ])
 }
@@ -131,7 +127,15 @@ fn policy(page: &Page, data: &System) -> Markup {
     let policy = &data.policy;
     let accepted = policy.accepted.as_ref().map_or_else(none, |hash| html! { code class="id" { (hash) } });
     let state = if policy.waiting { badge("overdue", "waits for acceptance") } else { badge("completed", "in force") };
-    let form = Form { name: "policy", action: links::POLICY_ACCEPT, button: "Put it into force", grave: true, confirm: Some("accept"), why: true };
+    let form = Form {
+        name: "policy",
+        action: links::POLICY_ACCEPT,
+        button: "Put it into force",
+        grave: true,
+        confirm: Some("accept"),
+        why: true,
+        seen: Some(etag(&policy.accepted)),
+    };
     html! {
         (facts(&[("state", state), ("configured", html! { code class="id" { (policy.hash) } }), ("in force", accepted)]))
         @if policy.waiting {

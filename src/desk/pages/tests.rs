@@ -325,14 +325,20 @@ fn system_data(worst: bool) -> system::System {
             ok: Some(!worst),
             detail: String::new(),
         }],
-        configuration: vec![text("mode", "enforce"), text("database.url", "postgres://retentiond@db/platform"), text("poll.interval", "1min")],
+        configuration: vec![
+            text("mode", "enforce"),
+            text("database.url", "postgres://retentiond@db/platform"),
+            text("poll.interval", "1min"),
+        ],
     }
 }
 
 /// Every page, by the name of the file that it would be: with nothing, with something, at its worst; for those who may only look and for those who may do all.
 fn pages() -> Vec<(String, String)> {
     let mut all = Vec::new();
-    for (case, some, worst, role) in [("zero", false, false, Role::Viewer), ("some", true, false, Role::Viewer), ("worst", true, true, Role::Officer)] {
+    for (case, some, worst, role) in
+        [("zero", false, false, Role::Viewer), ("some", true, false, Role::Viewer), ("worst", true, true, Role::Officer)]
+    {
         let mut page = page(role);
         page.alerts = alerts(&status(some, worst));
         page.said = worst.then(|| Said::Refused("the reason is empty; say why, in a few words".to_owned()));
@@ -417,7 +423,14 @@ fn pages() -> Vec<(String, String)> {
             passes: vec![("poll".to_owned(), at(0)), ("resync".to_owned(), at(-1))],
         };
         let tally = status(some, worst).jobs;
-        let list = jobs::Jobs { asked, tally, classes, jobs: numbered().map(|(n, id)| job(n, id)).collect(), further: worst, next: some.then(|| "90".to_owned()) };
+        let list = jobs::Jobs {
+            asked,
+            tally,
+            classes,
+            jobs: numbered().map(|(n, id)| job(n, id)).collect(),
+            further: worst,
+            next: some.then(|| "90".to_owned()),
+        };
         let mut add = |name: &str, markup: Markup| all.push((format!("{case}-{name}"), markup.into_string()));
         add("overview", overview::overview(&page, &overview_data(some, worst)));
         add("jobs", jobs::jobs(&page, &list));
@@ -452,7 +465,10 @@ fn no_page_has_a_style_or_a_script_of_its_own_and_none_asks_another_host() {
         assert_eq!(html.matches("<script").count(), 1, "{name}");
         assert!(!html.contains(" onclick=") && !html.contains("javascript:"), "{name}");
         for link in [values(&html, "href"), values(&html, "src"), values(&html, "action")].concat() {
-            assert!(link.is_empty() || (link.starts_with('/') && !link.starts_with("//")) || link.starts_with('#') || link == assets::ICON, "{name}: {link}");
+            assert!(
+                link.is_empty() || (link.starts_with('/') && !link.starts_with("//")) || link.starts_with('#') || link == assets::ICON,
+                "{name}: {link}"
+            );
         }
     }
 }
@@ -464,7 +480,10 @@ fn text_from_outside_is_text_and_reads_in_its_own_direction() {
         // What goes back to the server has to be what came from it.
         let parts: Vec<&str> = html.split(" value=\"").map(|part| part.split_once('"').map_or(part, |(_, rest)| rest)).collect();
         let first = html.split(" value=\"").next().unwrap();
-        assert!(!first.contains('\u{202e}') && !parts[1..].concat().contains('\u{202e}'), "{name}: a character that turns the text around it");
+        assert!(
+            !first.contains('\u{202e}') && !parts[1..].concat().contains('\u{202e}'),
+            "{name}: a character that turns the text around it"
+        );
     }
     let explained = account::explain(&page(Role::Officer), Some(&account_data(EVIL, true))).into_string();
     assert!(explained.contains("account=%3Cscript%3Ealert%281%29%3C%2Fscript%3E%22%27%26%E2%80%AEacme%2F..%2F%2500"));
@@ -480,7 +499,8 @@ fn every_field_has_a_label_every_id_is_there_once_and_headings_leave_no_level_ou
             assert!(ids.iter().any(|id| id == named), "{name}: nothing has the id {named}");
         }
         let labels = values(&html, "for");
-        for field in html.match_indices("<input").chain(html.match_indices("<select")).map(|(at, _)| html[at..].split('>').next().unwrap()) {
+        for field in html.match_indices("<input").chain(html.match_indices("<select")).map(|(at, _)| html[at..].split('>').next().unwrap())
+        {
             let id = values(field, "id");
             assert!(field.contains("type=\"hidden\"") || labels.contains(&id[0]), "{name}: {field}");
         }
@@ -497,7 +517,8 @@ fn every_field_has_a_label_every_id_is_there_once_and_headings_leave_no_level_ou
 #[test]
 fn who_may_only_look_sees_no_form_that_changes_anything() {
     for (name, html) in pages() {
-        let acts: Vec<String> = values(&html, "action").into_iter().filter(|to| html.contains(&format!("method=\"post\" action=\"{to}\""))).collect();
+        let acts: Vec<String> =
+            values(&html, "action").into_iter().filter(|to| html.contains(&format!("method=\"post\" action=\"{to}\""))).collect();
         let signs = acts.iter().all(|to| to == links::SIGN_OUT || to == links::SIGN_IN);
         assert!(signs || name.starts_with("worst-"), "{name}: {acts:?}");
     }
@@ -509,7 +530,8 @@ fn who_may_only_look_sees_no_form_that_changes_anything() {
 fn an_operator_may_stop_and_not_let_go() {
     let operator = page(Role::Operator);
     assert!(operator.may(Offer::PlaceHold) && operator.may(Offer::Pause) && operator.may(Offer::Resume) && operator.may(Offer::RetryJob));
-    for offer in [Offer::ReleaseHold, Offer::ReleaseGuard, Offer::AcceptPolicy, Offer::CloseJob, Offer::PlaceRequest, Offer::DecideRequest] {
+    for offer in [Offer::ReleaseHold, Offer::ReleaseGuard, Offer::AcceptPolicy, Offer::CloseJob, Offer::PlaceRequest, Offer::DecideRequest]
+    {
         assert!(!operator.may(offer) && page(Role::Officer).may(offer) && !page(Role::Viewer).may(offer), "{offer:?}");
     }
 }
@@ -529,7 +551,8 @@ fn nothing_can_be_deleted_before_its_time_from_a_page() {
         let known = ["/holds", "/pause", "/resume", "/guard/release", "/requests", "/policy/accept", "/sign-in", "/sign-out"];
         for to in values(&html, "action") {
             let one = to.starts_with("/jobs/") && (to.ends_with("/retry") || to.ends_with("/close"));
-            let of = (to.starts_with("/holds/") || to.starts_with("/requests/")) && ["/release", "/approve", "/withdraw"].iter().any(|act| to.ends_with(act));
+            let of = (to.starts_with("/holds/") || to.starts_with("/requests/"))
+                && ["/release", "/approve", "/withdraw"].iter().any(|act| to.ends_with(act));
             let asks = html.contains(&format!("method=\"get\" action=\"{to}\""));
             assert!(known.contains(&to.as_str()) || one || of || asks, "{name}: {to}");
         }

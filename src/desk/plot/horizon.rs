@@ -124,8 +124,7 @@ fn stacked(day: &Day, names: &[&str]) -> Vec<(Option<usize>, i64, i64)> {
 }
 
 fn words(day: &Day) -> String {
-    let mut parts: Vec<String> =
-        day.classes.iter().filter(|(_, jobs)| *jobs > 0).map(|(name, jobs)| format!("{name} {jobs}")).collect();
+    let mut parts: Vec<String> = day.classes.iter().filter(|(_, jobs)| *jobs > 0).map(|(name, jobs)| format!("{name} {jobs}")).collect();
     if day.held > 0 {
         parts.push(format!("held {}", day.held));
     }

@@ -32,7 +32,15 @@ pub fn meter(id: &str, data: &Meter) -> Markup {
     );
     let draw = |frame: &Frame| {
         let (value, limit) = (frame.x(float(data.value) / whole), frame.x(float(data.limit) / whole));
-        let anchor = |x: f64| if x > frame.width - 60.0 { "end" } else if x < 60.0 { "start" } else { "middle" };
+        let anchor = |x: f64| {
+            if x > frame.width - 60.0 {
+                "end"
+            } else if x < 60.0 {
+                "start"
+            } else {
+                "middle"
+            }
+        };
         html! {
             rect class="track" x=(frame.left) y="8" width=(frame.right - frame.left) height="16" {}
             rect class=(if over { "over" } else { "bar c0" }) x=(frame.left) y="11" width=(format!("{:.1}", (value - frame.left).max(1.5))) height="10" {}

@@ -29,7 +29,10 @@ fn ticks_are_round_begin_at_zero_and_reach_the_largest_value() {
 
 #[test]
 fn numbers_are_short_and_lengths_are_in_their_largest_unit() {
-    assert_eq!(["999", "1 k", "1.5 k", "12 k", "1 M", "2.3 G"].map(str::to_owned), [999, 1_000, 1_500, 12_040, 1_000_000, 2_345_000_000].map(short));
+    assert_eq!(
+        ["999", "1 k", "1.5 k", "12 k", "1 M", "2.3 G"].map(str::to_owned),
+        [999, 1_000, 1_500, 12_040, 1_000_000, 2_345_000_000].map(short)
+    );
     assert_eq!(["1 s", "90 s", "15 min", "24 h", "7 d"].map(str::to_owned), [1.0, 90.0, 900.0, 86_400.0, 604_800.0].map(seconds));
 }
 
