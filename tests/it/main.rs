@@ -11,6 +11,8 @@ mod pgbouncer;
 #[path = "../support/proxy.rs"]
 #[expect(dead_code, reason = "the soak needs more of it")]
 mod proxy;
+#[path = "../support/browser.rs"]
+mod browser;
 #[path = "../support/bucket.rs"]
 mod bucket;
 #[path = "../support/standin.rs"]
@@ -43,6 +45,7 @@ mod manners;
 mod metrics;
 mod model;
 mod objects;
+mod pages;
 mod planner;
 mod policy;
 mod pooler;

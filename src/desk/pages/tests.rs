@@ -167,18 +167,18 @@ fn overview_data(some: bool, worst: bool) -> overview::Overview {
     let bounds = crate::jobs::LATENESS.iter().map(|b| f64::from(i32::try_from(*b).unwrap())).chain([f64::INFINITY]);
     overview::Overview {
         status: status(some, worst),
-        due_day: if some { 40 } else { 0 },
-        due_week: if some { 212 } else { 0 },
-        completed: if some { 1_000 } else { 0 },
-        on_time: if some { 999 } else { 0 },
         holds: if some { 4 } else { 0 },
-        horizon: Horizon { overdue: i64::from(worst) * 3, days: days.collect(), later: 0, next: some.then(|| at(5)) },
-        lateness: Lateness {
-            buckets: bounds.zip(counts).map(|(up_to, jobs)| Bucket { up_to, jobs: if some { jobs } else { 0 } }).collect(),
-            allowances: vec![86_400.0],
-            period: "the last 30 days".to_owned(),
-        },
-        daily: Daily { days: (-29..=0).map(|n| (day(n), if some { jobs(n.abs()) * 4_321 } else { 0 })).collect() },
+        drawn: Some(overview::Drawn {
+            completed: if some { 1_000 } else { 0 },
+            on_time: if some { 999 } else { 0 },
+            horizon: Horizon { overdue: i64::from(worst) * 3, days: days.collect(), later: 0, next: some.then(|| at(5)) },
+            lateness: Lateness {
+                buckets: bounds.zip(counts).map(|(up_to, jobs)| Bucket { up_to, jobs: if some { jobs } else { 0 } }).collect(),
+                allowances: vec![86_400.0],
+                period: "the last 30 days".to_owned(),
+            },
+            daily: Daily { days: (-29..=0).map(|n| (day(n), if some { jobs(n.abs()) * 4_321 } else { 0 })).collect() },
+        }),
         warnings: if worst {
             vec![overview::Warning {
                 what: "3 purges are overdue".to_owned(),
@@ -285,17 +285,11 @@ fn plan_data(some: bool, worst: bool) -> plan::PlanPage {
         targets: vec![PlannedTarget { name: "main/queue".to_owned(), records: Some(7) }],
     };
     plan::PlanPage {
-        until: at(24),
-        jobs: 412 * n,
-        accounts: 398 * n,
-        held: 3 * n,
-        classes: vec![plan::PlanClass {
-            name: "mps/queue".to_owned(),
-            jobs: 409 * n,
-            held: 3 * n,
-            targets: vec![("main/tasks".to_owned(), Some(12_000 * n)), ("main/messages".to_owned(), None)],
-        }],
+        until: at(24).date_naive(),
+        classes: Some(vec![plan::PlanClass { name: "mps/queue".to_owned(), jobs: 409 * n, held: 3 * n }]),
         first: some_accounts(some).iter().map(planned).collect(),
+        next: some.then(|| "17.4".to_owned()),
+        further: worst,
         meters: vec![Meter { value: if worst { 1_412 } else { 412 * n }, ..meter() }],
         guard: guard_state(worst),
         paused: false,
@@ -312,9 +306,7 @@ fn system_data(worst: bool) -> system::System {
         changes: if worst { vec!["mps/queue: shorter, 7d after 30d".to_owned()] } else { Vec::new() },
         ledger: system::LedgerState {
             size: 123_456,
-            pending: 3,
             signed: 123_456,
-            signed_at: Some(at(-1)),
             origin: "retentiond/7312345678901234567/platform".to_owned(),
             broken: worst.then(|| "entry 17 does not give the root that was signed".to_owned()),
         },
@@ -331,6 +323,10 @@ fn system_data(worst: bool) -> system::System {
             text("poll.interval", "1min"),
         ],
     }
+}
+
+fn refused(status: u16, detail: &str) -> refusal::Refusal {
+    refusal::Refusal { status, title: "This is not for whoever asks".to_owned(), detail: detail.to_owned() }
 }
 
 /// Every page, by the name of the file that it would be: with nothing, with something, at its worst; for those who may only look and for those who may do all.
@@ -373,12 +369,10 @@ fn pages() -> Vec<(String, String)> {
         };
         let guard_page = guard::GuardPage {
             guard: guard_state(worst),
-            waiting: 1_200,
+            due: Some(1_200),
             limits: vec![("guard.window".to_owned(), "1day".to_owned()), ("guard.max_accounts".to_owned(), "1000".to_owned())],
             meters: vec![Meter { value: if worst { 1_200 } else { 12 }, ..meter() }],
-            approved: vec![("Grace".to_owned(), "I have looked at all of them".to_owned())],
             two_people: worst,
-            released: Some((at(-500), "Grace".to_owned(), "new region".to_owned())),
             pauses: numbered()
                 .take(2)
                 .map(|(n, id)| Pause {
@@ -442,10 +436,12 @@ fn pages() -> Vec<(String, String)> {
         add("guard", guard::guard(&page, &guard_page));
         add("requests", requests::requests(&page, &requests_page));
         add("activity", activity::activity(&page, &activity_page));
-        add("reports", reports::reports(&page, &report(some)));
+        let period = reports::Period { from: at(-720).date_naive(), to: at(0).date_naive() };
+        add("reports", reports::reports(&page, period, Some(&report(some))));
+        add("reports-asked", reports::reports(&page, period, None));
         add("system", system::system(&page, &system_data(worst)));
-        add("away", refusal::refusal(&page, &refusal::Refusal::Away));
-        add("forbidden", refusal::refusal(&page, &refusal::Refusal::Forbidden(EVIL.to_owned())));
+        add("away", refusal::refusal(&page, &refused(503, "")));
+        add("forbidden", refusal::refusal(&page, &refused(403, EVIL)));
         page.who = None;
         add("sign-in", sign_in::sign_in(&page, "/jobs?state=open", worst.then_some("That token is not known.")));
     }
