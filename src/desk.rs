@@ -4,7 +4,10 @@
 mod api;
 mod auth;
 mod figures;
+pub mod pages;
+pub mod plot;
 mod problem;
+mod site;
 mod submit;
 
 use std::{
@@ -167,6 +170,7 @@ impl Desk {
 fn router(desk: Desk) -> Router {
     Router::new()
         .merge(api::routes())
+        .merge(site::routes())
         .fallback(|| async { Problem::not_found("there is nothing at this address; /api/v1/openapi.json lists what there is") })
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(middleware::from_fn_with_state(desk.clone(), around))
@@ -181,6 +185,7 @@ async fn around(State(desk): State<Desk>, mut request: Request, next: Next) -> R
     let peer = request.extensions().get::<http::Peer>().map(|peer| peer.0);
     let who = auth::authenticate(desk.config(), request.headers(), peer);
     let actor = who.as_ref().ok().map(|who| who.name.clone());
+    let (address, reader) = (request.uri().clone(), who.as_ref().ok().cloned());
     let response = match admit(&desk, &who, peer, &request) {
         Err(problem) => problem.into_response(),
         Ok(()) => {
@@ -191,6 +196,7 @@ async fn around(State(desk): State<Desk>, mut request: Request, next: Next) -> R
             problem::spelt_out(answered)
         }
     };
+    let response = site::in_words(reader, &address, response);
     let (status, took) = (response.status().as_u16(), began.elapsed());
     metrics::answered(&method_label(&method), &route, status, took);
     let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
@@ -236,7 +242,7 @@ fn admit(desk: &Desk, who: &Result<Principal, Problem>, peer: Option<IpAddr>, re
 
 /// What is answered to everybody: it tells of nobody.
 fn is_open(path: &str) -> bool {
-    path == "/api/v1/openapi.json" || path == "/sign-in" || path.starts_with("/assets/")
+    path == "/api/v1/openapi.json" || path == pages::links::SIGN_IN || path.starts_with("/assets/")
 }
 
 /// Nothing from elsewhere is loaded, nothing frames a page, nothing is kept by caches.
@@ -246,7 +252,8 @@ fn harden(mut response: Response) -> Response {
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, CSP),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
+        // With no-referrer, a form would say that it comes from nowhere, and be refused.
+        (header::REFERRER_POLICY, "same-origin"),
         (header::X_FRAME_OPTIONS, "DENY"),
     ] {
         headers.entry(name).or_insert(HeaderValue::from_static(value));

@@ -316,6 +316,34 @@ pub async fn take(conn: &mut PgConnection, lock: i64) -> Result<(), DatabaseErro
     Ok(())
 }
 
+/// How much of the guard's limits is taken within the window that ends now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// Accounts that count.
+    pub accounts: i64,
+    /// The most that may, and which limit that is; none where there is no limit.
+    pub most: Option<(i64, &'static str)>,
+}
+
+/// Counts what the guard counts now.
+///
+/// # Errors
+/// Those of the database.
+#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "numbers of accounts stay far below 2^53")]
+pub async fn taken(conn: &mut PgConnection, limits: &config::Guard) -> Result<Taken, DatabaseError> {
+    let (accounts, known): (i64, Option<i64>) = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select (select count(*) from retention.admissions where not released and admitted_at > now() - {}), (select known_accounts from retention.guard)",
+        window(limits.window)
+    )))
+    .fetch_one(conn)
+    .await?;
+    let share = known
+        .filter(|known| known.unsigned_abs() >= limits.share_floor)
+        .map(|known| ((known as f64 * limits.max_share) as i64, "guard.max_share"));
+    let most = limits.max_accounts.and_then(|most| i64::try_from(most).ok()).map(|most| (most, "guard.max_accounts"));
+    Ok(Taken { accounts, most: most.into_iter().chain(share).min() })
+}
+
 /// Which limit that many accounts would exceed. Limits trip when exceeded, not when reached (R31).
 #[expect(clippy::cast_precision_loss, reason = "numbers of accounts stay far below the 2^53 that a float counts exactly")]
 fn exceeded(limits: &config::Guard, accounts: u64, known: Option<u64>) -> Option<String> {

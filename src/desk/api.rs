@@ -3,7 +3,7 @@
 
 mod acts;
 mod events;
-mod reports;
+pub(super) mod reports;
 
 use std::sync::LazyLock;
 
@@ -131,7 +131,7 @@ fn asked<T>(query: Asked<T>) -> Result<T, Problem> {
 }
 
 /// An id in a path.
-fn id(text: &str) -> Result<i64, Problem> {
+pub(super) fn id(text: &str) -> Result<i64, Problem> {
     text.parse().map_err(|_| Problem::bad_request(format!("{text:?} is no id: ids are whole numbers")))
 }
 

@@ -69,6 +69,11 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     token.map(|(_, token)| Some(token.trim())).ok_or_else(|| Problem::unauthorized("write `Authorization: Bearer` and the token"))
 }
 
+/// Whether a browser has signed in.
+pub(super) fn has_session(headers: &HeaderMap) -> bool {
+    cookie(headers).is_some()
+}
+
 fn cookie(headers: &HeaderMap) -> Option<&str> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     cookies
@@ -92,8 +97,9 @@ pub(super) fn known(config: &Config, token: &str) -> Result<Principal, Problem> 
     Ok(Principal { name: found.name.clone(), role: found.role })
 }
 
+/// The host's clock, for what no deletion rests on.
 #[expect(clippy::disallowed_methods, reason = "how long a token counts is between its owner and this host; no deletion rests on it")]
-fn now() -> DateTime<Utc> {
+pub(super) fn now() -> DateTime<Utc> {
     Utc::now()
 }
 

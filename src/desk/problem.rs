@@ -19,7 +19,7 @@ pub(crate) struct Problem {
     /// Which kind: `urn:retentiond:problem:` and the code.
     r#type: String,
     /// The kind in words.
-    title: &'static str,
+    pub(crate) title: &'static str,
     /// The status, once more.
     pub(crate) status: u16,
     /// What is wrong here, and what to do about it.
@@ -172,6 +172,8 @@ impl IntoResponse for Problem {
         if status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
+        // For whoever has to say the same in other words.
+        response.extensions_mut().insert(self);
         response
     }
 }

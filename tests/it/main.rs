@@ -11,6 +11,8 @@ mod pgbouncer;
 #[path = "../support/proxy.rs"]
 #[expect(dead_code, reason = "the soak needs more of it")]
 mod proxy;
+#[path = "../support/browser.rs"]
+mod browser;
 #[path = "../support/bucket.rs"]
 mod bucket;
 #[path = "../support/standin.rs"]
@@ -50,6 +52,7 @@ mod metrics;
 mod model;
 mod notices;
 mod objects;
+mod pages;
 mod planner;
 mod policy;
 mod pooler;
