@@ -273,6 +273,25 @@ async fn s8_what_people_decided_and_what_the_ledger_holds_shows() {
 }
 
 #[tokio::test]
+async fn s8_the_limit_of_the_guard_is_the_lower_of_the_two_and_absent_without_one() {
+    for (accounts, share, limit) in
+        [("7", "50%", Some(2.0)), ("1", "50%", Some(1.0)), ("unlimited", "60%", Some(3.0)), ("unlimited", "100%", None)]
+    {
+        let port = free_port();
+        let mut world = World::new().await;
+        world.set("HTTP__OPS_LISTEN", &format!("127.0.0.1:{port}")).set("GUARD__SHARE_FLOOR", "5");
+        world.set("GUARD__MAX_ACCOUNTS", accounts).set("GUARD__MAX_SHARE", share);
+        for id in ["a", "b", "c", "d", "e"] {
+            world.account(id, "null", "null", "null").await;
+        }
+        let daemon = world.daemon();
+        daemon.wait_for("the first look", |e| e["event"] == "poll.completed").await;
+        let seen = until_shown(port, "retention_guard_candidates", 0.0).await;
+        assert_eq!(seen.get("retention_guard_limit"), limit, "{accounts} {share}\n{}", seen.text);
+    }
+}
+
+#[tokio::test]
 async fn s8_an_attempt_that_fails_is_counted_by_its_reason() {
     let port = free_port();
     let mut world = World::new().await;
