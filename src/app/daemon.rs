@@ -55,6 +55,12 @@ pub struct Front {
 }
 
 impl Front {
+    /// A desk of its own, apart from a daemon.
+    #[must_use]
+    pub fn new(config: Arc<Config>, listener: TcpListener, stop: CancellationToken, probes: http::Ops) -> Self {
+        Self { config, listener: Mutex::new(Some(listener)), stop, wake: Box::new(|| {}), probes }
+    }
+
     /// Where to listen; `None` where `http.listen` is off. Once.
     pub fn take_listener(&self) -> Option<TcpListener> {
         self.listener.lock().ok()?.take()
