@@ -1,9 +1,11 @@
 # One command each: see it work, test it, check it, measure it.
-.PHONY: help demo test check fmt clippy doc deny bench bench-quick soak prerequisites test-servers
+.PHONY: help demo test check fmt clippy doc deny bench bench-quick soak deb sbom prerequisites test-servers
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
 CARGO_DENY := 0.20.2
+CARGO_DEB := 3.8.0
+CARGO_CYCLONEDX := 0.0.0
 DEMO_FLAGS ?=
 
 help: ## what can be made
@@ -42,6 +44,22 @@ bench-quick: prerequisites ## the same, small, in under 2 minutes: does it run a
 
 soak: test-servers ## three replicas under everything at once: 10 minutes, or SOAK=30m; SOAK_SEED repeats the plan
 	cargo test --release --locked --test soak
+
+deb: prerequisites ## the Debian package, in target/debian
+	@cargo deb --version >/dev/null 2>&1 || { \
+	    echo "installing cargo-deb $(CARGO_DEB), once"; cargo install cargo-deb --locked --version $(CARGO_DEB); }
+	RETENTIOND_REVISION=$$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown) cargo build --release --locked
+	rm -rf target/man target/completions && mkdir -p target/completions
+	target/release/retentiond manpages target/man
+	for shell in bash zsh fish; do target/release/retentiond completions $$shell >target/completions/retentiond.$$shell; done
+	cargo deb --no-build --locked
+
+sbom: prerequisites ## what the program is made of, CycloneDX, in target/sbom
+	@cargo cyclonedx --version >/dev/null 2>&1 || { \
+	    echo "installing cargo-cyclonedx $(CARGO_CYCLONEDX), once"; cargo install cargo-cyclonedx --locked --version $(CARGO_CYCLONEDX); }
+	mkdir -p target/sbom
+	cargo cyclonedx --format json --spec-version 1.5 --override-filename retentiond.cdx
+	mv retentiond.cdx.json target/sbom/
 
 prerequisites:
 	@scripts/prerequisites

@@ -22,6 +22,7 @@ use crate::{
     levels::Levels,
     lifecycle::Stop,
     model::Mode,
+    notices::Notices,
     planner::{self, Look, Planner},
     policy::Policy,
     records::Records,
@@ -42,6 +43,9 @@ const ONE_SHOT_PATIENCE: Duration = Duration::from_secs(10);
 const LOCKED_PATIENCE: Duration = Duration::from_mins(1);
 /// And for stores that have to be looked at a second time: a run that does not wait for that would never complete what is there.
 const SETTLING_PATIENCE: Duration = Duration::from_mins(10);
+
+/// How long `run --once` begins to send notices.
+const NOTICES_PATIENCE: Duration = Duration::from_mins(1);
 
 /// A database that fits the configuration, and the policy made from both.
 #[derive(Debug, Clone)]
@@ -170,6 +174,12 @@ impl App {
         Ledger::new(self.database.clone(), Arc::clone(&self.config), self.seen.clone())
     }
 
+    /// What tells the endpoints of this configuration.
+    #[must_use]
+    pub fn notices(&self) -> Notices {
+        Notices::new(self.database.clone(), Arc::clone(&self.config))
+    }
+
     /// One full comparison, then everything that is due, then the end (R33).
     ///
     /// # Errors
@@ -204,6 +214,10 @@ impl App {
             Err(error @ (LedgerError::Behind { .. } | LedgerError::Broken(_))) => return Err(error.into()),
             // What was done is told all the same, and gets its number later.
             Err(error) => tracing::warn!(event = "ledger.failed", error = %error, failures = 1, "entries wait for their number"),
+        }
+        // Whoever is away is told by a later run.
+        if let Err(error) = self.notices().once(NOTICES_PATIENCE).await {
+            tracing::warn!(event = "notice.delayed", error = %error, "the next run tells what is not told yet");
         }
         self.verdict(asked_at).await
     }

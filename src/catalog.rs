@@ -195,7 +195,24 @@ pub struct Finding {
 /// # Errors
 /// Those of the database.
 pub async fn inspect(conn: &mut PgConnection, config: &Config) -> Result<(Option<Layout>, Vec<Finding>), DatabaseError> {
-    let mut inspection = Inspection { findings: Vec::new(), role: current_role(conn).await? };
+    let role = current_role(conn).await?;
+    look(conn, config, Inspection { findings: Vec::new(), role, may_nothing: false }).await
+}
+
+/// What [`inspect`] would find if `role` (quoted) were asked, existed, and could do nothing yet: each privilege that it needs is a finding of
+/// [`Severity::Grants`] with its statement. Row security is not judged.
+///
+/// # Errors
+/// Those of the database.
+pub async fn grants(conn: &mut PgConnection, config: &Config, role: String) -> Result<Vec<Finding>, DatabaseError> {
+    Ok(look(conn, config, Inspection { findings: Vec::new(), role, may_nothing: true }).await?.1)
+}
+
+async fn look(
+    conn: &mut PgConnection,
+    config: &Config,
+    mut inspection: Inspection,
+) -> Result<(Option<Layout>, Vec<Finding>), DatabaseError> {
     let mut points = Vec::new();
     for point in &config.starting_points {
         let subject = format!("starting point {}", point.name);
@@ -267,7 +284,10 @@ enum Needs {
 
 struct Inspection {
     findings: Vec<Finding>,
+    /// Quoted.
     role: String,
+    /// Whatever the role of this session may do counts for nothing.
+    may_nothing: bool,
 }
 
 #[derive(FromRow)]
@@ -399,6 +419,10 @@ impl Inspection {
             self.find(Severity::Schema, subject, problem, None);
             return Ok(None);
         };
+        if self.may_nothing {
+            (relation.may_use, relation.may_select, relation.may_update, relation.may_delete) = (false, false, false, false);
+            relation.row_security = false;
+        }
         relation.indexes = sqlx::query_as(INDEXES).bind(relation.oid).fetch_all(&mut *conn).await?;
         relation.references = sqlx::query_as(REFERENCES).bind(relation.oid).fetch_all(conn).await?;
         Ok(Some(relation))

@@ -5,8 +5,10 @@ mod check;
 mod control;
 mod demo;
 mod explain;
+mod grants;
 mod jobs;
 mod ledger;
+mod notices;
 mod plan;
 mod policy;
 mod request;
@@ -95,6 +97,9 @@ enum Verb {
         /// The configuration alone.
         #[arg(long)]
         offline: bool,
+        /// Check nothing: print every GRANT that this role needs, and those of the second role.
+        #[arg(long, value_name = "ROLE", conflicts_with = "offline")]
+        grants: Option<String>,
     },
     /// What would be deleted, by target with counts, and why. Writes nothing.
     Plan {
@@ -146,6 +151,11 @@ enum Verb {
     Certificate(ledger::CertificateArguments),
     /// Have an account's records deleted ahead of every starting point.
     Request(request::Arguments),
+    /// What endpoints of the platform were told and will be.
+    Notices {
+        #[command(subcommand)]
+        verb: notices::NoticesVerb,
+    },
     /// What was deleted in an interval and how much of it in time; and what the rules say.
     Report {
         #[command(subcommand)]
@@ -159,6 +169,12 @@ enum Verb {
     Completions {
         /// For this shell.
         shell: clap_complete::Shell,
+    },
+    /// Write a man page for each verb into a folder; for packages.
+    #[command(hide = true)]
+    Manpages {
+        /// The folder; made if it is not there.
+        folder: PathBuf,
     },
 }
 
@@ -206,7 +222,8 @@ impl Cli {
             Verb::Run { once } => self.run(once),
             Verb::Demo { length, postgres_bin, stores } => demo::demo(length, postgres_bin, stores),
             Verb::Migrate { platform } => self.migrate(platform),
-            Verb::Check { offline } => self.check(offline),
+            Verb::Check { grants: Some(role), .. } => self.grants(&role),
+            Verb::Check { offline, grants: None } => self.check(offline),
             Verb::Plan { at } => self.plan(at),
             Verb::Explain { account } => self.explain(&account),
             Verb::Status { check } => self.status(check),
@@ -219,6 +236,7 @@ impl Cli {
             Verb::Ledger { verb } => self.ledger(verb),
             Verb::Certificate(arguments) => self.certificate(arguments),
             Verb::Request(arguments) => self.request(arguments),
+            Verb::Notices { verb } => self.notices(verb),
             Verb::Report { verb } => self.report(verb),
             Verb::Token(arguments) => self.token(&arguments),
             Verb::Healthcheck => self.healthcheck(),
@@ -226,6 +244,9 @@ impl Cli {
                 clap_complete::generate(shell, &mut Arguments::command(), "retentiond", &mut std::io::stdout());
                 Ok(())
             }
+            Verb::Manpages { folder } => std::fs::create_dir_all(&folder)
+                .and_then(|()| clap_mangen::generate_to(Arguments::command(), &folder))
+                .map_err(|error| Failure::Other(anyhow::anyhow!("{}: {error}", folder.display()))),
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod address;
 mod http;
+mod notices;
 mod overlap;
 mod policy;
 mod raw;
@@ -16,6 +17,7 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
+pub use notices::{DUE_SOON, Endpoint, TYPES, is_public};
 pub use policy::{Change, ClassTerms, PointTerms, TargetTerms, Terms};
 pub use raw::environment;
 pub use remote::{ACCOUNT, Bucket, Cmq, Named, Objects, Place, Protocol, Remote, RemoteTarget, Service};
@@ -63,6 +65,8 @@ pub struct Config {
     pub approvals: Approvals,
     /// How long the daemon keeps what it knows about its own work.
     pub records: Records,
+    /// Who is told what happens to an account's records.
+    pub notices: Vec<Endpoint>,
     /// Listeners.
     pub http: Http,
     /// Log format and level.
@@ -233,6 +237,8 @@ pub struct Records {
     pub keep_history: Option<Duration>,
     /// Holds and pauses that are over.
     pub keep_acts: Option<Duration>,
+    /// What endpoints were told, or could not be.
+    pub keep_notices: Option<Duration>,
 }
 
 /// Listeners.

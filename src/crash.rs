@@ -39,6 +39,9 @@ pub const POINTS: [&str; 26] = [
 /// Those that are passed only where a class has targets in other stores.
 pub const ELSEWHERE: [&str; 3] = ["executor.intending", "executor.intended", "executor.away"];
 
+/// Those that are passed only where endpoints are told.
+pub const OUTWARD: [&str; 1] = ["notices.sent"];
+
 /// Dies here when told to.
 #[cfg(debug_assertions)]
 pub fn point(name: &str) {

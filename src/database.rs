@@ -142,6 +142,18 @@ impl Database {
         owned(async move { tx.commit().await }).await
     }
 
+    /// The role that its connections are of.
+    #[must_use]
+    pub fn role(&self) -> &str {
+        self.options.get_username()
+    }
+
+    /// How many connections there are, and how many of them nobody uses at this instant.
+    #[must_use]
+    pub fn connections(&self) -> (u32, usize) {
+        (self.pool.size(), self.pool.num_idle())
+    }
+
     /// Closes every connection.
     pub async fn close(&self) {
         self.pool.close().await;
@@ -267,6 +279,23 @@ pub enum Kind {
     Refused,
     /// Anything else.
     Other,
+}
+
+impl Kind {
+    /// One word for monitors; the set is closed.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exhausted => "exhausted",
+            Self::Grants => "grants",
+            Self::Schema => "schema",
+            Self::Timeout => "timeout",
+            Self::Conflict => "conflict",
+            Self::Refused => "refused",
+            // The first three never end an attempt: the worker rests, or the job steps aside.
+            Self::Unreachable | Self::Credentials | Self::Locked | Self::Other => "other",
+        }
+    }
 }
 
 impl DatabaseError {

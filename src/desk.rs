@@ -33,7 +33,9 @@ use crate::{
     config::{self, Config, Role},
     database::{Database, DatabaseError, Purpose, Tx},
     failure::Failure,
-    http, metrics, outlook,
+    http, metrics,
+    notices::Inbound,
+    outlook,
 };
 
 pub use auth::fresh_token;
@@ -64,6 +66,7 @@ struct Inner {
     app: Mutex<Option<(Instant, App)>>,
     counter: Counter,
     limiter: DefaultKeyedRateLimiter<String>,
+    inbound: Inbound,
 }
 
 /// Serves the desk until the stop. Waits for no database: while that is away, answers say so.
@@ -90,7 +93,15 @@ impl Desk {
         let config = Arc::clone(&front.config);
         let database = Database::new(&config::Database { max_connections: CONNECTIONS, ..config.database.clone() })?;
         let limiter = RateLimiter::keyed(Quota::per_second(RATE).allow_burst(BURST));
-        Ok(Self(Arc::new(Inner { config, database, front, app: Mutex::default(), counter: Counter::default(), limiter })))
+        Ok(Self(Arc::new(Inner {
+            config,
+            database,
+            front,
+            app: Mutex::default(),
+            counter: Counter::default(),
+            limiter,
+            inbound: Inbound::default(),
+        })))
     }
 
     pub(crate) fn config(&self) -> &Arc<Config> {
@@ -100,6 +111,11 @@ impl Desk {
     /// What the ops listener would say: alive, and ready.
     pub(crate) fn probes(&self) -> &http::Ops {
         &self.0.front.probes
+    }
+
+    /// Events that the platform has sent.
+    pub(crate) fn inbound(&self) -> &Inbound {
+        &self.0.inbound
     }
 
     /// A look at the source happens soon, whatever its interval.
@@ -176,7 +192,8 @@ async fn around(State(desk): State<Desk>, mut request: Request, next: Next) -> R
             if let Ok(who) = who {
                 request.extensions_mut().insert(who);
             }
-            timeout(TIME_LIMIT, next.run(request)).await.unwrap_or_else(|_| Problem::too_slow().into_response())
+            let answered = timeout(TIME_LIMIT, next.run(request)).await.unwrap_or_else(|_| Problem::too_slow().into_response());
+            problem::spelt_out(answered)
         }
     };
     let response = site::in_words(reader, &address, response);
@@ -207,6 +224,10 @@ fn admit(desk: &Desk, who: &Result<Principal, Problem>, peer: Option<IpAddr>, re
         return Err(Problem::too_many());
     }
     auth::same_origin(request)?;
+    let uri = request.uri();
+    if uri.path().contains("%00") || uri.query().is_some_and(|query| query.contains("%00")) {
+        return Err(Problem::bad_request("the address holds the character zero, which no name has"));
+    }
     if is_open(request.uri().path()) {
         return Ok(());
     }

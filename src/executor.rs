@@ -283,12 +283,14 @@ impl Worker {
                 let what = class.cannot_hold(&job.account_id).map_or_else(String::new, |(target, key)| {
                     format!("{} keys accounts by {}, which cannot hold this account id", target.name, key.sql())
                 });
-                self.fail(class, job, what).await?;
+                self.fail(class, job, "account_id", what).await?;
             }
             if group.is_empty() {
                 continue;
             }
-            match self.batch(class, batch, &group, contended, away).await {
+            let done = self.batch(class, batch, &group, contended, away).await;
+            tell::undone(class, &done);
+            match done {
                 Ok(Outcome::Committed) => {}
                 Ok(Outcome::Mistaken) => groups.push((group, false)),
                 Ok(Outcome::Contended) if group.len() == 1 => groups.push((group, true)),
@@ -320,7 +322,7 @@ impl Worker {
                     } else if smaller {
                         groups.push((group, contended));
                     } else if let Some(job) = group.pop() {
-                        self.fail(class, job, error.to_string()).await?;
+                        self.fail(class, job, error.kind().as_str(), error.to_string()).await?;
                     }
                 }
             }
@@ -524,7 +526,8 @@ impl Worker {
     }
 
     /// Records a failed attempt; the job stays open and comes back after a pause (R45).
-    async fn fail(&self, class: &Class, job: Claimed, error: String) -> Result<(), DatabaseError> {
+    async fn fail(&self, class: &Class, job: Claimed, reason: &'static str, error: String) -> Result<(), DatabaseError> {
+        metrics::job_failed(&class.jobs.feature, &class.jobs.name, reason);
         let pause = self.executor.backoff(job.attempts);
         self.give_back(class, vec![job], Next::Retry(pause), Some(&error)).await
     }

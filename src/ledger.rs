@@ -7,6 +7,7 @@ mod certify;
 mod check;
 mod key;
 mod number;
+mod outward;
 mod replay;
 mod state;
 
@@ -18,11 +19,13 @@ use std::{
     },
 };
 
+use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::{
     config,
     database::{Database, DatabaseError, Purpose, Tx},
+    notices,
     proof::{Checkpoint, Unproven, VerifierKey, tree::Tiles},
     safeguards,
 };
@@ -111,6 +114,37 @@ pub async fn head(conn: &mut PgConnection) -> Result<Head, LedgerError> {
 
 fn broken(why: impl Into<String>) -> LedgerError {
     LedgerError::Broken(why.into())
+}
+
+/// The ledger as monitors see it.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Figures {
+    /// Entries that have a number.
+    pub entries: i64,
+    /// Entries that wait for one.
+    pub unnumbered: i64,
+    /// Entries that a checkpoint elsewhere vouches for, and that are not here.
+    pub missing: i64,
+    /// It is there, and nothing that was found last is against it.
+    pub sound: bool,
+    /// When the last checkpoint was signed.
+    pub signed_at: Option<DateTime<Utc>>,
+}
+
+/// Reads the figures. What is said about soundness is what the last look found; this one checks nothing.
+///
+/// # Errors
+/// Those of the database.
+pub async fn figures(conn: &mut PgConnection) -> Result<Figures, DatabaseError> {
+    Ok(sqlx::query_as(
+        "select coalesce(l.size, 0) as entries, (select count(*) from retention.ledger_pending) as unnumbered,
+                greatest(coalesce(g.ledger_behind, 0) - coalesce(l.size, 0), 0) as missing,
+                l.size is not null and g.singleton is not null and g.ledger_broken is null and coalesce(g.ledger_behind, 0) <= l.size as sound,
+                (select signed_at from retention.ledger_checkpoints order by size desc limit 1) as signed_at
+         from (values (1)) one left join retention.ledger l on true left join retention.guard g on true",
+    )
+    .fetch_one(conn)
+    .await?)
 }
 
 /// The keys that signed the ledger, each with the index of the entry that brought it in: what comes after is signed with it.
@@ -274,6 +308,7 @@ impl Ledger {
             let signer = self.signer(&head)?;
             // Somebody else is at it; what is left then comes with the next pass.
             more = alone && {
+                notices::keep_registered(&mut tx, &self.config).await?;
                 let page = number::page(&mut tx, &head, &signer, PAGE).await?;
                 numbered += page;
                 Database::commit(tx).await?;

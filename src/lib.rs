@@ -23,6 +23,7 @@
 //! | [`retention`] | the rules, pure: what stands and what is scheduled give one decision |
 //! | [`source`] | the platform's tables, read only: which starting points stand |
 //! | [`safeguards`] | holds, pauses, the guard |
+//! | [`notices`] | what platforms are told before and after: what waits, how it is sent, what they send us |
 //! | [`ledger`] | what was done, numbered and signed; files outside, verification, replay |
 //! | [`requests`] | deletion that somebody asked for, ahead of every starting point |
 //! | [`jobs`] | the job table, leases and fences |
@@ -83,6 +84,7 @@
 //! | checkpoint | the signed root of the tree over all entries so far |
 //! | certificate | one file that says what became of one job, with its entries and their proofs |
 //! | request | somebody asks that an account's records be deleted early; stands from when it was accepted until it is fulfilled or withdrawn |
+//! | notice | what an endpoint of the platform is told of a job, a hold or the guard |
 //! | approval | what one person said to an act that needs two |
 
 // Vocabulary: imported by all, imports nothing further down.
@@ -101,6 +103,7 @@ pub mod catalog;
 pub mod source;
 pub mod retention;
 pub mod safeguards;
+pub mod notices;
 pub mod ledger;
 pub mod requests;
 pub mod jobs;

@@ -11,7 +11,7 @@ use ::metrics::{
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::config::Config;
+use crate::config::{Config, DeleteBy};
 
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,9 @@ pub enum Kind {
 
 /// Every metric: its name, what it is, and what it says. `docs/operate.md` has the same table with the labels.
 pub const METRICS: &[(&str, Kind, &str)] = &[
+    ("retention_build_info", Kind::Gauge, "1, with the version of the program and the revision that it was built from."),
     ("retention_jobs", Kind::Gauge, "Jobs by state."),
+    ("retention_jobs_due", Kind::Gauge, "Open jobs whose retain_until has passed or will pass within the window, held ones included."),
     ("retention_overdue_jobs", Kind::Gauge, "Open jobs past delete_by that no hold keeps."),
     ("retention_held_jobs", Kind::Gauge, "Open jobs that a hold keeps."),
     (
@@ -45,13 +47,62 @@ pub const METRICS: &[(&str, Kind, &str)] = &[
         Kind::Histogram,
         "How long a batch took that deleted records of the target, from begin to commit.",
     ),
+    (
+        "retention_batches_total",
+        Kind::Counter,
+        "Batches of this process: committed ones that deleted records of the target; locked, undone and failed ones were rolled back and count for each target of their class.",
+    ),
+    (
+        "retention_job_failures_total",
+        Kind::Counter,
+        "Attempts of this process that failed, by what to do about it. The job stays open and is tried again.",
+    ),
+    (
+        "retention_policy_period_seconds",
+        Kind::Gauge,
+        "retain_for of the class as this process has it; a calendar month counts 2629746 s here.",
+    ),
+    (
+        "retention_policy_allowance_seconds",
+        Kind::Gauge,
+        "From retain_until to delete_by, as this process has it; a calendar month counts 2629746 s here.",
+    ),
     ("retention_polls_total", Kind::Counter, "Looks at the source by this process."),
     (
         "retention_last_poll_success_timestamp_seconds",
         Kind::Gauge,
         "When this process last looked at the source with success; absent before the first time.",
     ),
+    ("retention_poll_interval_seconds", Kind::Gauge, "How often this process means to look at the source."),
     ("retention_guard_tripped", Kind::Gauge, "1 while the guard stops the start of purges."),
+    (
+        "retention_guard_candidates",
+        Kind::Gauge,
+        "Accounts that the guard counts in its window, with those that are due and have not been weighed yet.",
+    ),
+    ("retention_guard_limit", Kind::Gauge, "Accounts with more of which the guard trips; absent when nothing limits them."),
+    ("retention_holds", Kind::Gauge, "Holds in force."),
+    ("retention_earliest_hold_expiry_timestamp_seconds", Kind::Gauge, "The earliest until of a hold in force; absent when none has one."),
+    ("retention_requests", Kind::Gauge, "Requests that are not over, by state; an overdue one is an accepted one too."),
+    (
+        "retention_oldest_open_request_timestamp_seconds",
+        Kind::Gauge,
+        "When the oldest request that is accepted and not fulfilled was accepted; absent when there is none.",
+    ),
+    ("retention_ledger_entries", Kind::Gauge, "Entries of the ledger that have a number."),
+    ("retention_ledger_unnumbered_entries", Kind::Gauge, "Entries that wait for their number."),
+    ("retention_ledger_checkpoint_timestamp_seconds", Kind::Gauge, "When the last checkpoint was signed; absent before the first."),
+    (
+        "retention_ledger_ok",
+        Kind::Gauge,
+        "1 while the ledger is the one that was signed, as far as the last look found; 0 stops every purge.",
+    ),
+    (
+        "retention_ledger_missing_entries",
+        Kind::Gauge,
+        "Entries that a checkpoint outside the database vouches for and the database does not have; more than 0 stops every purge.",
+    ),
+    ("retention_clock_skew_seconds", Kind::Gauge, "This host's clock minus the other; the database's decides."),
     ("retention_paused", Kind::Gauge, "1 while everything is paused."),
     ("retention_mode_info", Kind::Gauge, "1, with the mode as its label."),
     ("retention_quarantined_records", Kind::Gauge, "Records of the source whose value decides nothing until somebody mends it."),
@@ -73,6 +124,10 @@ pub const METRICS: &[(&str, Kind, &str)] = &[
         "Calls to the store that it did not answer, or answered with a request for patience.",
     ),
     ("retention_http_request_duration_seconds", Kind::Histogram, "How long an answer of the API or a page took."),
+    ("retention_database_pool_connections", Kind::Gauge, "Connections of this process to the main database."),
+    ("retention_notice_deliveries_total", Kind::Counter, "Tries of this process to tell an endpoint, and notices that it gave up."),
+    ("retention_notices_pending", Kind::Gauge, "Notices that wait for their endpoint."),
+    ("retention_oldest_notice_timestamp_seconds", Kind::Gauge, "When the oldest notice that waits was written; absent when none does."),
     ("retention_database_up", Kind::Gauge, "1 when the database answered this scrape, 0 when the figures that it holds are missing."),
 ];
 
@@ -83,6 +138,10 @@ const BATCH: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 
 
 /// A screen is to be there within a fifth of a second.
 const ANSWER: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+/// What becomes of a batch.
+const OUTCOMES: [&str; 4] = ["committed", "locked", "undone", "failed"];
+/// Why an attempt fails.
+pub const REASONS: [&str; 9] = ["account_id", "conflict", "exhausted", "grants", "other", "refused", "schema", "timeout", "unanswered"];
 
 static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 
@@ -103,16 +162,47 @@ pub fn install(config: &Config) {
         describe();
         Some(handle)
     });
-    gauge!("retention_mode_info", "mode" => config.mode.as_str()).set(1.0);
+    configured(config);
     for class in &config.data_classes {
         for target in class.targets.iter().map(|t| &t.name).chain(class.remote.iter().map(|t| &t.name)) {
             records_deleted(&class.feature, &class.name, target, 0);
+            for outcome in OUTCOMES {
+                batches(target, outcome, 0);
+            }
+        }
+        for reason in REASONS {
+            failures(&class.feature, &class.name, reason, 0);
+        }
+    }
+    for endpoint in &config.notices {
+        for outcome in ["sent", "failed", "given_up"] {
+            counter!("retention_notice_deliveries_total", "endpoint" => endpoint.name.clone(), "outcome" => outcome).increment(0);
         }
     }
     for kind in ["poll", "resync"] {
         for outcome in ["ok", "error"] {
             counter!("retention_polls_total", "kind" => kind, "outcome" => outcome).increment(0);
         }
+    }
+}
+
+/// What the configuration says. Also after it has changed.
+pub fn configured(config: &Config) {
+    let revision = option_env!("RETENTIOND_REVISION").unwrap_or("unknown");
+    gauge!("retention_build_info", "version" => env!("CARGO_PKG_VERSION"), "revision" => revision).set(1.0);
+    gauge!("retention_mode_info", "mode" => config.mode.as_str()).set(1.0);
+    for (kind, interval) in [("poll", config.poll.interval), ("resync", config.poll.resync_interval)] {
+        gauge!("retention_poll_interval_seconds", "kind" => kind).set(interval.as_secs_f64());
+    }
+    for class in &config.data_classes {
+        let period = class.retain_for.nominal_seconds();
+        let allowance = match class.delete_by {
+            DeleteBy::Within(allowance) => allowance.nominal_seconds(),
+            DeleteBy::AfterStart(deadline) => deadline.nominal_seconds() - period,
+        };
+        let labels = [("feature", class.feature.clone()), ("data_class", class.name.clone())];
+        gauge!("retention_policy_period_seconds", &labels).set(period);
+        gauge!("retention_policy_allowance_seconds", &labels).set(allowance);
     }
 }
 
@@ -149,9 +239,49 @@ pub fn store_failed(store: &str) {
     counter!("retention_store_failures_total", "store" => store.to_owned()).increment(1);
 }
 
-/// A batch that deleted records of the target took so long.
+/// A notice was sent, failed or was given up.
+pub fn notice(endpoint: &str, outcome: &'static str) {
+    counter!("retention_notice_deliveries_total", "endpoint" => endpoint.to_owned(), "outcome" => outcome).increment(1);
+}
+
+/// A batch that deleted records of the target was committed and took so long.
 pub fn batch_took(target: &str, took: Duration) {
+    batches(target, "committed", 1);
     histogram!("retention_batch_duration_seconds", "target" => target.to_owned()).record(took);
+}
+
+/// A batch of a class with this target was rolled back; the outcome is one of `locked`, `undone` and `failed`.
+pub fn batch_undone(target: &str, outcome: &'static str) {
+    batches(target, outcome, 1);
+}
+
+fn batches(target: &str, outcome: &'static str, more: u64) {
+    counter!("retention_batches_total", "target" => target.to_owned(), "outcome" => outcome).increment(more);
+}
+
+/// An attempt failed; the reason is one of the words of a database error's kind, `account_id` or `unanswered`.
+pub fn job_failed(feature: &str, data_class: &str, reason: &'static str) {
+    failures(feature, data_class, reason, 1);
+}
+
+fn failures(feature: &str, data_class: &str, reason: &'static str, more: u64) {
+    let labels = [("feature", feature.to_owned()), ("data_class", data_class.to_owned()), ("reason", reason.to_owned())];
+    counter!("retention_job_failures_total", &labels).increment(more);
+}
+
+/// Whole and idle connections of the pool to the main database.
+pub fn connections(open: u32, idle: usize) {
+    let used = f64::from(open) - f64::from(u32::try_from(idle).unwrap_or(u32::MAX)).min(f64::from(open));
+    gauge!("retention_database_pool_connections", "state" => "used").set(used);
+    gauge!("retention_database_pool_connections", "state" => "idle").set(f64::from(open) - used);
+}
+
+/// By how much this host's clock is ahead of the database's, which said `database` after it was asked so long ago at most.
+#[expect(clippy::disallowed_methods, reason = "compared with the database's clock for monitors; no decision rests on it")]
+pub fn clock_skew(database: chrono::DateTime<chrono::Utc>, asked: Duration) {
+    // It said so somewhere in between: the middle is wrong by half of that at most.
+    let ahead = (chrono::Utc::now() - database).as_seconds_f64() - asked.as_secs_f64() / 2.0;
+    gauge!("retention_clock_skew_seconds", "against" => "database").set(ahead);
 }
 
 /// A job was completed so many seconds after its `retain_until`.

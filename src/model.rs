@@ -238,6 +238,15 @@ impl RetentionPeriod {
         }
     }
 
+    /// The period in seconds, for monitors: a month of the calendar counts a twelfth of the Gregorian year's mean length, 2629746 s.
+    #[must_use]
+    pub fn nominal_seconds(self) -> f64 {
+        match self {
+            Self::Seconds(s) => f64::from(s),
+            Self::Months(m) => f64::from(m) * 2_629_746.0,
+        }
+    }
+
     /// The instant this period after `start`. `None` past the end of the calendar, which plausible instants never reach.
     #[must_use]
     pub fn after(self, start: DateTime<Utc>) -> Option<DateTime<Utc>> {

@@ -32,6 +32,8 @@ pub struct Report {
     pub requests: i64,
     /// What one of two people said.
     pub approvals: i64,
+    /// Notices, whatever became of them.
+    pub notices: i64,
     /// Values that nobody has seen any more.
     pub quarantine: i64,
 }
@@ -64,14 +66,16 @@ impl Records {
             pauses: self.pages(&rows("pause", "x.resumed_at"), acts).await?,
             requests: self.pages(&requests(), acts).await?,
             approvals: self.pages(&rows("approval", "x.given_at"), acts).await?,
+            notices: self.pages(NOTICES, self.config.records.keep_notices).await?,
             quarantine: self.pages(QUARANTINE, history).await?,
         };
         // What was awaited for jobs that are forgotten.
         self.pages(AWAITED, history).await?;
         self.pages(ACTS, acts).await?;
         self.pages(ANSWERS, Some(ANSWERED)).await?;
+        self.pages(ENDPOINTS, self.config.records.keep_notices).await?;
         if report != Report::default() {
-            let Report { history, holds, pauses, requests, approvals, quarantine } = report;
+            let Report { history, holds, pauses, requests, approvals, notices, quarantine } = report;
             tracing::info!(
                 event = "records.pruned",
                 history,
@@ -79,6 +83,7 @@ impl Records {
                 pauses,
                 requests,
                 approvals,
+                notices,
                 quarantine,
                 "records of our own are past their period"
             );
@@ -169,6 +174,20 @@ const ANSWERS: &str = "
         select x.actor, x.key from retention.answers x where x.answered_at < now() - make_interval(secs => $1)
         order by x.answered_at limit $2 for update skip locked),
     gone as (delete from retention.answers x using old where x.actor = old.actor and x.key = old.key returning 1)
+    select count(*) from gone";
+
+/// What was told, and what could not be.
+const NOTICES: &str = "
+    with old as materialized (
+        select x.id from retention.notices x where x.created_at < now() - make_interval(secs => $1) order by x.created_at limit $2 for update skip locked),
+    gone as (delete from retention.notices x using old where x.id = old.id returning 1)
+    select count(*) from gone";
+
+/// Endpoints that no configuration has had for as long. How far they were looked for goes with them.
+const ENDPOINTS: &str = "
+    with old as materialized (
+        select x.name from retention.notice_endpoints x where x.configured_at < now() - make_interval(secs => $1) order by x.name limit $2 for update skip locked),
+    gone as (delete from retention.notice_endpoints x using old where x.name = old.name returning 1)
     select count(*) from gone";
 
 /// Its row and the jobs' history were written by one transaction: where there is no history, it was forgotten.

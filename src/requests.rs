@@ -321,6 +321,20 @@ pub struct Tally {
     pub overdue: i64,
 }
 
+/// When the oldest request that is accepted and not over was accepted.
+///
+/// # Errors
+/// Those of the database.
+pub async fn oldest_open(conn: &mut PgConnection) -> Result<Option<DateTime<Utc>>, DatabaseError> {
+    Ok(sqlx::query_scalar(
+        "select min(r.accepted_at) from retention.requests r
+         where r.withdrawn_at is null and r.fulfilled_told_at is null
+           and exists (select 1 from retention.request_parts q where q.request_id = r.id and q.fulfilled_at is null)",
+    )
+    .fetch_one(conn)
+    .await?)
+}
+
 /// Counts the requests that are not over.
 ///
 /// # Errors

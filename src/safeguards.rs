@@ -214,6 +214,43 @@ pub async fn admit(conn: &mut PgConnection, limits: &config::Guard) -> Result<Ad
     Ok(if accounts == 0 { Admission::Nothing } else { Admission::Admitted(accounts) })
 }
 
+/// How many accounts the guard counts in its window together with those that are due and have not been weighed, and with more of which it trips, if any
+/// limit is set.
+///
+/// # Errors
+/// Those of the database.
+#[expect(clippy::cast_precision_loss, reason = "numbers of accounts stay far below the 2^53 that a float counts exactly")]
+pub async fn headroom(conn: &mut PgConnection, limits: &config::Guard) -> Result<(i64, Option<f64>), DatabaseError> {
+    let (accounts, known): (i64, Option<i64>) = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select (select count(*) from (
+                    select a.account_id from retention.admissions a where not a.released and a.admitted_at > now() - {}
+                    union
+                    select j.account_id from retention.jobs j where j.retain_until <= now() and {} is null and not {} and not {}) c),
+                (select known_accounts from retention.guard)",
+        window(limits.window),
+        admitted_at("j", limits.window),
+        held("j"),
+        paused("j")
+    )))
+    .fetch_one(conn)
+    .await?;
+    let known = known.map(i64::unsigned_abs).filter(|known| *known >= limits.share_floor);
+    // A whole number of accounts is compared with it: what is beyond the last of them limits nothing.
+    let share = known.map(|known| (known as f64 * limits.max_share).floor()).filter(|_| limits.max_share < 1.0);
+    let limit = limits.max_accounts.map(|most| most as f64);
+    Ok((accounts, limit.into_iter().chain(share).reduce(f64::min)))
+}
+
+/// Holds in force, and the earliest instant at which one of them ends by itself.
+///
+/// # Errors
+/// Those of the database.
+pub async fn holds_in_force(conn: &mut PgConnection) -> Result<(i64, Option<DateTime<Utc>>), DatabaseError> {
+    Ok(sqlx::query_as("select count(*), min(until) from retention.holds where released_at is null and (until is null or until > now())")
+        .fetch_one(conn)
+        .await?)
+}
+
 /// Whether somebody else is weighing what is due; waits until that is over.
 ///
 /// # Errors

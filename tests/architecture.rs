@@ -25,7 +25,8 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("retention", "config model"),
     ("source", "catalog config database model retention sql"),
     ("safeguards", "clock config database model sql"),
-    ("ledger", "config crash database model proof safeguards"),
+    ("notices", "config crash database metrics model safeguards"),
+    ("ledger", "config crash database model notices proof safeguards"),
     ("requests", "database model safeguards"),
     ("jobs", "database model requests retention safeguards sql"),
     ("stores", "catalog clock config database metrics model sql"),
@@ -36,7 +37,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("verifier", "catalog config crash database jobs policy safeguards sql stores"),
     ("levels", "catalog config database policy safeguards sql stores"),
     ("records", "config database safeguards"),
-    ("outlook", "config database jobs metrics model policy requests retention safeguards sql stores"),
+    ("outlook", "config database jobs ledger metrics model policy requests retention safeguards sql stores"),
     // Running.
     ("schema", "config database ledger"),
     ("lifecycle", ""),
@@ -45,7 +46,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("failure", "catalog config database ledger schema telemetry"),
     (
         "app",
-        "catalog clock config database executor failure http jobs ledger levels lifecycle metrics model outlook planner policy records safeguards schema terminal verifier",
+        "catalog clock config database executor failure http jobs ledger levels lifecycle metrics model notices outlook planner policy records safeguards schema terminal verifier",
     ),
     // The operator's surface.
     ("certificate", "config ledger proof"),
@@ -53,12 +54,12 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("sample", "embedded"),
     (
         "cli",
-        "app catalog config database embedded certificate failure http jobs ledger lifecycle model outlook policy proof requests safeguards sample schema stores telemetry terminal",
+        "app catalog config database embedded certificate failure http jobs ledger lifecycle model notices outlook policy proof requests safeguards sample schema stores telemetry terminal",
     ),
 ];
 
-const GATEWAYS: [&str; 11] =
-    ["database", "pressure", "catalog", "source", "retention", "safeguards", "ledger", "requests", "jobs", "stores", "policy"];
+const GATEWAYS: [&str; 12] =
+    ["database", "pressure", "catalog", "source", "retention", "safeguards", "notices", "ledger", "requests", "jobs", "stores", "policy"];
 const PASSES: [&str; 6] = ["planner", "executor", "verifier", "levels", "records", "outlook"];
 
 /// Longer files have become two things.

@@ -210,7 +210,8 @@ fn every_verb_and_flag_that_a_document_shows_exists() {
             assert!(listed.contains(first), "{where_}: no such verb");
             shown.insert(first.clone());
             let subverb = words.get(1).filter(|word| {
-                (matches!(first.as_str(), "jobs" | "hold" | "guard" | "policy" | "request" | "ledger" | "report") || *word == "verify")
+                (matches!(first.as_str(), "jobs" | "hold" | "guard" | "policy" | "request" | "ledger" | "report" | "notices")
+                    || *word == "verify")
                     && !word.starts_with('-')
             });
             let verb: Vec<String> = std::iter::once(first).chain(subverb).cloned().collect();
@@ -230,7 +231,7 @@ fn every_verb_and_flag_that_a_document_shows_exists() {
 
 #[test]
 fn every_file_that_a_document_names_in_backticks_exists() {
-    let tops = ["src", "tests", "docs", "config", "migrations", "scripts", "benches", ".ci"];
+    let tops = ["src", "tests", "docs", "config", "migrations", "scripts", "benches", "deploy", ".ci"];
     let mut seen = 0;
     for (path, text) in documents() {
         for word in code(&text) {

@@ -23,6 +23,7 @@ use crate::{
     lifecycle::{DRAIN_LIMIT, Ended, Lifecycle, Signals, Stop},
     metrics,
     model::Mode,
+    notices::Notices,
     outlook,
     planner::{self, Look, Planner},
     safeguards::agreement::Agreement,
@@ -33,6 +34,8 @@ use crate::{
 const FOLLOWED: Duration = Duration::from_mins(1);
 /// How often the daemon forgets records of its own.
 const FORGOTTEN: Duration = Duration::from_hours(1);
+/// Looks that are asked for are so far apart at least.
+const WAKES: Duration = Duration::from_secs(1);
 /// How long the database may take to answer one scrape.
 const SCRAPE_LIMIT: Duration = Duration::from_secs(2);
 /// A planner that has not moved for this long hangs: longer than its longest statement may take.
@@ -83,6 +86,7 @@ pub async fn run(config: Arc<Config>, at_most: Option<Duration>, desk: Desk) -> 
         health: Health::default(),
         news: Notify::new(),
         wake: Notify::new(),
+        prepared: CancellationToken::new(),
         refused: Mutex::default(),
     });
     daemon.tell_started(front_listener.as_ref());
@@ -100,6 +104,9 @@ pub async fn run(config: Arc<Config>, at_most: Option<Duration>, desk: Desk) -> 
     }
     lifecycle.spawn("metrics upkeep", metrics_upkeep(stop.soft.clone()));
     lifecycle.spawn("passes", Arc::clone(&daemon).passes());
+    if !daemon.config.notices.is_empty() {
+        lifecycle.spawn("notices", Arc::clone(&daemon).tell());
+    }
     if let Some(length) = at_most {
         let soft = stop.soft.clone();
         lifecycle.spawn("time limit", async move {
@@ -133,6 +140,8 @@ struct Daemon {
     news: Notify,
     /// Rung when somebody says that the source has changed.
     wake: Notify,
+    /// The database fits the configuration.
+    prepared: CancellationToken,
     /// Why the daemon ends itself.
     refused: Mutex<Option<Failure>>,
 }
@@ -176,6 +185,7 @@ impl Daemon {
     /// Prepares, then plans and purges until the stop.
     async fn passes(self: Arc<Self>) {
         let Some(app) = self.prepare().await else { return };
+        self.prepared.cancel();
         let executor = app.executor();
         let planning = self.plan(&app);
         let tidying = self.tidy(&executor);
@@ -197,6 +207,17 @@ impl Daemon {
         // What the last batches did.
         if let Err(error) = app.ledger().pass().await {
             tracing::warn!(event = "ledger.failed", error = %error, failures = 1, "entries wait for their number until the next start");
+        }
+    }
+
+    /// Tells the platform, in a task of its own: an endpoint that hangs is nobody else's trouble.
+    async fn tell(self: Arc<Self>) {
+        let notices = Notices::new(self.database.clone(), Arc::clone(&self.config));
+        if self.stop.soft.run_until_cancelled(self.prepared.cancelled()).await.is_some() {
+            tokio::select! {
+                () = notices.run(&self.stop.soft) => {}
+                () = self.stop.hard.cancelled() => {}
+            }
         }
     }
 
@@ -251,7 +272,11 @@ impl Daemon {
             };
             tokio::select! {
                 _ = self.rest(pause) => {}
-                () = self.wake.notified() => {}
+                // However often somebody says so.
+                () = async {
+                    self.rest(WAKES.min(pause)).await;
+                    self.wake.notified().await;
+                } => {}
             }
         }
     }
@@ -459,6 +484,8 @@ impl Daemon {
             tracing::debug!(event = "metrics.incomplete", error = %error, "the database did not give all of its figures");
         }
         gauges.set("retention_database_up", &[], up);
+        let (open, idle) = self.database.connections();
+        metrics::connections(open, idle);
         metrics::render(&gauges)
     }
 

@@ -44,6 +44,22 @@ const SIGHT: &str = "
                           or has_any_column_privilege(r.oid, p.oid, 'update'))) as may_change
     from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2";
 
+/// What a second role (quoted) needs that may do nothing yet, as statements: it reads every target.
+#[must_use]
+pub fn grants(config: &Config, role: &str) -> Vec<String> {
+    let tables = config.data_classes.iter().flat_map(|class| &class.targets).map(|target| &target.table);
+    let mut statements = Vec::new();
+    for table in tables {
+        for privilege in [format!("USAGE ON SCHEMA {}", table.quoted_schema()), format!("SELECT ON {}", table.quoted())] {
+            let statement = format!("GRANT {privilege} TO {role}");
+            if !statements.contains(&statement) {
+                statements.push(statement);
+            }
+        }
+    }
+    statements
+}
+
 /// Why the role behind `conn` cannot testify about the targets of this configuration; nothing when it can. `main` is the [`identity`] of the main database.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 
-use super::{Cli, Output, block_on, print, print_json};
+use super::{Cli, Output, block_on, grants, print, print_json};
 use crate::{
     app::patiently,
     catalog::{self, Finding, Severity},
@@ -74,7 +74,7 @@ async fn look(config: &Config, database: &Database) -> Result<Vec<Finding>, Fail
     let mut findings = warnings(config);
     let mut tx = database.begin(Purpose::Compare).await?;
     findings.extend(server(&mut tx).await?);
-    let grants = own_grants(&mut tx).await?;
+    let grants = grants::own(&mut tx, None).await?;
     // Without these nobody can tell which version the tables are of.
     if grants.is_empty() {
         match schema::check(&mut tx).await {
@@ -101,25 +101,13 @@ async fn look(config: &Config, database: &Database) -> Result<Vec<Finding>, Fail
             findings.extend(evidence(&mut tx, config).await?);
         }
     }
-    findings.extend(statistics(&mut tx).await?);
+    findings.extend(grants::statistics(&mut tx, None).await?);
     if let Some(witness) = config.witness() {
         findings.extend(second_role(config, &witness, catalog::witness::identity(&mut tx).await?).await);
     }
     drop(tx);
     findings.extend(remote(config).await);
     Ok(findings)
-}
-
-/// Without it nobody can tell how far standbys are and what old sessions may still see.
-async fn statistics(tx: &mut Tx) -> Result<Option<Finding>, DatabaseError> {
-    let (role, may): (String, bool) =
-        sqlx::query_as("select quote_ident(current_user), pg_has_role('pg_read_all_stats', 'usage')").fetch_one(&mut **tx).await?;
-    Ok((!may).then(|| Finding {
-        severity: Severity::Warning,
-        subject: "database".to_owned(),
-        problem: format!("{role} may not see standbys and sessions of others: no job reaches the levels replicated and cleaned"),
-        remedy: Some(format!("GRANT pg_monitor TO {role}")),
-    }))
 }
 
 /// Whether the role of `verifier.url` can testify that records are gone.
@@ -195,25 +183,7 @@ async fn evidence(tx: &mut Tx, config: &Config) -> Result<Vec<Finding>, Failure>
             }
         }
     }
-    let fixed: Vec<String> = sqlx::query_scalar(
-        "select name from unnest(array['jobs', 'holds', 'pauses', 'policies', 'requests', 'approvals']) as t(of), concat(t.of, '_id_seq') as name
-         where not has_sequence_privilege('retention.' || name, 'update') order by 1",
-    )
-    .fetch_all(&mut **tx)
-    .await
-    .map_err(DatabaseError::from)?;
-    if !fixed.is_empty() {
-        let sequences = fixed.iter().map(|name| format!("retention.{name}")).collect::<Vec<_>>().join(", ");
-        let role: String =
-            sqlx::query_scalar("select quote_ident(current_user)").fetch_one(&mut **tx).await.map_err(DatabaseError::from)?;
-        findings.push(Finding {
-            remedy: Some(format!("GRANT UPDATE ON SEQUENCE {sequences} TO {role}")),
-            ..finding(
-                Severity::Warning,
-                format!("{role} may not move ids on, which `retentiond ledger replay` does after an older database came back"),
-            )
-        });
-    }
+    findings.extend(grants::replay(tx, None).await?);
     match ledger::head(&mut *tx).await.and_then(|head| ledger::signer(config.ledger.key.as_ref(), &head)) {
         Ok(_) => {}
         Err(LedgerError::Database(error)) => return Err(error.into()),
@@ -251,37 +221,6 @@ async fn server(tx: &mut Tx) -> Result<Vec<Finding>, DatabaseError> {
 #[expect(clippy::disallowed_methods, reason = "compared with the database's clock, and only to warn")]
 fn host_clock() -> DateTime<Utc> {
     Utc::now()
-}
-
-/// The daemon's own tables must be writable by its role, and the list of migrations readable. Asks the catalogue, which needs no grant.
-async fn own_grants(tx: &mut Tx) -> Result<Vec<Finding>, DatabaseError> {
-    let missing: Vec<(String, String, String)> = sqlx::query_as(
-        "select 'schema retention', 'use', 'USAGE ON SCHEMA retention' from pg_namespace n
-         where n.nspname = 'retention' and not has_schema_privilege(n.oid, 'usage')
-         union all
-         (select case c.relkind when 'v' then 'view' else 'table' end || ' retention.' || c.relname, 'read', 'SELECT ON retention.' || quote_ident(c.relname)
-          from pg_class c join pg_namespace n on n.oid = c.relnamespace
-          where n.nspname = 'retention' and (c.relname = 'migrations' or c.relkind = 'v') and not has_table_privilege(c.oid, 'select'))
-         union all
-         -- Nobody needs the right to change an entry.
-         (select 'table retention.' || c.relname, 'read and write',
-                 'SELECT, INSERT' || case when c.relname = 'ledger_entries' then '' else ', UPDATE, DELETE' end || ' ON retention.' || quote_ident(c.relname)
-          from pg_class c join pg_namespace n on n.oid = c.relnamespace
-          where n.nspname = 'retention' and c.relkind = 'r' and c.relname not like '%migrations'
-            and not (has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert')
-                     and (c.relname = 'ledger_entries' or has_table_privilege(c.oid, 'update') and has_table_privilege(c.oid, 'delete')))
-          order by c.relname)",
-    )
-    .fetch_all(&mut **tx)
-    .await?;
-    let role: String = sqlx::query_scalar("select quote_ident(current_user)").fetch_one(&mut **tx).await?;
-    let finding = |(subject, verb, privilege): (String, String, String)| Finding {
-        severity: Severity::Grants,
-        subject,
-        problem: format!("{role} may not {verb} it"),
-        remedy: Some(format!("GRANT {privilege} TO {role}")),
-    };
-    Ok(missing.into_iter().map(finding).collect())
 }
 
 /// Rows whose informative columns contradict the column that decides (R1), in the reference schema's own words.

@@ -60,6 +60,7 @@ policy_accept = 1
 [records]
 keep_history = "1095d"
 keep_acts = "1095d"
+keep_notices = "30d"
 
 [http]
 listen = "127.0.0.1:8080"

@@ -394,14 +394,14 @@ fn identity(url: &str, port: u16) -> String {
 }
 
 /// The host of an address.
-fn host(url: &str) -> String {
+pub(super) fn host(url: &str) -> String {
     let identity = identity(url, 0);
     let authority = identity.split_once("://").map_or("", |(_, rest)| rest).split('/').next().unwrap_or_default();
     authority.rsplit_once(':').map_or(authority, |(host, _)| host).to_owned()
 }
 
 /// Whether what is said to the host stays on this machine.
-fn is_local(host: &str) -> bool {
+pub(super) fn is_local(host: &str) -> bool {
     let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback())
 }

@@ -304,6 +304,14 @@ pub(super) fn unlimited_or<T>(read: impl FnOnce(&Value) -> Read<T>) -> impl FnOn
     }
 }
 
+/// True or false.
+pub(super) fn flag(value: &Value) -> Read<bool> {
+    match value.kind {
+        ValueKind::Boolean(given) => Ok(given),
+        _ => Err(format!("must be true or false, not {}", kind(value))),
+    }
+}
+
 /// A percentage, as a share between 0 and 1.
 pub(super) fn share(value: &Value) -> Read<f64> {
     let remedy = "write a percentage between \"0%\" and \"100%\"";

@@ -9,7 +9,7 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use super::{
     Approvals, Config, Database, Executor, Guard, Ledger, Log, LogFormat, Origin, People, Poll, Pressure, Records, Requests, Verifier,
     address::address,
-    http,
+    http, notices,
     overlap::{Point, judge},
     raw::{self, Text, Tree},
     rules::{data_class, exemption, starting_point, store},
@@ -81,6 +81,10 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
         root.fault("records.keep_history", problem);
     }
     let http = root.section("http", http::http).flatten();
+    let notices = notices::endpoints(root, needs);
+    if let Some(records) = &records {
+        notices::judge_period(root, &notices, records.keep_notices);
+    }
     let log = root.section("log", log).flatten();
     let regions = root.maybe("regions", texts);
     let stores = root.named("stores", |t| store(t, needs));
@@ -122,6 +126,7 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
         requests: requests?,
         approvals: approvals?,
         records: records?,
+        notices,
         http: http?,
         log: log?,
         regions,
@@ -286,7 +291,8 @@ fn records(t: &mut Table<'_>) -> Option<Records> {
     let a_day = Duration::from_hours(24);
     let keep_history = t.scalar("keep_history", unlimited_or(at_least(a_day)));
     let keep_acts = t.scalar("keep_acts", unlimited_or(at_least(a_day)));
-    Some(Records { keep_history: keep_history?, keep_acts: keep_acts? })
+    let keep_notices = t.scalar("keep_notices", unlimited_or(at_least(a_day)));
+    Some(Records { keep_history: keep_history?, keep_acts: keep_acts?, keep_notices: keep_notices? })
 }
 
 fn log(t: &mut Table<'_>) -> Option<Log> {

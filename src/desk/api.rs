@@ -2,6 +2,7 @@
 //! beyond what a screen may cost. Writes are in `api/acts.rs`.
 
 mod acts;
+mod events;
 pub(super) mod reports;
 
 use std::sync::LazyLock;
@@ -13,7 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Datelike as _, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, OpenApi, ToSchema, openapi::OpenApi as Document};
@@ -84,6 +85,7 @@ fn described() -> OpenApiRouter<Desk> {
         .routes(routes!(series))
         .merge(reports::described())
         .merge(acts::described())
+        .merge(events::described())
 }
 
 static DOCUMENT: LazyLock<Document> = LazyLock::new(|| described().split_for_parts().1);
@@ -131,6 +133,16 @@ fn asked<T>(query: Asked<T>) -> Result<T, Problem> {
 /// An id in a path.
 pub(super) fn id(text: &str) -> Result<i64, Problem> {
     text.parse().map_err(|_| Problem::bad_request(format!("{text:?} is no id: ids are whole numbers")))
+}
+
+/// An instant that a table can hold and somebody can mean.
+fn plausible(key: &str, at: Option<DateTime<Utc>>) -> Result<Option<DateTime<Utc>>, Problem> {
+    match at {
+        Some(at) if !(1..=9_999).contains(&at.year()) => {
+            Err(Problem::bad_request(format!("{key} is in the year {}; give one from 1 to 9999", at.year())))
+        }
+        at => Ok(at),
+    }
 }
 
 fn rows(limit: Option<i64>) -> Result<i64, Problem> {
@@ -268,8 +280,8 @@ impl JobsAsked {
             data_class: given(self.data_class),
             overdue,
             held,
-            due_after: self.due_after,
-            due_before: self.due_before,
+            due_after: plausible("due_after", self.due_after)?,
+            due_before: plausible("due_before", self.due_before)?,
             cursor,
             limit: rows(self.limit)?,
         })

@@ -63,8 +63,10 @@ impl Counter {
         known
     }
 
-    /// Counts whenever somebody asks, for ever.
+    /// Counts once, and then whenever somebody asks, for ever.
     pub(super) async fn run(&self, database: &Database) {
+        // Once at the start, so that the first screen has them.
+        self.asked.notify_one();
         loop {
             self.asked.notified().await;
             if self.counted.borrow().as_ref().is_some_and(Counted::is_fresh) {

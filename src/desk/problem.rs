@@ -86,6 +86,29 @@ impl Problem {
     }
 }
 
+/// A refusal that was not ours, by whatever reads requests for us, in the form of all others.
+pub(super) fn spelt_out(response: Response) -> Response {
+    let status = response.status();
+    let ours = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind == "application/problem+json" || kind == "text/html; charset=utf-8");
+    if !status.is_client_error() || ours {
+        return response;
+    }
+    let (code, detail) = match status {
+        StatusCode::METHOD_NOT_ALLOWED => ("method_not_allowed", "this address takes another method; Allow says which"),
+        StatusCode::PAYLOAD_TOO_LARGE => ("too_large", "send less: 64 KiB at most"),
+        _ => ("bad_request", "the address or the body cannot be read; /api/v1/openapi.json says what they may hold"),
+    };
+    let allow = response.headers().get(header::ALLOW).cloned();
+    let mut response = Problem::new(status, code, "The request cannot be understood", detail).into_response();
+    if let Some(allow) = allow {
+        response.headers_mut().insert(header::ALLOW, allow);
+    }
+    response
+}
+
 impl From<DatabaseError> for Problem {
     fn from(error: DatabaseError) -> Self {
         match error.kind() {

@@ -117,7 +117,7 @@ impl Worker {
                 Err(error) if error.kind() == Kind::Locked => return self.step_aside(class, claimed).await.map(|()| None),
                 Err(error) => {
                     for job in claimed {
-                        self.fail(class, job, error.to_string()).await?;
+                        self.fail(class, job, error.kind().as_str(), error.to_string()).await?;
                     }
                     return Ok(None);
                 }

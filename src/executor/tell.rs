@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use super::Outcome;
 use crate::{
+    database::{DatabaseError, Kind},
     jobs::{Claimed, Next, Overdue, PATIENT_LOOKS, Progress},
+    metrics,
     model::rfc3339,
     policy::Class,
     requests::Request,
@@ -27,6 +30,17 @@ pub(super) fn started(class: &Class, job: &Claimed) {
 pub(super) fn batch(class: &Class, job: &Claimed, target: &str, records: i64, took: Duration) {
     let duration_ms = millis(took);
     job!(info, "batch.deleted", class, job, [target_name = target, records, duration_ms,], "records deleted");
+}
+
+/// Counts a batch that was rolled back.
+pub(super) fn undone(class: &Class, done: &Result<Outcome, DatabaseError>) {
+    let outcome = match done {
+        Ok(Outcome::Committed) => return,
+        Ok(Outcome::Mistaken | Outcome::Contended) => "undone",
+        Err(error) if error.kind() == Kind::Locked => "locked",
+        Err(_) => "failed",
+    };
+    class.targets.iter().for_each(|target| metrics::batch_undone(&target.name, outcome));
 }
 
 /// What a batch made of the job. `left` names the targets that still hold records; `last_copy` is when the last copy is gone, where there are copies that
@@ -64,6 +78,9 @@ pub(super) fn outcome(class: &Class, job: &Claimed, progress: &Progress, left: O
         }
         Next::Retry(pause) => {
             let error = progress.error.as_deref().unwrap_or("the look gave no answer");
+            if progress.error.is_none() {
+                metrics::job_failed(&class.jobs.feature, &class.jobs.name, "unanswered");
+            }
             job!(
                 warn,
                 "job.failed",

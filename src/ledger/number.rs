@@ -8,10 +8,11 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use sqlx::{FromRow, PgConnection, types::Json};
 
-use super::{Head, LedgerError, broken, last_checkpoint, note, tiles};
+use super::{Head, LedgerError, broken, last_checkpoint, note, outward, tiles};
 use crate::{
     database::DatabaseError,
     model::rfc3339,
+    notices::{self, Fact},
     proof::{
         Checkpoint, LONGEST_ENTRY, SigningKey, canonical, commitment,
         tiles::hash_bytes,
@@ -19,17 +20,18 @@ use crate::{
     },
 };
 
+/// An entry that has no number yet.
 #[derive(FromRow)]
-struct Pending {
+pub(super) struct Pending {
     id: i64,
-    at: DateTime<Utc>,
-    event: String,
-    kind: String,
-    reference: Option<i64>,
-    subject: Option<String>,
+    pub(super) at: DateTime<Utc>,
+    pub(super) event: String,
+    pub(super) kind: String,
+    pub(super) reference: Option<i64>,
+    pub(super) subject: Option<String>,
     actor: Option<String>,
     reason: Option<String>,
-    body: Json<Map<String, Value>>,
+    pub(super) body: Json<Map<String, Value>>,
 }
 
 impl Pending {
@@ -65,6 +67,9 @@ pub(super) async fn page(conn: &mut PgConnection, head: &Head, signer: &SigningK
     let first = i64::try_from(head.size).unwrap_or(i64::MAX);
     let salts = salts(&mut *conn, &pending, first).await?;
     let entries: Vec<Vec<u8>> = pending.iter().zip(first..).map(|(entry, index)| text(entry, index, &salts)).collect::<Result<_, _>>()?;
+    // While they still name somebody.
+    let told: Vec<Fact> = pending.iter().zip(first..).filter_map(|(entry, index)| outward::fact(entry, index)).collect();
+    notices::write(&mut *conn, &told).await?;
     append(&mut *conn, &mut tree, head.size, &pending.iter().map(|e| (e.kind.as_str(), e.reference)).collect::<Vec<_>>(), &entries).await?;
     sign(conn, &tree, head.size + entries.len() as u64, signer).await?;
     Ok(entries.len() as u64)

@@ -8,7 +8,7 @@ use std::{
 };
 
 use retentiond::{
-    crash::{ELSEWHERE, POINTS, VARIABLE},
+    crash::{ELSEWHERE, OUTWARD, POINTS, VARIABLE},
     planner::Look,
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -206,7 +206,7 @@ fn every_point_is_passed_by_the_code_and_no_other_name_is() {
     let mut found = Vec::new();
     named(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
     found.sort_unstable();
-    let mut points: Vec<String> = POINTS.iter().chain(&ELSEWHERE).map(|point| (*point).to_owned()).collect();
+    let mut points: Vec<String> = POINTS.iter().chain(&ELSEWHERE).chain(&OUTWARD).map(|point| (*point).to_owned()).collect();
     points.sort_unstable();
     assert_eq!(found, points);
 }

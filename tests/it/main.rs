@@ -21,6 +21,10 @@ mod standin;
 mod rabbitmq;
 #[path = "../support/secantus.rs"]
 mod secantus;
+#[path = "../support/http.rs"]
+mod client;
+#[path = "../support/receiver.rs"]
+mod receiver;
 mod world;
 
 mod bad_input;
@@ -35,6 +39,8 @@ mod coverage;
 mod crash;
 mod crossing;
 mod daemon;
+mod desk;
+mod desk_fuzz;
 mod executor;
 mod faults;
 mod fence;
@@ -44,6 +50,7 @@ mod levels;
 mod manners;
 mod metrics;
 mod model;
+mod notices;
 mod objects;
 mod pages;
 mod planner;
@@ -56,6 +63,7 @@ mod races;
 mod requests;
 mod records;
 mod reports;
+mod runbooks;
 mod safeguards;
 mod sources;
 mod stores;

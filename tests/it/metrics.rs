@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -14,7 +15,7 @@ use retentiond::{
 };
 use sqlx::{Connection, PgConnection};
 
-use crate::world::{World, until};
+use crate::world::{World, left_out, until};
 
 const OLD: &str = "now() - interval '31 days'";
 const CONFIGURATION: &str = "feature=\"mps\",data_class=\"configuration\"";
@@ -124,6 +125,21 @@ async fn s8_the_figures_say_what_was_done_and_what_the_database_holds() {
         ("retention_mode_info{mode=\"enforce\"}".to_owned(), 1.0),
         ("retention_quarantined_records".to_owned(), 2.0),
         ("retention_database_up".to_owned(), 1.0),
+        // Of the configuration alone: 30 days and the day after.
+        (class("retention_policy_period_seconds", CONFIGURATION), 30.0 * 86_400.0),
+        (class("retention_policy_allowance_seconds", CONFIGURATION), 86_400.0),
+        // The one that is held is due; the young one has 20 days to go.
+        (format!("retention_jobs_due{{{CONFIGURATION},window=\"1d\"}}"), 1.0),
+        (format!("retention_jobs_due{{{CONFIGURATION},window=\"7d\"}}"), 1.0),
+        (format!("retention_jobs_due{{{CONFIGURATION},window=\"30d\"}}"), 2.0),
+        ("retention_holds".to_owned(), 1.0),
+        // What was purged counts in the guard's window; what is held does not, nor what is young but for its queue, which is purged.
+        ("retention_guard_candidates".to_owned(), 3.0),
+        ("retention_requests{state=\"waiting\"}".to_owned(), 0.0),
+        ("retention_ledger_ok".to_owned(), 1.0),
+        ("retention_ledger_missing_entries".to_owned(), 0.0),
+        (format!("retention_job_failures_total{{{CONFIGURATION},reason=\"timeout\"}}"), 0.0),
+        ("retention_batches_total{target=\"platform/queue_messages\",outcome=\"failed\"}".to_owned(), 0.0),
         (format!("retention_records_deleted_total{{{CONFIGURATION},target=\"platform/template_configurations\"}}"), 6.0),
         (format!("retention_records_deleted_total{{{CONFIGURATION},target=\"platform/task_configurations\"}}"), 10.0),
         (format!("retention_records_deleted_total{{{QUEUE},target=\"platform/queue_messages\"}}"), 21.0),
@@ -146,6 +162,15 @@ async fn s8_the_figures_say_what_was_done_and_what_the_database_holds() {
     assert_eq!(seen.get(&class(deadline, QUEUE)), None, "{}", seen.text);
     let batches = seen.get("retention_batch_duration_seconds_count{target=\"platform/queue_messages\"}").unwrap();
     assert!(batches >= 1.0);
+    assert_eq!(seen.get("retention_batches_total{target=\"platform/queue_messages\",outcome=\"committed\"}"), Some(batches));
+    // The hold has no end, and nobody asked for anything.
+    for absent in ["retention_earliest_hold_expiry_timestamp_seconds", "retention_oldest_open_request_timestamp_seconds"] {
+        assert_eq!(seen.get(absent), None, "{}", seen.text);
+    }
+    let skew = seen.get("retention_clock_skew_seconds{against=\"database\"}").unwrap();
+    assert!(skew.abs() < 5.0, "both clocks are of this machine: {skew}");
+    let pool = ["used", "idle"].map(|state| seen.get(&format!("retention_database_pool_connections{{state=\"{state}\"}}")).unwrap());
+    assert!(pool[0] >= 0.0 && (1.0..=16.0).contains(&(pool[0] + pool[1])), "{pool:?}");
     assert!(seen.get("retention_polls_total{kind=\"resync\",outcome=\"ok\"}").unwrap() >= 1.0, "{}", seen.text);
     assert_eq!(seen.get("retention_polls_total{kind=\"resync\",outcome=\"error\"}"), Some(0.0));
     let looked = seen.get("retention_last_poll_success_timestamp_seconds{kind=\"resync\"}").unwrap();
@@ -171,6 +196,100 @@ async fn s8_the_figures_say_what_was_done_and_what_the_database_holds() {
         assert!(seen.text.contains(&format!("# HELP {known} {help}\n")), "{known}\n{}", seen.text);
     }
     assert!(!seen.text.contains("young") && !seen.text.contains("year one"));
+    promtool_is_content(&seen.text);
+}
+
+/// What Prometheus's own checker says about the text: nothing, of its syntax and of its names.
+fn promtool_is_content(text: &str) {
+    let mut child = match Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn() {
+        Ok(child) => child,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return left_out("metrics as Prometheus reads them: promtool is not installed");
+        }
+        Err(error) => panic!("promtool: {error}"),
+    };
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let said = child.wait_with_output().unwrap();
+    assert!(said.status.success() && said.stderr.is_empty(), "{}\n{text}", String::from_utf8_lossy(&said.stderr));
+}
+
+#[tokio::test]
+async fn s8_what_people_decided_and_what_the_ledger_holds_shows() {
+    let port = free_port();
+    let mut world = World::new().await;
+    world.set("HTTP__OPS_LISTEN", &format!("127.0.0.1:{port}")).set("GUARD__MAX_ACCOUNTS", "7").set("APPROVALS__REQUEST", "2");
+    world.set("GUARD__MAX_SHARE", "100%");
+    for id in ["a", "b"] {
+        world.account(id, "null", OLD, "null").await;
+    }
+    let until = "2100-01-01T00:00:00Z";
+    assert!(world.cli(&["hold", "place", "--account", "a", "--reason", "r", "--until", until]).status.success());
+    assert!(world.cli(&["hold", "place", "--account", "b", "--reason", "r", "--until", "2101-01-01T00:00:00Z"]).status.success());
+    assert!(world.cli(&["request", "--account", "a", "--by", "one", "--reason", "r"]).status.success());
+    assert!(world.cli(&["request", "--account", "b", "--by", "one", "--reason", "r"]).status.success());
+    assert!(world.cli(&["request", "approve", "2", "--by", "two"]).status.success());
+    let daemon = world.daemon();
+    until_shown(port, "retention_requests{state=\"accepted\"}", 1.0).await;
+    let seen = until_shown(port, "retention_ledger_unnumbered_entries", 0.0).await;
+    for (series, value) in [
+        ("retention_holds", 2.0),
+        ("retention_earliest_hold_expiry_timestamp_seconds", 4_102_444_800.0),
+        ("retention_requests{state=\"waiting\"}", 1.0),
+        ("retention_requests{state=\"overdue\"}", 0.0),
+        ("retention_guard_limit", 7.0),
+        ("retention_guard_candidates", 0.0),
+        ("retention_ledger_ok", 1.0),
+    ] {
+        assert_eq!(seen.get(series), Some(value), "{series}\n{}", seen.text);
+    }
+    let mut conn = world.connect().await;
+    let (entries, accepted, signed): (i64, f64, f64) = sqlx::query_as(
+        "select (select size from retention.ledger), (select extract(epoch from accepted_at)::float8 from retention.requests where id = 2),
+                (select extract(epoch from max(signed_at))::float8 from retention.ledger_checkpoints)",
+    )
+    .fetch_one(&mut conn)
+    .await
+    .unwrap();
+    let entries = u32::try_from(entries).unwrap();
+    assert!(entries > 0 && seen.get("retention_ledger_entries").unwrap() <= f64::from(entries), "{}", seen.text);
+    assert!((seen.get("retention_oldest_open_request_timestamp_seconds").unwrap() - accepted).abs() < 1e-3, "{}", seen.text);
+    assert!(seen.get("retention_ledger_checkpoint_timestamp_seconds").unwrap() <= signed + 1e-3, "{}", seen.text);
+
+    // A request is past its date, a database is found to be an older one, and then the ledger to be another one.
+    world.sql("update retention.holds set released_at = now(), released_by = 'x', release_reason = 'r' where account_id = 'b'").await;
+    world.sql("update retention.guard set tripped_at = now(), reason = 'test'").await;
+    world
+        .sql("update retention.requests set accepted_at = now() - interval '40 days', due_by = now() - interval '1 second' where id = 2")
+        .await;
+    until_shown(port, "retention_requests{state=\"overdue\"}", 1.0).await;
+    let seen = until_shown(port, "retention_holds", 1.0).await;
+    assert!(seen.get("retention_guard_candidates").unwrap() >= 1.0, "who is not held any more is due: {}", seen.text);
+    drop(daemon);
+    assert!(entries < 1_000);
+    world.sql("update retention.guard set ledger_behind = 1000").await;
+    let _daemon = world.daemon();
+    let seen = until_shown(port, "retention_ledger_ok", 0.0).await;
+    assert_eq!(seen.get("retention_ledger_missing_entries"), seen.get("retention_ledger_entries").map(|had| 1000.0 - had), "{}", seen.text);
+}
+
+#[tokio::test]
+async fn s8_an_attempt_that_fails_is_counted_by_its_reason() {
+    let port = free_port();
+    let mut world = World::new().await;
+    world.set("HTTP__OPS_LISTEN", &format!("127.0.0.1:{port}"));
+    world
+        .sql(
+            "create function no() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$;
+             create trigger no before delete on queue_messages for each row execute function no()",
+        )
+        .await;
+    world.account("a", "null", OLD, "null").await;
+    let daemon = world.daemon();
+    daemon.wait_for("the failure", |e| e["event"] == "job.failed").await;
+    let seen = scrape(port);
+    assert!(seen.get(&format!("retention_job_failures_total{{{QUEUE},reason=\"other\"}}")).unwrap() >= 1.0, "{}", seen.text);
+    assert!(seen.get("retention_batches_total{target=\"platform/queue_messages\",outcome=\"failed\"}").unwrap() >= 1.0, "{}", seen.text);
+    assert_eq!(seen.get(&format!("retention_job_failures_total{{{CONFIGURATION},reason=\"other\"}}")), Some(0.0), "{}", seen.text);
 }
 
 #[tokio::test]

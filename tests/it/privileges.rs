@@ -149,6 +149,92 @@ async fn each_grant_that_check_prints_is_needed() {
     assert_eq!(daemon.check().0, Some(0));
 }
 
+/// What `check --grants` prints for the role of the daemon, asked by somebody who may do everything.
+fn printed(daemon: &mut Restricted) -> Vec<Value> {
+    let role = daemon.role.clone();
+    let world = daemon.world();
+    let (url, restricted) = (world.url.clone(), world.settings["RETENTIOND__DATABASE__URL"].clone());
+    world.set("DATABASE__URL", &url);
+    let grants = world.json(&["check", "--grants", &role]);
+    let output = world.cli(&["check", "--grants", &role]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    world.set("DATABASE__URL", &restricted);
+    let grants = grants.as_array().unwrap().clone();
+    // The same as SQL, with a comment before each part.
+    let statements: Vec<&str> = text.lines().filter(|line| !line.starts_with("-- ")).collect();
+    let expected: Vec<String> = grants.iter().map(|grant| format!("{};", grant["statement"].as_str().unwrap())).collect();
+    assert_eq!(statements, expected);
+    assert!(text.starts_with(&format!("-- \"{role}\", mode enforce\n")), "{text}");
+    grants
+}
+
+#[tokio::test]
+async fn what_check_grants_prints_beforehand_is_enough_and_each_of_it_is_missed() {
+    let mut daemon = Restricted::new().await;
+    daemon.world().account("gone", "null", "now() - interval '31 days'", "null").await;
+    // What everybody may, nobody misses.
+    daemon.world().sql("revoke usage on schema public from public").await;
+    let grants = printed(&mut daemon);
+    for grant in &grants {
+        daemon.world().sql(grant["statement"].as_str().unwrap()).await;
+    }
+    let (code, findings) = daemon.check();
+    assert_eq!(code, Some(0), "{findings:?}");
+    assert!(!findings.iter().any(|f| f["remedy"].as_str().is_some_and(|remedy| remedy.starts_with("GRANT "))), "{findings:?}");
+    // What is there already does not make it shorter.
+    assert_eq!(printed(&mut daemon), grants);
+    for grant in &grants {
+        let statement = grant["statement"].as_str().unwrap();
+        daemon.world().sql(&statement.replace("GRANT ", "REVOKE ").replace(" TO ", " FROM ")).await;
+        let (code, findings) = daemon.check();
+        assert_eq!(code, Some(if grant["optional"] == true { 0 } else { 12 }), "without {statement}: {findings:?}");
+        assert!(findings.iter().any(|f| f["remedy"] == statement), "without {statement}: {findings:?}");
+        daemon.world().sql(statement).await;
+    }
+    let once = daemon.world().cli(&["run", "--once"]);
+    assert_eq!(once.status.code(), Some(0), "{}", String::from_utf8_lossy(&once.stdout));
+    assert_eq!(daemon.world().left("gone").await, left(0, 0, 0, 2));
+}
+
+#[tokio::test]
+async fn check_grants_prints_what_the_second_role_needs_and_nothing_that_could_delete() {
+    let mut daemon = Restricted::new().await;
+    let (witness, url) = (daemon.role.clone(), daemon.world().settings["RETENTIOND__DATABASE__URL"].clone());
+    let world = daemon.world();
+    let main = world.url.clone();
+    world.set("DATABASE__URL", &main).set("VERIFIER__URL", &url);
+    let grants = world.json(&["check", "--grants", "somebody"]);
+    let grants = grants.as_array().unwrap();
+    assert!(
+        grants.iter().any(|g| g["role"] == "somebody" && g["statement"] == "GRANT DELETE ON \"public\".\"queue_messages\" TO somebody"),
+        "{grants:?}"
+    );
+    let second: Vec<&str> =
+        grants.iter().filter(|g| g["role"] == format!("\"{witness}\"")).map(|g| g["statement"].as_str().unwrap()).collect();
+    assert!(
+        !second.is_empty() && second.iter().all(|s| s.starts_with("GRANT SELECT ON ") || s.starts_with("GRANT USAGE ON SCHEMA ")),
+        "{second:?}"
+    );
+    for statement in second {
+        world.sql(statement).await;
+    }
+    let findings = world.json(&["check"]);
+    assert!(!findings.as_array().unwrap().iter().any(|f| f["subject"] == "verifier.url"), "{findings}");
+}
+
+#[tokio::test]
+async fn check_grants_names_a_table_that_is_not_there_and_tables_of_its_own_that_are_missing() {
+    let world = World::new().await;
+    world.sql("drop table queue_messages").await;
+    let output = world.cli(&["check", "--grants", "somebody"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(10) && output.stdout.is_empty() && said.contains("queue_messages does not exist"), "{output:?}");
+    world.sql("drop schema retention cascade").await;
+    let output = world.cli(&["check", "--grants", "somebody"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(10) && said.contains("retentiond migrate"), "{output:?}");
+}
+
 #[tokio::test]
 async fn observe_is_inert_under_a_role_that_can_neither_delete_nor_update() {
     let mut daemon = Restricted::new().await;

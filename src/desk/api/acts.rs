@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Desk, Problem, Who, id};
+use super::{Desk, Problem, Who, id, plausible};
 use crate::{
     acts::{Act, Surface},
     desk::submit::{Answer, Wish, submit},
@@ -51,6 +51,9 @@ impl<T: DeserializeOwned> FromRequest<Desk> for Body<T> {
         }
         let mut asked = format!("{} ", request.uri().path()).into_bytes();
         let bytes = axum::body::Bytes::from_request(request, desk).await.map_err(|why| Problem::bad_request(why.body_text()))?;
+        if bytes.windows(6).any(|part| part == b"\\u0000") {
+            return Err(Problem::bad_request("the body holds the character zero, which no name has"));
+        }
         let value = serde_json::from_slice(&bytes).map_err(|why| Problem::bad_request(format!("the body: {why}")))?;
         asked.extend_from_slice(&bytes);
         Ok(Self { asked, value })
@@ -140,7 +143,7 @@ struct Waits {
 async fn place_hold(State(desk): State<Desk>, who: Who, headers: HeaderMap, body: Body<NewHold>) -> Result<Response, Problem> {
     let NewHold { account_id, feature, data_class, until, reason } = &body.value;
     let scope = Scope { account: Some(account_id.clone()), feature: feature.clone(), data_class: data_class.clone() };
-    act(&desk, &who, &headers, &body, reason, Act::PlaceHold { scope, until: *until }).await
+    act(&desk, &who, &headers, &body, reason, Act::PlaceHold { scope, until: plausible("until", *until)? }).await
 }
 
 /// Release a hold: what it covered is eligible again. Role officer. 202: another person has to do the same.

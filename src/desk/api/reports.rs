@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use utoipa::IntoParams;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Asked, Desk, Problem, asked, id, json as answer};
+use super::{Asked, Desk, Problem, asked, id, json as answer, plausible};
 use crate::{
     certificate::{self, Certificate},
     database::Purpose,
@@ -99,8 +99,8 @@ impl Desk {
     pub(crate) async fn report(&self, query: &ReportAsked) -> Result<Report, Problem> {
         let mut tx = self.begin(Purpose::Read).await?;
         let asked_at: DateTime<Utc> = sqlx::query_scalar("select now()").fetch_one(&mut *tx).await?;
-        let to = query.to.unwrap_or(asked_at);
-        let from = query.from.unwrap_or(to - TimeDelta::days(DAYS));
+        let to = plausible("to", query.to)?.unwrap_or(asked_at);
+        let from = plausible("from", query.from)?.unwrap_or(to - TimeDelta::days(DAYS));
         if from >= to {
             return Err(Problem::bad_request("from is not before to: nothing lies between them"));
         }

@@ -148,5 +148,5 @@ fn past(page: &Page, data: &Holds) -> Markup {
 
 fn drawn(data: &Holds) -> Spans {
     let span = |hold: &Hold| Span { label: format!("{} · {}", hold.id, shown(&hold.account_id)), from: hold.placed_at, to: hold.until };
-    Spans { what: "holds".to_owned(), rows: data.in_force.iter().map(span).collect() }
+    Spans { what: "holds".to_owned(), one: "hold".to_owned(), rows: data.in_force.iter().map(span).collect() }
 }
