@@ -128,9 +128,9 @@ fn release(page: &Page, data: &Holds, hold: &Hold) -> Markup {
 
 fn past(page: &Page, data: &Holds) -> Markup {
     let row = |past: &PastHold| {
-        let ended = match &past.released_by {
-            Some(by) => html! { "released by " (shown(by)) ": " (shown(past.release_reason.as_deref().unwrap_or_default())) },
-            None => html! { "ended by itself" },
+        let ended = html! {
+            @if let Some(by) = &past.released_by { "released by " (shown(by)) ": " (shown(past.release_reason.as_deref().unwrap_or_default())) }
+            @else { "ended by itself" }
         };
         vec![
             html! { (past.hold.id) },

@@ -1,5 +1,7 @@
 //! How long purges took from `retain_until` to the look that found nothing left: the share that was done within each time.
 
+use std::fmt::Write as _;
+
 use maud::{Markup, html};
 
 use super::{Frame, Told, figure, float, nothing, seconds};
@@ -44,9 +46,10 @@ pub fn lateness(id: &str, data: &Lateness) -> Markup {
         // The upper end of a step is where the share is known; between two bounds nothing is.
         let mut line = format!("M{:.1} {:.1}", frame.x(0.0), frame.y(0.0));
         for (up_to, _, share) in shares.iter().filter(|(up_to, ..)| up_to.is_finite()) {
-            line.push_str(&format!("H{:.1}V{:.1}", frame.x(along(*up_to)), frame.y(*share)));
+            // Writing to a String cannot fail.
+            let _ = write!(line, "H{:.1}V{:.1}", frame.x(along(*up_to)), frame.y(*share));
         }
-        line.push_str(&format!("H{:.1}", frame.x(1.0)));
+        let _ = write!(line, "H{:.1}", frame.x(1.0));
         html! {
             @for percent in [0, 25, 50, 75, 100] {
                 @let y = frame.y(float(percent) / 100.0);
