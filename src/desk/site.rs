@@ -193,6 +193,10 @@ fn entry(proven: &ledger::Proven) -> Option<job::Entry> {
         match value.get(key) {
             None | Some(serde_json::Value::Null) => {}
             Some(serde_json::Value::String(text)) => detail.push(format!("{key} {text}")),
+            Some(serde_json::Value::Object(parts)) => {
+                let parts: Vec<String> = parts.iter().map(|(name, part)| format!("{name} {part}")).collect();
+                detail.push(format!("{key}: {}", parts.join(", ")));
+            }
             Some(other) => detail.push(format!("{key} {other}")),
         }
     }

@@ -168,7 +168,25 @@ async fn every_page(look: Look, widths: &[u32], jobs: &str, world: World) {
             browser.picture(&pictures().join(format!("{name}-{jobs}-{width}-{ground}.png"))).await;
         }
     }
+    finds_what_is_wrong(&browser, &served).await;
     drop(served.daemon);
+}
+
+/// A check that finds nothing proves nothing: this one is shown a page that was spoilt.
+async fn finds_what_is_wrong(browser: &Browser, served: &Served) {
+    browser.open(&format!("{}/jobs", served.base)).await;
+    browser.size(360, 900).await;
+    browser.run("document.querySelector('.lead').style.color = getComputedStyle(document.body).backgroundColor").await;
+    browser.run("document.querySelector('label[for=f-account]').remove()").await;
+    browser.run("document.querySelector('h1').style.width = '900px'").await;
+    browser.run("document.querySelector('.foot').style.fontSize = '8px'").await;
+    browser.run("document.body.append(Object.assign(document.createElement('h3'), {textContent: 'deep'}))").await;
+    let wrong = browser.run(SOUND).await.to_string();
+    for found in ["contrast 1.00", "no label: <input id=\\\"f-account", "px wide", "text of 8.0 px", "after h1 comes h3"] {
+        assert!(wrong.contains(found), "{found}: {wrong}");
+    }
+    browser.run("document.head.append(Object.assign(document.createElement('style'), {textContent: 'p { color: red }'}))").await;
+    assert!(browser.complaints().await.iter().any(|line| line.contains("Content Security Policy")), "what the policy forbids is noticed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -199,7 +217,7 @@ async fn every_page_works_without_scripts() {
     browser.open(&format!("{}/jobs", served.base)).await;
     browser.fill("#f-account", "later-1").await;
     browser.click("form.filter button").await;
-    assert_eq!(browser.count("table.rows tbody tr").await, 1);
+    assert_eq!(browser.count("table.rows tbody tr").await, 2, "the jobs of one account");
     browser.click("table.rows td .id").await;
     assert!(browser.text("h1").await.contains("later-1"));
     browser.click("a.button").await;
@@ -248,7 +266,8 @@ async fn a_hold_is_placed_and_released_with_the_keyboard_alone() {
     browser.keys("over").await;
     tab_to(&browser, "td input[name=confirm]").await;
     browser.keys(&format!("later{ENTER}")).await;
-    until("the refusal", || async { browser.text("main").await.contains("what was typed to confirm") }).await;
+    until("the refusal", || async { browser.count("main .slim").await == 1 }).await;
+    assert!(browser.text("main").await.contains("what was typed to confirm"));
     assert_eq!(served.world.count(in_force).await, 1, "half an account id releases nothing");
     browser.open(&format!("{}/holds?account=later-4", served.base)).await;
     tab_to(&browser, "td details.fold > summary").await;

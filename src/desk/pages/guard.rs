@@ -69,9 +69,9 @@ fn state(page: &Page, data: &GuardPage) -> Markup {
     }
     rows.push((
         "foreseen",
-        match (&guard.forecast, guard.forecast_at) {
-            (Some(forecast), Some(at)) => html! { (time(at, page.now)) ": " (shown(forecast)) },
-            _ => html! { "nothing that is scheduled would exceed a limit" },
+        html! {
+            @if let (Some(forecast), Some(at)) = (&guard.forecast, guard.forecast_at) { (time(at, page.now)) ": " (shown(forecast)) }
+            @else { "nothing that is scheduled would exceed a limit" }
         },
     ));
     let acts = links::with(links::ACTIVITY, &[("act", "guard release")]);

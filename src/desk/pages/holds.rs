@@ -128,9 +128,9 @@ fn release(page: &Page, data: &Holds, hold: &Hold) -> Markup {
 
 fn past(page: &Page, data: &Holds) -> Markup {
     let row = |past: &PastHold| {
-        let ended = match &past.released_by {
-            Some(by) => html! { "released by " (shown(by)) ": " (shown(past.release_reason.as_deref().unwrap_or_default())) },
-            None => html! { "ended by itself" },
+        let ended = html! {
+            @if let Some(by) = &past.released_by { "released by " (shown(by)) ": " (shown(past.release_reason.as_deref().unwrap_or_default())) }
+            @else { "ended by itself" }
         };
         vec![
             html! { (past.hold.id) },
@@ -148,5 +148,5 @@ fn past(page: &Page, data: &Holds) -> Markup {
 
 fn drawn(data: &Holds) -> Spans {
     let span = |hold: &Hold| Span { label: format!("{} · {}", hold.id, shown(&hold.account_id)), from: hold.placed_at, to: hold.until };
-    Spans { what: "holds".to_owned(), rows: data.in_force.iter().map(span).collect() }
+    Spans { what: "holds".to_owned(), one: "hold".to_owned(), rows: data.in_force.iter().map(span).collect() }
 }

@@ -65,7 +65,7 @@ pub fn plan(page: &Page, data: &PlanPage) -> Markup {
             }
         }
         form class="filter" method="get" action=(links::PLAN) {
-            (Field::new("until", "until", "Until the end of (UTC day)").value(&until).input("date"))
+            (Field::new("until", "until", "Until (UTC day)").value(&until).input("date"))
             button { "Show" }
             @for (days, name) in [(0, "today"), (1, "tomorrow"), (7, "7 days"), (30, "30 days")] {
                 @let day = (page.now.date_naive() + TimeDelta::days(days)).to_string();

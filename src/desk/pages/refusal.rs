@@ -31,7 +31,7 @@ pub fn refusal(page: &Page, why: &Refusal) -> Markup {
         _ => "The log says more.",
     };
     let body = html! {
-        div class="narrow card" {
+        div class="slim card" {
             p class="quiet" { (why.status) }
             h1 { (why.title) }
             @if !why.detail.is_empty() { p { (shown(&why.detail)) } }

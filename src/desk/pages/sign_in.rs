@@ -8,7 +8,7 @@ use super::{Page, Section, layout, links, pieces::Field};
 #[must_use]
 pub fn sign_in(page: &Page, back: &str, refused: Option<&str>) -> Markup {
     let body = html! {
-        div class="narrow card" {
+        div class="slim card" {
             h1 { "Sign in" }
             @if let Some(why) = refused { p class="said refused" role="alert" { (why) } }
             form class="act" method="post" action=(links::SIGN_IN) {

@@ -37,7 +37,7 @@ pub fn daily(id: &str, data: &Daily) -> Markup {
                     rect class="bar c0" x=(x) y=(y) width=(w) height=(h) { title { (day_month(*day)) ": " (records) } }
                 }
                 @let back = days - 1 - at;
-                @if back % every == 0 {
+                @if back.is_multiple_of(every) {
                     path class="tick" d=(format!("M{:.1} {:.1}v4", x + width / 2.0, frame.bottom)) {}
                     @let (class, x) = if back == 0 { ("end", frame.right) } else { ("middle", x + width / 2.0) };
                     text class=(class) x=(format!("{x:.1}")) y=(format!("{:.1}", frame.bottom + 16.0)) {

@@ -1,5 +1,7 @@
 //! How long purges took from `retain_until` to the look that found nothing left: the share that was done within each time.
 
+use std::fmt::Write as _;
+
 use maud::{Markup, html};
 
 use super::{Frame, Told, figure, float, nothing, seconds};
@@ -39,14 +41,15 @@ pub fn lateness(id: &str, data: &Lateness) -> Markup {
     let half = shares.iter().find(|(_, _, share)| *share >= 0.5).map_or(f64::INFINITY, |(up_to, ..)| *up_to);
     let most = shares.iter().find(|(_, _, share)| *share >= 0.99).map_or(f64::INFINITY, |(up_to, ..)| *up_to);
     let purges = if total == 1 { "1 purge was".to_owned() } else { format!("{total} purges were") };
-    let says = format!("{purges} completed in {}: half within {}, 99 in 100 within {}.", data.period, within(half), within(most));
+    let says = format!("{purges} completed in {}: half took {}, 99 in 100 {}.", data.period, up_to(half), up_to(most));
     let draw = |frame: &Frame| {
         // The upper end of a step is where the share is known; between two bounds nothing is.
         let mut line = format!("M{:.1} {:.1}", frame.x(0.0), frame.y(0.0));
         for (up_to, _, share) in shares.iter().filter(|(up_to, ..)| up_to.is_finite()) {
-            line.push_str(&format!("H{:.1}V{:.1}", frame.x(along(*up_to)), frame.y(*share)));
+            // Writing to a String cannot fail.
+            let _ = write!(line, "H{:.1}V{:.1}", frame.x(along(*up_to)), frame.y(*share));
         }
-        line.push_str(&format!("H{:.1}", frame.x(1.0)));
+        let _ = write!(line, "H{:.1}", frame.x(1.0));
         html! {
             @for percent in [0, 25, 50, 75, 100] {
                 @let y = frame.y(float(percent) / 100.0);
@@ -70,10 +73,10 @@ pub fn lateness(id: &str, data: &Lateness) -> Markup {
     };
     let table = html! {
         table {
-            thead { tr { th scope="col" { "within" } th scope="col" class="n" { "purges" } th scope="col" class="n" { "share" } } }
+            thead { tr { th scope="col" { "up to" } th scope="col" class="n" { "purges" } th scope="col" class="n" { "share" } } }
             tbody {
                 @for (up_to, jobs, share) in &shares {
-                    tr { th scope="row" { (within(*up_to)) } td class="n" { (jobs) } td class="n" { (format!("{:.1}%", share * 100.0)) } }
+                    tr { th scope="row" { (if up_to.is_finite() { seconds(*up_to) } else { "longer".to_owned() }) } td class="n" { (jobs) } td class="n" { (format!("{:.1}%", share * 100.0)) } }
                 }
             }
         }
@@ -96,6 +99,6 @@ fn along(length: f64) -> f64 {
     (length.clamp(1.0, MOST).ln() / MOST.ln()).clamp(0.0, 1.0)
 }
 
-fn within(length: f64) -> String {
-    if length.is_finite() { seconds(length) } else { "any time".to_owned() }
+fn up_to(length: f64) -> String {
+    if length.is_finite() { format!("up to {}", seconds(length)) } else { "longer than 7 d".to_owned() }
 }

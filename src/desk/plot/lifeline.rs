@@ -65,8 +65,11 @@ impl Kind {
 pub fn lifeline(id: &str, data: &Lifeline, now: DateTime<Utc>) -> Markup {
     let last = data.marks.iter().map(|mark| mark.at).chain(data.open.then_some(now)).max().unwrap_or(now);
     let end = last.max(data.delete_by);
-    let says = match (data.open, data.marks.iter().rev().find(|mark| matches!(mark.kind, Kind::Done | Kind::Wrong))) {
-        (false, Some(mark)) => format!("{} {}.", capital(&mark.what), minute(mark.at)),
+    let says = match (data.open, data.marks.iter().find(|mark| matches!(mark.kind, Kind::Done | Kind::Wrong))) {
+        (false, Some(mark)) => {
+            let late = if mark.kind == Kind::Done && mark.at > data.delete_by { ", late" } else { "" };
+            format!("{} {}{late}.", capital(&mark.what), minute(mark.at))
+        }
         _ if now < data.retain_until => format!("Due {}; late {}.", relative(data.retain_until, now), relative(data.delete_by, now)),
         _ if now <= data.delete_by => format!("Due; late {}.", relative(data.delete_by, now)),
         _ => format!("Late since {}.", minute(data.delete_by)),

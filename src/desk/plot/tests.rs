@@ -70,7 +70,7 @@ fn half_and_nearly_all_are_told_by_the_bounds_they_are_within() {
     let buckets = [(1.0, 50), (60.0, 49), (86_400.0, 1), (f64::INFINITY, 0)].map(|(up_to, jobs)| Bucket { up_to, jobs }).to_vec();
     let data = Lateness { buckets, allowances: vec![86_400.0], period: "the last 30 days".to_owned() };
     let drawn = lateness("l", &data).into_string();
-    assert!(drawn.contains("100 purges were completed in the last 30 days: half within 1 s, 99 in 100 within 60 s."), "{drawn}");
+    assert!(drawn.contains("100 purges were completed in the last 30 days: half took up to 1 s, 99 in 100 up to 60 s."), "{drawn}");
     assert!(drawn.contains("allowed 24 h"));
     let none = Lateness { buckets: Vec::new(), ..data };
     assert!(lateness("l", &none).into_string().contains("No purge was completed in the last 30 days."));
@@ -95,7 +95,7 @@ fn a_job_whose_dates_fall_together_can_be_drawn() {
 
 #[test]
 fn a_hold_without_an_end_reaches_the_edge_and_no_hold_is_words() {
-    let none = Spans { what: "holds".to_owned(), rows: Vec::new() };
+    let none = Spans { what: "holds".to_owned(), one: "hold".to_owned(), rows: Vec::new() };
     assert!(spans("s", &none, now()).into_string().contains("There are no holds."));
     let row = |n: i64, to| Span { label: format!("{n} · acme"), from: now() - TimeDelta::days(n), to };
     let many = Spans { rows: (1..=30).map(|n| row(n, (n % 2 == 0).then(now))).collect(), ..none };

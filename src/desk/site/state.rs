@@ -70,13 +70,12 @@ fn stores(config: &Config) -> Vec<Store> {
         ok: None,
         detail: String::new(),
     };
-    let of = |name: &str| {
-        let remote = config.data_classes.iter().flat_map(|class| &class.remote).map(|target| target.name.clone());
-        remote.filter(|target| target.split('/').next() == Some(name)).collect()
+    let targets = || {
+        let main = config.data_classes.iter().flat_map(|class| &class.targets).map(|target| target.name.clone());
+        main.chain(config.data_classes.iter().flat_map(|class| &class.remote).map(|target| target.name.clone()))
     };
-    let main = config.data_classes.iter().flat_map(|class| &class.targets).map(|target| target.name.clone()).collect();
-    let others = config.stores.iter().map(|(name, kind)| store(name, kind.kind(), of(name)));
-    std::iter::once(store("the main database", "postgres", main)).chain(others).collect()
+    let of = |name: &str| targets().filter(|target| target.split('/').next() == Some(name)).collect();
+    config.stores.iter().map(|(name, kind)| store(name, kind.kind(), of(name))).collect()
 }
 
 /// A period as it is configured.
@@ -89,7 +88,10 @@ pub(super) fn within(period: RetentionPeriod) -> String {
 }
 
 fn length(length: Duration) -> String {
-    humantime::format_duration(length).to_string()
+    match TimeDelta::from_std(length) {
+        Ok(whole) if length.subsec_nanos() == 0 => span(whole),
+        _ => humantime::format_duration(length).to_string(),
+    }
 }
 
 fn people(people: People) -> String {
