@@ -5,7 +5,7 @@
 
 CARGO_DENY := 0.20.2
 CARGO_DEB := 3.8.0
-CARGO_CYCLONEDX := 0.0.0
+CARGO_CYCLONEDX := 0.5.9
 DEMO_FLAGS ?=
 
 help: ## what can be made

@@ -1,7 +1,7 @@
 //! Keeps what is under `deploy/` true: rules and their tests, runbooks, dashboard, chart, unit, package. What needs a program that is not installed is left
 //! out, by name, unless `RETENTIOND_TEST_ALL` forbids that. Nothing is deployed and no service is started.
 
-#![expect(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test that cannot read what it checks has failed")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot read what it checks has failed")]
 
 use std::{
     collections::BTreeSet,
@@ -251,6 +251,10 @@ fn the_chart_does_not_render_without_a_mode_nor_with_keys_that_nobody_knows() {
         let why = refused.expect_err(&change.to_string());
         assert!(why.contains(word), "{change}: {why}");
     }
+    // The chart's own values have no mode to fall back on.
+    let mut silent = values(&json!({}));
+    silent.as_object_mut().unwrap().remove("mode");
+    assert!(rendered(&silent).unwrap().expect_err("no mode").contains("mode"));
     // As a part of another chart it is given these two.
     rendered(&values(&json!({"global": {"x": 1}, "enabled": true}))).unwrap().unwrap();
 }

@@ -63,12 +63,12 @@ comment on column retention.notices.ended_at is 'When it was sent or given up.';
 comment on column retention.notices.last_error is 'How the last try failed.';
 
 create unique index notices_fact on retention.notices (endpoint, event_id);
-create index notices_waiting on retention.notices (endpoint, next_at) where outcome is null;
+create index notices_waiting on retention.notices (endpoint, id) where outcome is null;
 create index notices_line on retention.notices (endpoint, coalesce(account_id, ''), id) where outcome is null;
 create index notices_given_up on retention.notices (id) where outcome = 'given_up';
 create index notices_age on retention.notices (created_at);
 comment on index retention.notices_fact is 'No endpoint is told the same twice.';
-comment on index retention.notices_waiting is 'What may be tried now.';
+comment on index retention.notices_waiting is 'What waits, in its order.';
 comment on index retention.notices_line is 'What else of the account waits before it.';
 comment on index retention.notices_given_up is 'What did not arrive.';
 comment on index retention.notices_age is 'What is to be forgotten.';

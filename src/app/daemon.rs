@@ -36,6 +36,8 @@ const FOLLOWED: Duration = Duration::from_mins(1);
 const FORGOTTEN: Duration = Duration::from_hours(1);
 /// Looks that are asked for are so far apart at least.
 const WAKES: Duration = Duration::from_secs(1);
+/// How long endpoints may take to answer after the stop.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
 /// How long the database may take to answer one scrape.
 const SCRAPE_LIMIT: Duration = Duration::from_secs(2);
 /// A planner that has not moved for this long hangs: longer than its longest statement may take.
@@ -55,6 +57,12 @@ pub struct Front {
 }
 
 impl Front {
+    /// A desk of its own, apart from a daemon.
+    #[must_use]
+    pub fn new(config: Arc<Config>, listener: TcpListener, stop: CancellationToken, probes: http::Ops) -> Self {
+        Self { config, listener: Mutex::new(Some(listener)), stop, wake: Box::new(|| {}), probes }
+    }
+
     /// Where to listen; `None` where `http.listen` is off. Once.
     pub fn take_listener(&self) -> Option<TcpListener> {
         self.listener.lock().ok()?.take()
@@ -214,8 +222,14 @@ impl Daemon {
     async fn tell(self: Arc<Self>) {
         let notices = Notices::new(self.database.clone(), Arc::clone(&self.config));
         if self.stop.soft.run_until_cancelled(self.prepared.cancelled()).await.is_some() {
+            // What is not answered soon after the stop is sent again after the next start.
+            let enough = async {
+                self.stop.soft.cancelled().await;
+                tokio::time::sleep(LAST_ANSWERS).await;
+            };
             tokio::select! {
                 () = notices.run(&self.stop.soft) => {}
+                () = enough => {}
                 () = self.stop.hard.cancelled() => {}
             }
         }

@@ -1,5 +1,7 @@
 //! `notices`: what endpoints were told and will be, and what people may do about it. Acts have an actor and a reason, and are logged.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
 
@@ -116,7 +118,7 @@ impl Cli {
                     let mut tx = self.own_tables(&config, Purpose::Read).await?;
                     let (at, (id, source)) = (now(&mut tx).await?, notices::of_a_test(&mut tx).await?);
                     drop(tx);
-                    let notices = Notices::new(Database::new(&config.database)?, config.clone());
+                    let notices = Notices::new(Database::new(&config.database)?, Arc::clone(&config));
                     match notices.test(&name, &id, &source, at).await {
                         Some(Ok(())) => {
                             print(&format!("{name} has taken {id}"));

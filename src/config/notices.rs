@@ -1,6 +1,8 @@
 //! Endpoints that are told what happens to an account's records, as they are written down. What is sent there is `notices`.
 
 mod reach;
+#[cfg(test)]
+mod tests;
 
 use std::{fs, net::IpAddr, time::Duration};
 

@@ -306,10 +306,10 @@ pub(super) fn unlimited_or<T>(read: impl FnOnce(&Value) -> Read<T>) -> impl FnOn
 
 /// True or false.
 pub(super) fn flag(value: &Value) -> Read<bool> {
-    match value.kind {
-        ValueKind::Boolean(given) => Ok(given),
-        _ => Err(format!("must be true or false, not {}", kind(value))),
-    }
+    let ValueKind::Boolean(given) = value.kind else {
+        return Err(format!("must be true or false, not {}", kind(value)));
+    };
+    Ok(given)
 }
 
 /// A percentage, as a share between 0 and 1.

@@ -88,6 +88,6 @@ impl Counter {
 }
 
 async fn count(database: &Database) -> Result<Figures, DatabaseError> {
-    let mut tx = database.begin(Purpose::Read).await?;
+    let mut tx = database.begin(Purpose::Slice).await?;
     jobs::figures(&mut tx).await
 }

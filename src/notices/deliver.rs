@@ -6,6 +6,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +25,7 @@ use crate::{
 };
 
 /// Notices that are sent at once to one endpoint.
-const AT_ONCE: i64 = 8;
+const AT_ONCE: i64 = 16;
 /// How long a claimed notice is ours: longer than a request may take.
 const LEASE: Duration = Duration::from_mins(1);
 /// The first pause of a notice that was not taken; each next one is twice as long.
@@ -51,6 +52,8 @@ pub struct Notices {
     database: Database,
     config: Arc<Config>,
     lines: Arc<Vec<Line>>,
+    /// However many endpoints there are, they take one connection from the purges.
+    one_at_a_time: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The way to one endpoint.
@@ -74,7 +77,7 @@ impl Notices {
             said: Mutex::default(),
         });
         let lines = Arc::new(lines.collect());
-        Self { database, config, lines }
+        Self { database, config, lines, one_at_a_time: Arc::default() }
     }
 
     /// Looks and sends until told to stop; nobody waits for it, and no endpoint for another.
@@ -138,6 +141,7 @@ impl Notices {
             for span in endpoint.due_soon.iter().copied().zip(nearer) {
                 let mut after = None;
                 loop {
+                    let _one = self.one_at_a_time.lock().await;
                     let mut tx = self.database.begin(Purpose::Bulk).await?;
                     after = outbox::look(&mut tx, &endpoint.name, span, after).await?;
                     Database::commit(tx).await?;
@@ -159,56 +163,67 @@ impl Notices {
         Ok(turns.iter().fold(Delivered::default(), |all, one| Delivered { sent: all.sent + one.sent, failed: all.failed + one.failed }))
     }
 
+    /// A few notices to one endpoint.
     async fn turn(&self, line: &Line) -> Result<Delivered, NoticeError> {
-        let mut tx = self.database.begin(Purpose::Write).await?;
-        let claimed = outbox::claim(&mut tx, &line.endpoint, AT_ONCE, LEASE).await?;
-        Database::commit(tx).await?;
-        // Each to its end: one whose mark failed is sent again, the others need not be.
-        let tried = futures_util::future::join_all(claimed.iter().map(|notice| self.try_one(line, notice))).await;
-        let taken: Vec<bool> = tried.into_iter().collect::<Result<_, _>>()?;
-        let sent = taken.iter().filter(|taken| **taken).count();
-        Ok(Delivered { sent, failed: taken.len() - sent })
+        let claimed = {
+            let _one = self.one_at_a_time.lock().await;
+            // By index and in its order, however much waits.
+            let mut tx = self.database.begin(Purpose::Work).await?;
+            let claimed = outbox::claim(&mut tx, &line.endpoint, AT_ONCE, LEASE).await?;
+            Database::commit(tx).await?;
+            claimed
+        };
+        let mut tries: FuturesUnordered<_> = claimed.iter().map(|notice| async move { (notice, line.try_one(notice).await) }).collect();
+        let (mut delivered, mut marked) = (Delivered::default(), Ok(()));
+        while let Some(first) = tries.next().await {
+            // What has been answered by now is marked together; nobody waits for the slowest.
+            let mut answered = vec![first];
+            while let Some(Some(next)) = tries.next().now_or_never() {
+                answered.push(next);
+            }
+            crate::crash::point("notices.sent");
+            let sent = answered.iter().filter(|(_, answer)| *answer == Answer::Taken).count();
+            delivered.sent += sent;
+            delivered.failed += answered.len() - sent;
+            // One whose mark failed is sent again; the others need not be.
+            marked = marked.and(self.mark(line, &answered).await);
+        }
+        marked.map(|()| delivered)
     }
 
-    /// Whether it arrived.
-    async fn try_one(&self, line: &Line, notice: &Claimed) -> Result<bool, NoticeError> {
-        let event = Event {
-            id: &notice.event_id,
-            source: &notice.source,
-            kind: &notice.kind,
-            account: notice.account_id.as_deref(),
-            at: notice.at,
-            data: &notice.data,
-        };
-        let answer = line.send(&event, notice.now).await;
-        crate::crash::point("notices.sent");
-        let mut tx = self.database.begin(Purpose::Write).await?;
-        let name = &line.endpoint.name;
-        match &answer {
-            Answer::Taken => outbox::sent(&mut tx, notice.id).await?,
-            Answer::Gone => {
-                let new = outbox::disable(&mut tx, &line.endpoint).await?;
-                outbox::failed(&mut tx, notice, "status 410", Some(Duration::ZERO)).await?;
-                Database::commit(tx).await?;
-                metrics::notice(name, "failed");
-                if new {
-                    tracing::error!(
-                        event = "notice.endpoint_disabled",
-                        endpoint = name,
-                        host = line.endpoint.host,
-                        "it answered 410, gone for good: nothing is sent to it until its configuration changes or `retentiond notices enable`"
-                    );
+    /// Writes down how tries ended, and says so.
+    async fn mark(&self, line: &Line, answered: &[(&Claimed, Answer)]) -> Result<(), NoticeError> {
+        let _one = self.one_at_a_time.lock().await;
+        let mut tx = self.database.begin(Purpose::Work).await?;
+        let taken = answered.iter().filter(|(_, answer)| *answer == Answer::Taken).map(|(notice, _)| notice.id);
+        outbox::sent(&mut tx, &taken.collect::<Vec<_>>()).await?;
+        let mut disabled = false;
+        for (notice, answer) in answered {
+            match answer {
+                Answer::Taken => {}
+                Answer::Gone => {
+                    disabled |= outbox::disable(&mut tx, &line.endpoint).await?;
+                    outbox::failed(&mut tx, notice, "status 410", Some(Duration::ZERO)).await?;
                 }
-                return Ok(false);
-            }
-            Answer::Failed(why) => {
-                let pause = (!notice.last).then(|| pause(notice.attempts));
-                outbox::failed(&mut tx, notice, why, pause).await?;
+                Answer::Failed(why) => {
+                    let pause = (!notice.last).then(|| pause(notice.attempts));
+                    outbox::failed(&mut tx, notice, why, pause).await?;
+                }
             }
         }
         Database::commit(tx).await?;
-        line.tell(notice, &answer);
-        Ok(answer == Answer::Taken)
+        for (notice, answer) in answered {
+            line.tell(notice, answer);
+        }
+        if disabled {
+            tracing::error!(
+                event = "notice.endpoint_disabled",
+                endpoint = line.endpoint.name,
+                host = line.endpoint.host,
+                "it answered 410, gone for good: nothing is sent to it until its configuration changes or `retentiond notices enable`"
+            );
+        }
+        Ok(())
     }
 
     /// Sends a test to the endpoint of this name; how it was not taken. `None` is that there is no such endpoint.
@@ -225,6 +240,18 @@ impl Notices {
 }
 
 impl Line {
+    async fn try_one(&self, notice: &Claimed) -> Answer {
+        let event = Event {
+            id: &notice.event_id,
+            source: &notice.source,
+            kind: &notice.kind,
+            account: notice.account_id.as_deref(),
+            at: notice.at,
+            data: &notice.data,
+        };
+        self.send(&event, notice.now).await
+    }
+
     #[cfg(feature = "notices")]
     async fn send(&self, event: &Event<'_>, now: DateTime<Utc>) -> Answer {
         match &self.client {
@@ -242,13 +269,14 @@ impl Line {
     fn tell(&self, notice: &Claimed, answer: &Answer) {
         let (endpoint, host) = (&self.endpoint.name, &self.endpoint.host);
         let (id, kind, account_id, attempts) = (&notice.event_id, &notice.kind, &notice.account_id, notice.attempts);
-        let Answer::Failed(error) = answer else {
-            metrics::notice(endpoint, "sent");
-            if let Ok(mut said) = self.said.lock() {
-                *said = None;
+        let error = match answer {
+            Answer::Taken => {
+                metrics::notice(endpoint, "sent");
+                tracing::debug!(event = "notice.sent", endpoint, notice_id = id, r#type = kind, account_id, attempts, "it arrived");
+                return;
             }
-            tracing::debug!(event = "notice.sent", endpoint, notice_id = id, r#type = kind, account_id, attempts, "it arrived");
-            return;
+            Answer::Gone => return metrics::notice(endpoint, "failed"),
+            Answer::Failed(error) => error,
         };
         metrics::notice(endpoint, "failed");
         if notice.last {

@@ -65,10 +65,12 @@ impl Inbound {
             _ => return Err(InboundError::ContentType),
         };
         let read: Value = serde_json::from_slice(body).map_err(|_| InboundError::Body("it cannot be parsed"))?;
-        let events = match read {
-            Value::Array(events) if batch => events,
-            event @ Value::Object(_) if !batch => vec![event],
-            _ => return Err(InboundError::Body(if batch { "a batch is an array" } else { "an event is an object" })),
+        let events = if batch {
+            serde_json::from_value::<Vec<Value>>(read).map_err(|_| InboundError::Body("a batch is an array"))?
+        } else if read.is_object() {
+            vec![read]
+        } else {
+            return Err(InboundError::Body("an event is an object"));
         };
         let read: Vec<([u8; 32], String)> = events.iter().enumerate().map(|(at, event)| one(at, event)).collect::<Result<_, _>>()?;
         let mut accounts = Vec::new();

@@ -237,12 +237,17 @@ pub(super) async fn claim(
     Ok(claimed)
 }
 
-/// It arrived.
-pub(super) async fn sent(conn: &mut PgConnection, id: i64) -> Result<(), DatabaseError> {
-    sqlx::query("update retention.notices set outcome = 'sent', ended_at = now(), last_error = null where id = $1 and outcome is null")
-        .bind(id)
-        .execute(conn)
-        .await?;
+/// They arrived.
+pub(super) async fn sent(conn: &mut PgConnection, ids: &[i64]) -> Result<(), DatabaseError> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "update retention.notices set outcome = 'sent', ended_at = now(), last_error = null where id = any($1) and outcome is null",
+    )
+    .bind(ids)
+    .execute(conn)
+    .await?;
     Ok(())
 }
 

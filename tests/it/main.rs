@@ -41,6 +41,7 @@ mod crossing;
 mod daemon;
 mod desk;
 mod desk_fuzz;
+mod desk_scans;
 mod executor;
 mod faults;
 mod fence;

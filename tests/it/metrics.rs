@@ -262,14 +262,34 @@ async fn s8_what_people_decided_and_what_the_ledger_holds_shows() {
         .sql("update retention.requests set accepted_at = now() - interval '40 days', due_by = now() - interval '1 second' where id = 2")
         .await;
     until_shown(port, "retention_requests{state=\"overdue\"}", 1.0).await;
-    let seen = until_shown(port, "retention_holds", 1.0).await;
-    assert!(seen.get("retention_guard_candidates").unwrap() >= 1.0, "who is not held any more is due: {}", seen.text);
+    until_shown(port, "retention_holds", 1.0).await;
+    // Who is not held any more is due, as soon as it is planned.
+    until_shown(port, "retention_guard_candidates", 1.0).await;
     drop(daemon);
     assert!(entries < 1_000);
     world.sql("update retention.guard set ledger_behind = 1000").await;
     let _daemon = world.daemon();
     let seen = until_shown(port, "retention_ledger_ok", 0.0).await;
     assert_eq!(seen.get("retention_ledger_missing_entries"), seen.get("retention_ledger_entries").map(|had| 1000.0 - had), "{}", seen.text);
+}
+
+#[tokio::test]
+async fn s8_the_limit_of_the_guard_is_the_lower_of_the_two_and_absent_without_one() {
+    for (accounts, share, limit) in
+        [("7", "50%", Some(2.0)), ("1", "50%", Some(1.0)), ("unlimited", "60%", Some(3.0)), ("unlimited", "100%", None)]
+    {
+        let port = free_port();
+        let mut world = World::new().await;
+        world.set("HTTP__OPS_LISTEN", &format!("127.0.0.1:{port}")).set("GUARD__SHARE_FLOOR", "5");
+        world.set("GUARD__MAX_ACCOUNTS", accounts).set("GUARD__MAX_SHARE", share);
+        for id in ["a", "b", "c", "d", "e"] {
+            world.account(id, "null", "null", "null").await;
+        }
+        let daemon = world.daemon();
+        daemon.wait_for("the first look", |e| e["event"] == "poll.completed").await;
+        let seen = until_shown(port, "retention_guard_candidates", 0.0).await;
+        assert_eq!(seen.get("retention_guard_limit"), limit, "{accounts} {share}\n{}", seen.text);
+    }
 }
 
 #[tokio::test]

@@ -226,8 +226,8 @@ async fn what_does_not_arrive_in_its_time_is_given_up_and_the_next_has_its_turn(
     assert_eq!(world.count("retention.notices where outcome = 'given_up'").await, 1);
     status.store(200, Ordering::Relaxed);
     while world.deliver().await.sent > 0 {}
-    let states = |state: &str| format!("retention.notices where outcome = '{state}'");
-    assert_eq!([world.count(&states("sent")).await, world.count(&states("given_up")).await], [3, 1]);
+    let ended = |state: &str| format!("retention.notices where outcome = '{state}'");
+    assert_eq!([world.count(&ended("sent")).await, world.count(&ended("given_up")).await], [3, 1]);
     let failed = world.json(&["notices", "list", "--failed", "--endpoint", "platform"]);
     assert_eq!(failed[0]["state"], "given_up");
     // Somebody lets it be sent once more, and then everything.
@@ -235,7 +235,7 @@ async fn what_does_not_arrive_in_its_time_is_given_up_and_the_next_has_its_turn(
     assert!(world.cli(&["notices", "replay", "--id", id, "--reason", "mended"]).status.success());
     world.deliver().await;
     assert_eq!(receiver.got().last().unwrap().id, id);
-    assert_eq!(world.count(&states("sent")).await, 4);
+    assert_eq!(world.count(&ended("sent")).await, 4);
     let before = receiver.got().len();
     assert!(
         world
