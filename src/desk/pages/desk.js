@@ -36,6 +36,13 @@
     });
   }
 
+  // What has just been done is said once.
+  var address = new URL(location.href);
+  if (address.searchParams.has("done")) {
+    address.searchParams.delete("done");
+    history.replaceState(null, "", address);
+  }
+
   setInterval(tell, 10000);
   if (!("refresh" in body.dataset)) return;
   var due = loaded + 30000;
