@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use crate::{
     app::{App, patiently},
-    config::{self, Config, LogFormat, Needs},
+    config::{self, Config, Log, LogFormat, Needs},
     database::{Database, DatabaseError, Purpose, Tx},
     failure::Failure,
     http, schema,
@@ -151,6 +151,11 @@ enum Verb {
         #[command(subcommand)]
         verb: report::Verb,
     },
+    /// What the log calls an account when log.account_ids = "pseudonym"; to search it by.
+    Pseudonym {
+        /// The account's id.
+        account: String,
+    },
     /// Ask the local daemon whether it lives; for container health checks.
     Healthcheck,
     /// Print a completion script.
@@ -218,6 +223,7 @@ impl Cli {
             Verb::Certificate(arguments) => self.certificate(arguments),
             Verb::Request(arguments) => self.request(arguments),
             Verb::Report { verb } => self.report(verb),
+            Verb::Pseudonym { account } => self.pseudonym(&account),
             Verb::Healthcheck => self.healthcheck(),
             Verb::Completions { shell } => {
                 clap_complete::generate(shell, &mut Arguments::command(), "retentiond", &mut std::io::stdout());
@@ -233,13 +239,21 @@ impl Cli {
     /// The configuration of a one-shot verb, with its logs on stderr.
     fn one_shot(&self) -> Result<Arc<Config>, Failure> {
         let config = self.load(Needs::Database)?;
-        telemetry::init(config.log.format, &config.log.level, Stream::Stderr).map_err(|e| Failure::Other(e.into()))?;
+        telemetry::init(&config.log, Stream::Stderr).map_err(|e| Failure::Other(e.into()))?;
         Ok(Arc::new(config))
     }
 
     fn migrate(&self, platform: bool) -> Result<(), Failure> {
         let config = self.one_shot()?;
         block_on(async { patiently(|| async { Ok(schema::migrate(&config, platform).await?) }).await })
+    }
+
+    fn pseudonym(&self, account: &str) -> Result<(), Failure> {
+        let Some(key) = self.load(Needs::Database)?.log.account_key else {
+            return Err(Failure::Other(anyhow::anyhow!("log.account_ids is \"plain\": the log has the account's id itself")));
+        };
+        print(&telemetry::pseudonym(&key, account));
+        Ok(())
     }
 
     fn healthcheck(&self) -> Result<(), Failure> {
@@ -286,7 +300,8 @@ fn print_json(value: &impl Serialize) -> Result<(), Failure> {
 
 /// Logs of the daemon when nothing is configured yet.
 fn log_before_configuration() {
-    let _ = telemetry::init(LogFormat::Auto, "info", Stream::Stdout);
+    let log = Log { format: LogFormat::Auto, level: "info".to_owned(), account_key: None };
+    let _ = telemetry::init(&log, Stream::Stdout);
 }
 
 /// The database's clock, so that relative times mean what it means.

@@ -245,6 +245,8 @@ pub struct Log {
     pub format: LogFormat,
     /// A `tracing` filter, like `info` or `retentiond=debug`.
     pub level: String,
+    /// With it, account ids in the log are pseudonyms under this key.
+    pub account_key: Option<SecretString>,
 }
 
 /// How log lines are written.

@@ -72,6 +72,11 @@ pub const METRICS: &[(&str, Kind, &str)] = &[
         Kind::Counter,
         "Calls to the store that it did not answer, or answered with a request for patience.",
     ),
+    (
+        "retention_log_events_total",
+        Kind::Counter,
+        "Lines of the log of this process since its listener stands, by event; `log` is every line without one.",
+    ),
     ("retention_database_up", Kind::Gauge, "1 when the database answered this scrape, 0 when the figures that it holds are missing."),
 ];
 
@@ -119,6 +124,11 @@ fn describe() {
             Kind::Histogram => describe_histogram!(*name, Unit::Count, *help),
         }
     }
+}
+
+/// A line was written to the log. Both are words of ours.
+pub fn logged(event: &'static str, level: &'static str) {
+    counter!("retention_log_events_total", "event" => event, "level" => level).increment(1);
 }
 
 /// Folds observations into their buckets; without it they would pile up while nobody scrapes.

@@ -40,7 +40,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     // Running.
     ("schema", "config database ledger"),
     ("lifecycle", ""),
-    ("telemetry", "config model terminal"),
+    ("telemetry", "config metrics model terminal"),
     ("http", "terminal"),
     ("failure", "catalog config database ledger schema telemetry"),
     (

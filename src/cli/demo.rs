@@ -54,7 +54,7 @@ fn show(length: Duration, postgres_bin: Option<PathBuf>, elsewhere: bool) -> Res
     ];
     let environment: BTreeMap<String, String> = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let config = Arc::new(config::load(&[promise], &environment, Needs::Database)?);
-    telemetry::init(config.log.format, &config.log.level, Stream::Stdout).map_err(|e| Failure::Other(e.into()))?;
+    telemetry::init(&config.log, Stream::Stdout).map_err(|e| Failure::Other(e.into()))?;
     let ended = block_on(async {
         schema::migrate(&config, true).await?;
         let mut connection = database::connect(&config.database).await?;

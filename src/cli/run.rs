@@ -21,7 +21,7 @@ impl Cli {
                 return Err(failure);
             }
         };
-        telemetry::init(config.log.format, &config.log.level, Stream::Stdout).map_err(|e| Failure::Other(e.into()))?;
+        telemetry::init(&config.log, Stream::Stdout).map_err(|e| Failure::Other(e.into()))?;
         for warning in &config.warnings {
             tracing::warn!(event = "config.warning", "{warning}");
         }

@@ -81,7 +81,7 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
         root.fault("records.keep_history", problem);
     }
     let http = root.section("http", http).flatten();
-    let log = root.section("log", log).flatten();
+    let log = root.section("log", |t| log(t, needs)).flatten();
     let regions = root.maybe("regions", texts);
     let stores = root.named("stores", |t| store(t, needs));
     let points = root.list("starting_points", label(&["name"]), starting_point);
@@ -314,7 +314,7 @@ fn socket(value: &::config::Value) -> Read<SocketAddr> {
     given.parse().map_err(|_| format!("{given:?} is not an address and a port: write it like \"127.0.0.1:9464\""))
 }
 
-fn log(t: &mut Table<'_>) -> Option<Log> {
+fn log(t: &mut Table<'_>, needs: Needs) -> Option<Log> {
     let formats = [("auto", LogFormat::Auto), ("json", LogFormat::Json), ("text", LogFormat::Text)];
     let format = t.scalar("format", word(&formats));
     let level = t.scalar("level", |value| {
@@ -327,8 +327,35 @@ fn log(t: &mut Table<'_>) -> Option<Log> {
             Err(format!("{given:?} is not a filter: write a level like \"info\", or \"info,retentiond=debug\""))
         }
     });
-    t.later(&["account_ids"]);
-    Some(Log { format: format?, level: level? })
+    let pseudonyms = t.scalar("account_ids", word(&[("plain", false), ("pseudonym", true)]));
+    let given = t.has("account_key") || t.has("account_key_file");
+    if t.has("account_key") && t.has("account_key_file") {
+        t.fault("account_key_file", "account_key is set too; keep one of them");
+    }
+    let key = t.maybe("account_key", |value| account_key(&text(value)?));
+    let from_file = t.maybe("account_key_file", |value| {
+        let path = text(value)?;
+        if needs == Needs::Nothing {
+            return Ok(None);
+        }
+        let content = fs::read_to_string(&path).map_err(|error| format!("{path:?} {}", raw::unreadable(&error)))?;
+        account_key(&content).map(Some).map_err(|problem| format!("{path:?} {problem}"))
+    });
+    if pseudonyms == Some(true) && !given {
+        t.fault("account_ids", "\"pseudonym\" needs a key: set account_key_file to a file with 16 random bytes or more in it");
+    }
+    let account_key = key.or(from_file.flatten()).filter(|_| pseudonyms == Some(true));
+    if pseudonyms == Some(true) && needs == Needs::Database && account_key.is_none() {
+        return None;
+    }
+    Some(Log { format: format?, level: level?, account_key })
+}
+
+/// Never repeats the key.
+fn account_key(given: &str) -> Read<SecretString> {
+    let key = given.trim();
+    let remedy = "needs 16 bytes or more, like those of `openssl rand -hex 32`";
+    if key.len() < 16 { Err(format!("is a key of {} bytes and {remedy}", key.len())) } else { Ok(key.into()) }
 }
 
 /// Names a table of an array by some of its texts, joined by `/`.

@@ -22,6 +22,7 @@ mod secantus;
 mod world;
 
 mod bad_input;
+mod canary;
 mod certificate;
 mod children;
 mod cli;
