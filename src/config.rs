@@ -7,6 +7,7 @@ mod address;
 mod overlap;
 mod policy;
 mod raw;
+pub mod reload;
 mod remote;
 mod rules;
 mod table;
@@ -421,4 +422,6 @@ impl Store {
 pub struct Origin {
     /// Files, in the order they are merged.
     pub files: Vec<PathBuf>,
+    /// A fingerprint of each value as written, by its key.
+    pub(crate) written: BTreeMap<String, String>,
 }

@@ -9,7 +9,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use crate::config;
+use crate::{config, heartbeat};
 
 /// A transaction that owns its connection.
 pub type Tx = Transaction<'static, Postgres>;
@@ -114,6 +114,7 @@ impl Database {
     /// # Errors
     /// When the database is unreachable, refuses us, or has no connection to spare within five seconds.
     pub async fn begin(&self, purpose: Purpose) -> Result<Tx, DatabaseError> {
+        heartbeat::beat();
         let (pool, statements) = (self.pool.clone(), purpose.begin(self.pooled));
         match owned(async move { pool.begin_with(AssertSqlSafe(statements)).await }).await {
             Err(DatabaseError::Driver(sqlx::Error::PoolTimedOut)) => Err(self.why_none().await),

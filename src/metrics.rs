@@ -77,6 +77,12 @@ pub const METRICS: &[(&str, Kind, &str)] = &[
         Kind::Counter,
         "Lines of the log of this process since its listener stands, by event; `log` is every line without one.",
     ),
+    (
+        "retention_config_last_reload_successful",
+        Kind::Gauge,
+        "1 when the configuration was read with success the last time, at the start or on SIGHUP.",
+    ),
+    ("retention_config_last_reload_success_timestamp_seconds", Kind::Gauge, "When that was last so."),
     ("retention_database_up", Kind::Gauge, "1 when the database answered this scrape, 0 when the figures that it holds are missing."),
 ];
 
@@ -131,6 +137,11 @@ pub fn logged(event: &'static str, level: &'static str) {
     counter!("retention_log_events_total", "event" => event, "level" => level).increment(1);
 }
 
+/// A line of this event may be written some day; until then there are none.
+pub fn may_be_logged(event: &'static str, level: &'static str) {
+    counter!("retention_log_events_total", "event" => event, "level" => level).increment(0);
+}
+
 /// Folds observations into their buckets; without it they would pile up while nobody scrapes.
 pub fn upkeep() {
     if let Some(Some(handle)) = HANDLE.get() {
@@ -166,13 +177,25 @@ pub fn completed(feature: &str, data_class: &str, lateness_seconds: f64) {
 }
 
 /// A look at the source ended.
-#[expect(clippy::disallowed_methods, reason = "a figure for monitors, compared with their clock; no decision rests on it")]
 pub fn polled(kind: &'static str, succeeded: bool) {
     counter!("retention_polls_total", "kind" => kind, "outcome" => if succeeded { "ok" } else { "error" }).increment(1);
     if succeeded {
-        let now = chrono::Utc::now().timestamp_micros();
-        #[expect(clippy::cast_precision_loss, reason = "microseconds are exact until the year 2255")]
-        gauge!("retention_last_poll_success_timestamp_seconds", "kind" => kind).set(now as f64 / 1e6);
+        gauge!("retention_last_poll_success_timestamp_seconds", "kind" => kind).set(now());
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a figure for monitors, compared with their clock; no decision rests on it")]
+fn now() -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "microseconds are exact until the year 2255")]
+    let seconds = chrono::Utc::now().timestamp_micros() as f64 / 1e6;
+    seconds
+}
+
+/// The configuration was read, and is in force or not.
+pub fn reloaded(succeeded: bool) {
+    gauge!("retention_config_last_reload_successful").set(if succeeded { 1.0 } else { 0.0 });
+    if succeeded {
+        gauge!("retention_config_last_reload_success_timestamp_seconds").set(now());
     }
 }
 

@@ -105,6 +105,15 @@ pub fn set_level(level: &str) -> Result<(), TelemetryError> {
     FILTER.get().and_then(|handle| handle.reload(filter).ok()).ok_or(TelemetryError::Missing)
 }
 
+/// Shows the counters of warnings and errors that are zero: a rate needs a beginning.
+pub fn show_counters() {
+    for event in events::EVENTS {
+        for level in event.levels.split(' ').filter(|level| matches!(*level, "warn" | "error")) {
+            metrics::may_be_logged(event.name, level);
+        }
+    }
+}
+
 /// What the log calls the account under this key.
 #[must_use]
 pub fn pseudonym(key: &secrecy::SecretString, account: &str) -> String {

@@ -16,10 +16,11 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("sql", ""),
     ("clock", ""),
     ("metrics", "config"),
+    ("heartbeat", ""),
     ("crash", ""),
     ("terminal", ""),
     // Gateways. Conditions and fingerprints of one may appear in the SQL of the next; none knows a pass.
-    ("database", "config"),
+    ("database", "config heartbeat"),
     ("pressure", "config database metrics"),
     ("catalog", "config database model"),
     ("retention", "config model"),
@@ -45,7 +46,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("failure", "catalog config database ledger schema telemetry"),
     (
         "app",
-        "catalog clock config database executor failure http jobs ledger levels lifecycle metrics model outlook planner policy records safeguards schema terminal verifier",
+        "catalog clock config database executor failure heartbeat http jobs ledger levels lifecycle metrics model outlook planner policy records safeguards schema telemetry terminal verifier",
     ),
     // The operator's surface.
     ("certificate", "config ledger proof"),

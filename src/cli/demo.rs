@@ -65,7 +65,7 @@ fn show(length: Duration, postgres_bin: Option<PathBuf>, elsewhere: bool) -> Res
             stores.fill(&mut connection).await.map_err(|e| Failure::Other(e.into()))?;
             stores.left_out().iter().for_each(|why| print(&format!("Left out, {why}.")));
         }
-        app::run(Arc::clone(&config), Some(length)).await?;
+        app::run(Arc::clone(&config), Some(length), None).await?;
         let after = sample::census(&mut connection).await.map_err(database::DatabaseError::from)?;
         conclude(&before, &after);
         certify(&config, &mut connection).await?;

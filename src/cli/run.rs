@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{Cli, block_on, log_before_configuration};
 use crate::{
-    app::{self, App},
-    config::Needs,
+    app::{self, Again, App},
+    config::{self, Needs},
     failure::Failure,
     lifecycle::Stop,
     model::Mode,
@@ -30,7 +30,9 @@ impl Cli {
         }
         block_on(async {
             if !once {
-                return app::run(config, None).await;
+                let files = config.origin.files.clone();
+                let again: Again = Box::new(move || config::load(&files, &config::environment(), Needs::Database));
+                return app::run(config, None, Some(again)).await;
             }
             let app = App::prepare_patiently(config).await?;
             let ended = app.run_once(&Stop::default()).await;

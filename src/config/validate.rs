@@ -12,6 +12,7 @@ use super::{
     address::address,
     overlap::{Point, judge},
     raw::{self, Text, Tree},
+    reload,
     rules::{data_class, exemption, starting_point, store},
     table::{Faults, Invalid, Read, Table, at_least, duration, limit, number, period, share, text, texts, unlimited_or, word},
 };
@@ -38,7 +39,7 @@ pub fn load(files: &[PathBuf], environment: &BTreeMap<String, String>, needs: Ne
     faults.settle(Some(()))?;
     let texts: Vec<Text<'_>> = texts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let mut config = parse(&texts, environment, needs)?;
-    config.origin = Origin { files };
+    config.origin.files = files;
     Ok(config)
 }
 
@@ -49,8 +50,11 @@ pub fn load(files: &[PathBuf], environment: &BTreeMap<String, String>, needs: Ne
 pub fn parse(files: &[Text<'_>], environment: &BTreeMap<String, String>, needs: Needs) -> Result<Config, Invalid> {
     let faults = Faults::default();
     let tree = raw::merge(files, environment, &faults);
+    let written = tree.as_ref().map(reload::written).unwrap_or_default();
     let config = tree.and_then(|tree| Table::read(tree, &faults, |root| config(root, needs)));
-    faults.settle(config)
+    let mut config = faults.settle(config)?;
+    config.origin.written = written;
+    Ok(config)
 }
 
 fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {

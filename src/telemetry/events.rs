@@ -177,6 +177,7 @@ pub const EVENTS: &[Event] = &[
         "Records are there that should be gone.",
         "job_id account_id feature data_class starting_point retain_until delete_by targets looks retry_in_ms",
     ),
+    event("service.unheard", "debug", "The service manager could not be told.", "error"),
     event("source.vanished", "warn", "Rows vanished from the source, or came back.", "source newly confirmed returned known"),
     event("store.away", "warn", "A store does not answer and is left alone for a moment.", "store account_id error"),
     event("store.back", "info", "The store answers again.", "store"),

@@ -54,6 +54,7 @@ mod races;
 mod requests;
 mod records;
 mod reports;
+mod running;
 mod safeguards;
 mod sources;
 mod stores;

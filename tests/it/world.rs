@@ -234,6 +234,11 @@ impl World {
         command
     }
 
+    /// Writes the rules where a running daemon reads them again.
+    pub(crate) fn write_rules(&self) {
+        std::fs::write(self.folder.path().join("retentiond.toml"), &self.rules).unwrap();
+    }
+
     /// Runs the program itself.
     pub(crate) fn cli(&self, arguments: &[&str]) -> Output {
         self.command(arguments).stdin(Stdio::null()).output().unwrap()
