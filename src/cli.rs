@@ -1,6 +1,7 @@
 //! The command line (contract §5): verbs, flags, and what each prints. Data goes to stdout, logs of one-shot verbs to stderr.
 //! A verb asks the library and prints; it decides nothing.
 
+mod catalog;
 mod check;
 mod control;
 mod csv;
@@ -158,6 +159,11 @@ enum Verb {
     },
     /// Ask the local daemon whether it lives; for container health checks.
     Healthcheck,
+    /// What the program can say and be told: events, metrics, keys, exit codes; made from the code.
+    Catalog {
+        #[command(subcommand)]
+        verb: catalog::Verb,
+    },
     /// Print a completion script.
     Completions {
         /// For this shell.
@@ -225,6 +231,7 @@ impl Cli {
             Verb::Report { verb } => self.report(verb),
             Verb::Pseudonym { account } => self.pseudonym(&account),
             Verb::Healthcheck => self.healthcheck(),
+            Verb::Catalog { verb } => self.catalog(verb),
             Verb::Completions { shell } => {
                 clap_complete::generate(shell, &mut Arguments::command(), "retentiond", &mut std::io::stdout());
                 Ok(())

@@ -86,6 +86,29 @@ pub const METRICS: &[(&str, Kind, &str)] = &[
     ("retention_database_up", Kind::Gauge, "1 when the database answered this scrape, 0 when the figures that it holds are missing."),
 ];
 
+/// The labels of a metric, for the catalogue; empty where it has none.
+#[must_use]
+pub fn labels(name: &str) -> &'static str {
+    match name {
+        "retention_jobs" => "feature, data_class, state",
+        "retention_overdue_jobs"
+        | "retention_held_jobs"
+        | "retention_earliest_unmet_deadline_timestamp_seconds"
+        | "retention_deadline_lateness_seconds"
+        | "retention_residual_records" => "feature, data_class",
+        "retention_records_deleted_total" => "feature, data_class, target",
+        "retention_batch_duration_seconds" => "target",
+        "retention_polls_total" => "kind (poll, resync), outcome (ok, error)",
+        "retention_last_poll_success_timestamp_seconds" => "kind",
+        "retention_mode_info" => "mode",
+        "retention_pressure" => "reason (replica_lag, lock_waits, connections, log_rate, active_sessions)",
+        "retention_pause_seconds_total" => "reason",
+        "retention_store_available" | "retention_store_failures_total" => "store",
+        "retention_log_events_total" => "event, level",
+        _ => "",
+    }
+}
+
 /// Up to a day is the shipped allowance; what comes after it is late.
 const LATENESS: &[f64] = &[1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 43_200.0, 86_400.0, 172_800.0, 604_800.0];
 /// Around the 100 ms that batches aim at, up to the limit of a statement and a little more.

@@ -54,7 +54,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("sample", "embedded"),
     (
         "cli",
-        "app catalog config database embedded certificate failure http jobs ledger lifecycle model outlook policy proof requests safeguards sample schema stores telemetry terminal",
+        "app catalog config database embedded certificate failure http jobs ledger lifecycle metrics model outlook policy proof requests safeguards sample schema stores telemetry terminal",
     ),
 ];
 

@@ -137,6 +137,13 @@ fn reload(world: &World, daemon: &Daemon) {
     daemon.signal(Signal::HUP);
 }
 
+/// The rules with another `poll.interval`, and no `poll.resync_interval`.
+fn rules_with_interval(rules: &str, interval: &str) -> String {
+    let (head, tail) = rules.split_once("[poll]\n").unwrap();
+    let kept: Vec<&str> = tail.lines().filter(|line| !line.contains("interval")).collect();
+    format!("{head}[poll]\ninterval = \"{interval}\"\n{}", kept.join("\n"))
+}
+
 const RELOADED: &str = "retention_config_last_reload_successful";
 
 #[tokio::test]
@@ -145,7 +152,11 @@ async fn a_reload_takes_over_hot_keys_and_refuses_all_others_as_a_whole() {
     let port = free_port();
     world.set("HTTP__OPS_LISTEN", &format!("127.0.0.1:{port}"));
     let rules = world.rules.clone();
-    let written = |level: &str, interval: &str| format!("[log]\nlevel = \"{level}\"\n[poll]\ninterval = \"{interval}\"\n{rules}");
+    let written = |level: &str, interval: &str| {
+        let own = format!("[log]\nlevel = \"{level}\"\n{}", rules_with_interval(&rules, interval));
+        assert!(own.contains(interval));
+        own
+    };
     world.rules = written("info", "1h");
     let daemon = world.daemon();
     daemon.wait_for("the first look", |e| e["event"] == "poll.completed").await;
@@ -190,12 +201,12 @@ async fn a_reload_cuts_no_batch_off_and_nothing_is_deleted_twice() {
     let mut world = World::new().await;
     world.set("EXECUTOR__MAX_ROWS_PER_BATCH", "3").set("EXECUTOR__CONCURRENCY", "1");
     let rules = world.rules.clone();
-    world.rules = format!("[poll]\ninterval = \"1h\"\n{rules}");
+    world.rules = rules_with_interval(&rules, "1h");
     world.account("a", "null", OLD, "null").await;
     let gate = gate(&world).await;
     let daemon = world.daemon();
     somebody_waits_at_the_gate(&world).await;
-    world.rules = format!("[poll]\ninterval = \"100ms\"\n{rules}");
+    world.rules = rules_with_interval(&rules, "100ms");
     reload(&world, &daemon);
     daemon.wait_for("it is taken over", |e| e["event"] == "config.reloaded").await;
     gate.close().await.unwrap();
