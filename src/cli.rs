@@ -152,7 +152,7 @@ enum Verb {
         #[command(subcommand)]
         verb: report::Verb,
     },
-    /// What the log calls an account when log.account_ids = "pseudonym"; to search it by.
+    /// What the log calls an account when it has pseudonyms; to search it by.
     Pseudonym {
         /// The account's id.
         account: String,

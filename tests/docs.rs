@@ -317,7 +317,7 @@ fn every_event_of_the_source_is_in_the_catalogue_at_its_level_and_none_is_there_
     let sources: String = files(&root().join("src"), ".rs")
         .into_iter()
         .filter(|path| !path.ends_with("telemetry/events.rs") && !path.ends_with("tests.rs"))
-        .map(|path| fs::read_to_string(path).unwrap().split("#[cfg(test)]").next().unwrap().to_owned())
+        .map(|path| fs::read_to_string(path).unwrap().split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned())
         .collect();
     for event in EVENTS.iter().filter(|event| event.name != "log") {
         assert!(sources.contains(&format!("\"{}\"", event.name)), "nobody says {}", event.name);
@@ -348,7 +348,7 @@ fn every_key_of_the_configuration_is_on_its_page_with_a_sentence() {
         assert!(page.contains(&format!("| `{key}` |")), "{key}");
     }
     for line in page.lines().filter(|line| line.starts_with("| `") && !line.starts_with("| `[")) {
-        let bare = ["approvals.", "starting_points[]", "data_classes[]"].iter().any(|section| line.starts_with(&format!("| `{section}")));
+        let bare = ["starting_points[]", "data_classes"].iter().any(|section| line.starts_with(&format!("| `{section}")));
         assert!(bare || !line.ends_with("|  |"), "no sentence: {line}");
     }
 }

@@ -84,15 +84,19 @@ fn walk(path: &str, tree: &Tree, all: &mut BTreeMap<String, String>) {
             walk(&path, tree, all);
             continue;
         }
-        let content = match &value.kind {
-            ValueKind::String(name) if key.ends_with("_file") => fs::read(name).ok(),
-            _ => None,
+        let content = if let ValueKind::String(name) = &value.kind
+            && key.ends_with("_file")
+        {
+            fs::read(name).ok()
+        } else {
+            None
         };
         all.insert(path, fingerprint(&(canonical(&value.kind), content)));
     }
 }
 
 /// The value as one text, the same each time.
+#[expect(clippy::wildcard_enum_match_arm, reason = "every scalar is shown alike")]
 fn canonical(value: &ValueKind) -> String {
     match value {
         ValueKind::Table(tree) => {

@@ -108,7 +108,9 @@ mod tests {
 
     fn hidden(fields: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
         let mut all = Fields::default();
-        fields.iter().for_each(|(name, value)| all.set(name, Value::text(*value)));
+        for (name, value) in fields {
+            all.set(name, Value::text(*value));
+        }
         Pseudonyms::new("0123456789abcdef".into()).hide(&mut all, true);
         all.iter().map(|(name, value)| (name, value.shown().into_owned())).collect()
     }
