@@ -1,5 +1,5 @@
 # One command each: see it work, test it, check it, measure it.
-.PHONY: help demo test check fmt clippy doc deny bench bench-quick soak deb sbom prerequisites test-servers
+.PHONY: help demo test check fmt clippy doc docs deny bench bench-quick soak deb sbom prerequisites test-servers
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -30,6 +30,13 @@ clippy: prerequisites
 
 doc: prerequisites
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+docs: prerequisites ## the pages of docs/reference, from the code
+	cargo build --locked
+	@mkdir -p docs/reference
+	@for page in events metrics config errors; do \
+	    file=$$page; [ $$page = errors ] && file=exit-codes; \
+	    target/debug/retentiond catalog $$page > docs/reference/$$file.md || exit 1; done
 
 deny: prerequisites
 	@cargo deny --version >/dev/null 2>&1 || { \

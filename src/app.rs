@@ -2,6 +2,9 @@
 //! The only module that names everything; it decides nothing about records.
 
 mod daemon;
+mod passes;
+mod reload;
+mod service;
 
 use std::{
     sync::Arc,
@@ -35,7 +38,7 @@ use crate::{
     verifier::Verifier,
 };
 
-pub use daemon::{Desk, Front, run};
+pub use daemon::{Again, Desk, Front, run};
 
 /// How long a one-shot verb keeps trying an unreachable database (R34).
 const ONE_SHOT_PATIENCE: Duration = Duration::from_secs(10);

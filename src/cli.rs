@@ -1,6 +1,7 @@
 //! The command line (contract §5): verbs, flags, and what each prints. Data goes to stdout, logs of one-shot verbs to stderr.
 //! A verb asks the library and prints; it decides nothing.
 
+mod catalog;
 mod check;
 mod control;
 mod demo;
@@ -25,7 +26,7 @@ use serde::Serialize;
 
 use crate::{
     app::{App, patiently},
-    config::{self, Config, LogFormat, Needs},
+    config::{self, Config, Log, LogFormat, Needs},
     database::{Database, DatabaseError, Purpose, Tx},
     failure::Failure,
     http, schema,
@@ -163,8 +164,18 @@ enum Verb {
     },
     /// Make a token for the API and the pages: the token on stdout, and what to configure.
     Token(token::Arguments),
+    /// What the log calls an account when it has pseudonyms; to search it by.
+    Pseudonym {
+        /// The account's id.
+        account: String,
+    },
     /// Ask the local daemon whether it lives; for container health checks.
     Healthcheck,
+    /// What the program can say and be told: events, metrics, keys, exit codes; made from the code.
+    Catalog {
+        #[command(subcommand)]
+        verb: catalog::Verb,
+    },
     /// Print a completion script.
     Completions {
         /// For this shell.
@@ -239,7 +250,9 @@ impl Cli {
             Verb::Notices { verb } => self.notices(verb),
             Verb::Report { verb } => self.report(verb),
             Verb::Token(arguments) => self.token(&arguments),
+            Verb::Pseudonym { account } => self.pseudonym(&account),
             Verb::Healthcheck => self.healthcheck(),
+            Verb::Catalog { verb } => self.catalog(verb),
             Verb::Completions { shell } => {
                 clap_complete::generate(shell, &mut Arguments::command(), "retentiond", &mut std::io::stdout());
                 Ok(())
@@ -257,13 +270,21 @@ impl Cli {
     /// The configuration of a one-shot verb, with its logs on stderr.
     fn one_shot(&self) -> Result<Arc<Config>, Failure> {
         let config = self.load(Needs::Database)?;
-        telemetry::init(config.log.format, &config.log.level, Stream::Stderr).map_err(|e| Failure::Other(e.into()))?;
+        telemetry::init(&config.log, Stream::Stderr).map_err(|e| Failure::Other(e.into()))?;
         Ok(Arc::new(config))
     }
 
     fn migrate(&self, platform: bool) -> Result<(), Failure> {
         let config = self.one_shot()?;
         block_on(async { patiently(|| async { Ok(schema::migrate(&config, platform).await?) }).await })
+    }
+
+    fn pseudonym(&self, account: &str) -> Result<(), Failure> {
+        let Some(key) = self.load(Needs::Database)?.log.account_key else {
+            return Err(Failure::Other(anyhow::anyhow!("log.account_ids is \"plain\": the log has the account's id itself")));
+        };
+        print(&telemetry::pseudonym(&key, account));
+        Ok(())
     }
 
     fn healthcheck(&self) -> Result<(), Failure> {
@@ -310,7 +331,8 @@ fn print_json(value: &impl Serialize) -> Result<(), Failure> {
 
 /// Logs of the daemon when nothing is configured yet.
 fn log_before_configuration() {
-    let _ = telemetry::init(LogFormat::Auto, "info", Stream::Stdout);
+    let log = Log { format: LogFormat::Auto, level: "info".to_owned(), account_key: None };
+    let _ = telemetry::init(&log, Stream::Stdout);
 }
 
 /// The database's clock, so that relative times mean what it means.

@@ -9,6 +9,7 @@ mod notices;
 mod overlap;
 mod policy;
 mod raw;
+pub mod reload;
 mod remote;
 mod rules;
 mod table;
@@ -311,6 +312,8 @@ pub struct Log {
     pub format: LogFormat,
     /// A `tracing` filter, like `info` or `retentiond=debug`.
     pub level: String,
+    /// With it, account ids in the log are pseudonyms under this key.
+    pub account_key: Option<SecretString>,
 }
 
 /// How log lines are written.
@@ -485,4 +488,6 @@ impl Store {
 pub struct Origin {
     /// Files, in the order they are merged.
     pub files: Vec<PathBuf>,
+    /// A fingerprint of each value as written, by its key.
+    pub(crate) written: BTreeMap<String, String>,
 }

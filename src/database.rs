@@ -9,7 +9,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use crate::config;
+use crate::{config, heartbeat};
 
 /// A transaction that owns its connection.
 pub type Tx = Transaction<'static, Postgres>;
@@ -117,6 +117,7 @@ impl Database {
     /// # Errors
     /// When the database is unreachable, refuses us, or has no connection to spare within five seconds.
     pub async fn begin(&self, purpose: Purpose) -> Result<Tx, DatabaseError> {
+        heartbeat::beat();
         let (pool, statements) = (self.pool.clone(), purpose.begin(self.pooled));
         match owned(async move { pool.begin_with(AssertSqlSafe(statements)).await }).await {
             Err(DatabaseError::Driver(sqlx::Error::PoolTimedOut)) => Err(self.why_none().await),
@@ -346,13 +347,14 @@ impl DatabaseError {
     }
 }
 
-/// The server's own message without its DETAIL, which can quote a record's contents.
+/// The server's own message without its DETAIL, which can quote a record's contents. In “ ” where the message can do so as well: it is of a function
+/// or trigger of the platform's, or about a value. The log leaves that out when it must not name accounts.
 fn describe(error: &sqlx::Error) -> String {
-    match error.as_database_error() {
-        Some(e) => match e.code() {
-            Some(code) => format!("{} (SQLSTATE {code})", e.message()),
-            None => e.message().to_owned(),
-        },
-        None => error.to_string(),
-    }
+    let Some(e) = error.as_database_error() else { return error.to_string() };
+    let code = e.code().unwrap_or_default();
+    let routine = e.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().and_then(|e| e.routine()).unwrap_or_default();
+    let raised = routine == "exec_stmt_raise" || routine.starts_with("PL") || routine.starts_with("pl");
+    let message =
+        if raised || code.starts_with("22") || code.starts_with("P0") { format!("“{}”", e.message()) } else { e.message().to_owned() };
+    if code.is_empty() { message } else { format!("{message} (SQLSTATE {code})") }
 }

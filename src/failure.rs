@@ -54,6 +54,19 @@ impl From<Refused> for Failure {
         }
     }
 }
+/// Every exit code and what it means. Exit codes are only added.
+pub const EXIT_CODES: &[(u8, &str)] = &[
+    (0, "done; or the daemon was stopped and has finished its running batches"),
+    (1, "failed; what is wrong stands in the last line"),
+    (2, "usage: unknown verb or flag"),
+    (3, "findings: `check` found something to mend, `status --check` something overdue or a tripped guard"),
+    (10, "tables: the daemon's own are missing, older or newer, or a configured table or column does not fit"),
+    (12, "credentials or grants"),
+    (13, "the guard withheld something, the rules of this configuration are not accepted, or the act needs another person"),
+    (69, "the database is unreachable (one-shot verbs try for 10 s; `run` keeps trying)"),
+    (75, "the drain timed out: running work was cancelled and rolled back"),
+    (78, "configuration; every mistake is listed"),
+];
 
 impl From<SchemaError> for Failure {
     fn from(error: SchemaError) -> Self {

@@ -13,7 +13,7 @@ use std::{
 
 use axum::{
     Router,
-    extract::State,
+    extract::{RawQuery, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
@@ -23,6 +23,8 @@ use serde::Serialize;
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::terminal::printable;
+
 pub use healthcheck::{HealthcheckError, healthcheck};
 
 /// How long the database may take to say that it is there (R46).
@@ -31,22 +33,25 @@ const READY_LIMIT: Duration = Duration::from_secs(2);
 /// Why a probe failed, for the one who reads the answer. Names no account and no address with credentials.
 pub type Reason = String;
 
+/// What was asked of a probe, by name.
+pub type Checks = Vec<(&'static str, Result<(), Reason>)>;
+
 /// What the ops listener asks.
 #[derive(Clone)]
 pub struct Ops {
     /// Whether every pass moves, and if not, which hangs. Answers at once, without the database.
-    pub live: Arc<dyn Fn() -> Result<(), Reason> + Send + Sync>,
+    pub live: Arc<dyn Fn() -> Checks + Send + Sync>,
     /// Whether the daemon can do its work now. Asks the database; dropped after two seconds.
-    pub ready: Arc<dyn Fn() -> BoxFuture<'static, Result<(), Reason>> + Send + Sync>,
+    pub ready: Arc<dyn Fn() -> BoxFuture<'static, Checks> + Send + Sync>,
     /// Figures in the Prometheus text format. May ask the database, and must bound itself.
     pub figures: Arc<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>,
 }
 
 impl Ops {
     /// Takes plain closures.
-    pub fn new<F>(live: impl Fn() -> Result<(), Reason> + Send + Sync + 'static, ready: impl Fn() -> F + Send + Sync + 'static) -> Self
+    pub fn new<F>(live: impl Fn() -> Checks + Send + Sync + 'static, ready: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
-        F: Future<Output = Result<(), Reason>> + Send + 'static,
+        F: Future<Output = Checks> + Send + 'static,
     {
         Self { live: Arc::new(live), ready: Arc::new(move || Box::pin(ready())), figures: Arc::new(|| Box::pin(async { String::new() })) }
     }
@@ -112,13 +117,13 @@ async fn figures(State(ops): State<Ops>) -> Response {
     (headers, (ops.figures)().await).into_response()
 }
 
-async fn livez(State(ops): State<Ops>) -> Response {
-    answer((ops.live)())
+async fn livez(State(ops): State<Ops>, RawQuery(query): RawQuery) -> Response {
+    answer((ops.live)(), query.as_deref())
 }
 
-async fn readyz(State(ops): State<Ops>) -> Response {
-    let late = |_| Err("the database did not answer within 2 s".to_owned());
-    answer(timeout(READY_LIMIT, (ops.ready)()).await.unwrap_or_else(late))
+async fn readyz(State(ops): State<Ops>, RawQuery(query): RawQuery) -> Response {
+    let late = |_| vec![("database", Err("the database did not answer within 2 s".to_owned()))];
+    answer(timeout(READY_LIMIT, (ops.ready)()).await.unwrap_or_else(late), query.as_deref())
 }
 
 #[derive(Serialize)]
@@ -128,10 +133,25 @@ struct Answer {
     reason: Option<Reason>,
 }
 
-fn answer(outcome: Result<(), Reason>) -> Response {
-    let (code, answer) = match outcome {
-        Ok(()) => (StatusCode::OK, Answer { status: "ok", reason: None }),
-        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, Answer { status: "unavailable", reason: Some(reason) }),
+/// 200 when every check that is not excluded passed. `verbose` lists them, `exclude=NAME` leaves one out and may be given more than once.
+fn answer(mut checks: Checks, query: Option<&str>) -> Response {
+    let asked: Vec<&str> = query.unwrap_or_default().split('&').collect();
+    let excluded =
+        |name: &str| asked.iter().any(|part| part.strip_prefix("exclude=").is_some_and(|given| given.replace("%20", " ") == name));
+    checks.retain(|(name, _)| !excluded(name));
+    let failed = checks.iter().find_map(|(_, outcome)| outcome.as_ref().err());
+    let code = if failed.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    if asked.iter().any(|part| *part == "verbose" || part.starts_with("verbose=")) {
+        let line = |(name, outcome): &(&str, Result<(), Reason>)| match outcome {
+            Ok(()) => format!("[+]{name} ok\n"),
+            Err(reason) => format!("[-]{name} {}\n", printable(reason)),
+        };
+        let headers = [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::CACHE_CONTROL, "no-store")];
+        return (code, headers, checks.iter().map(line).collect::<String>()).into_response();
+    }
+    let answer = match failed {
+        None => Answer { status: "ok", reason: None },
+        Some(reason) => Answer { status: "unavailable", reason: Some(reason.clone()) },
     };
     // Two texts, which serde_json always writes.
     let body = serde_json::to_string(&answer).unwrap_or_default() + "\n";
@@ -156,7 +176,7 @@ mod tests {
     use super::*;
 
     fn fine() -> Ops {
-        Ops::new(|| Ok(()), || ready(Ok(())))
+        Ops::new(Vec::new, || ready(Vec::new()))
     }
 
     struct Served {
@@ -211,8 +231,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_unreachable_database_is_not_ready_but_alive() {
-        let away = || ready(Err("the database is unreachable".to_owned()));
-        let served = serving(Ops::new(|| Ok(()), away)).await;
+        let away = || ready(vec![("database", Err("the database is unreachable".to_owned()))]);
+        let served = serving(Ops::new(Vec::new, away)).await;
         let body = "{\"status\":\"unavailable\",\"reason\":\"the database is unreachable\"}\n";
         assert_eq!(served.get("/readyz").await, ("503".into(), body.into()));
         assert_eq!(served.get("/livez").await.0, "200");
@@ -221,16 +241,31 @@ mod tests {
     #[tokio::test]
     async fn readiness_is_asked_each_time_so_the_first_failure_shows() {
         let answers = Mutex::new(vec![Ok(()), Err("gone".to_owned()), Ok(())]);
-        let probe = move || ready(answers.lock().unwrap().pop().unwrap());
-        let served = serving(Ops::new(|| Ok(()), probe)).await;
+        let probe = move || ready(vec![("database", answers.lock().unwrap().pop().unwrap())]);
+        let served = serving(Ops::new(Vec::new, probe)).await;
         for want in ["200", "503", "200"] {
             assert_eq!(served.get("/readyz").await.0, want);
         }
     }
 
     #[tokio::test]
+    async fn a_verbose_probe_lists_every_check_and_an_excluded_one_does_not_count() {
+        let checks = || vec![("database", Ok(())), ("schema", Err("older\nthan this program".to_owned())), ("ledger check", Ok(()))];
+        let served = serving(Ops::new(checks, move || ready(checks()))).await;
+        for path in ["/livez", "/readyz"] {
+            let (code, body) = served.get(&format!("{path}?verbose")).await;
+            assert_eq!((code.as_str(), body.lines().count()), ("503", 3), "{body}");
+            assert!(body.starts_with("[+]database ok\n[-]schema older"), "{body}");
+            let (code, body) = served.get(&format!("{path}?verbose&exclude=schema&exclude=ledger%20check")).await;
+            assert_eq!((code.as_str(), body.as_str()), ("200", "[+]database ok\n"));
+            assert_eq!(served.get(&format!("{path}?exclude=schema")).await.0, "200");
+            assert_eq!(served.get(&format!("{path}?exclude=database")).await.0, "503");
+        }
+    }
+
+    #[tokio::test]
     async fn a_hung_pass_is_not_alive() {
-        let served = serving(Ops::new(|| Err("planner hangs".to_owned()), || ready(Ok(())))).await;
+        let served = serving(Ops::new(|| vec![("planner", Err("planner hangs".to_owned()))], || ready(Vec::new()))).await;
         let (code, body) = served.get("/livez").await;
         assert_eq!((code.as_str(), body.contains("planner hangs")), ("503", true));
     }
@@ -238,7 +273,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_database_that_does_not_answer_is_not_ready_after_two_seconds() {
         let start = Instant::now();
-        let (code, body) = serving(Ops::new(|| Ok(()), pending)).await.get("/readyz").await;
+        let (code, body) = serving(Ops::new(Vec::new, pending)).await.get("/readyz").await;
         assert_eq!((code.as_str(), body.contains("within 2 s")), ("503", true));
         assert_eq!(start.elapsed().as_secs(), 2);
     }
@@ -273,7 +308,7 @@ mod tests {
             asked.lock().unwrap().take().unwrap().send(()).unwrap();
             pending()
         };
-        let served = serving(Ops::new(|| Ok(()), probe)).await;
+        let served = serving(Ops::new(Vec::new, probe)).await;
         let mut silent = TcpStream::connect(served.addr).await.unwrap();
         silent.write_all(b"GET /live").await.unwrap();
         let mut running = TcpStream::connect(served.addr).await.unwrap();

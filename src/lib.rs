@@ -15,6 +15,7 @@
 //! | [`sql`] | how a word may become SQL text |
 //! | [`clock`] | the database's clock watched by ours |
 //! | [`metrics`] | the figures for monitors, behind plain functions |
+//! | [`heartbeat`] | whether each pass moves |
 //! | [`crash`] | points at which a test can kill the program; nothing in a release build |
 //! | [`terminal`] | what people see: tables, relative times, a progress bar |
 //! | [`database`] | the way to the main Postgres, and what to do about its errors |
@@ -94,6 +95,7 @@ pub mod config;
 pub mod sql;
 pub mod clock;
 pub mod metrics;
+pub mod heartbeat;
 pub mod crash;
 
 // Gateways: one outside thing each.

@@ -91,6 +91,25 @@ impl Signals {
     }
 }
 
+/// SIGHUP. From its creation on it no longer kills the process, and one that arrives early is kept.
+#[derive(Debug)]
+pub struct Hangups(Signal);
+
+impl Hangups {
+    /// Takes over the signal. Must be called inside the runtime.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup())?))
+    }
+
+    /// Waits for the next one; several that come at once are one.
+    pub async fn next(&mut self) {
+        let _ = self.0.recv().await;
+    }
+}
+
 /// The tasks of the process and their end.
 #[derive(Debug)]
 pub struct Lifecycle {

@@ -128,8 +128,56 @@ pub const METRICS: &[(&str, Kind, &str)] = &[
     ("retention_notice_deliveries_total", Kind::Counter, "Tries of this process to tell an endpoint, and notices that it gave up."),
     ("retention_notices_pending", Kind::Gauge, "Notices that wait for their endpoint."),
     ("retention_oldest_notice_timestamp_seconds", Kind::Gauge, "When the oldest notice that waits was written; absent when none does."),
+    (
+        "retention_log_events_total",
+        Kind::Counter,
+        "Lines of the log of this process since its listener stands, by event; `log` is every line without one.",
+    ),
+    (
+        "retention_config_last_reload_successful",
+        Kind::Gauge,
+        "1 when the configuration was read with success the last time, at the start or on SIGHUP.",
+    ),
+    ("retention_config_last_reload_success_timestamp_seconds", Kind::Gauge, "When that was last so."),
     ("retention_database_up", Kind::Gauge, "1 when the database answered this scrape, 0 when the figures that it holds are missing."),
 ];
+
+/// The labels of a metric, for the catalogue; empty where it has none.
+#[must_use]
+pub fn labels(name: &str) -> &'static str {
+    match name {
+        "retention_build_info" => "version, revision",
+        "retention_jobs" => "feature, data_class, state",
+        "retention_jobs_due" => "feature, data_class, window (1d, 7d, 30d)",
+        "retention_overdue_jobs"
+        | "retention_held_jobs"
+        | "retention_earliest_unmet_deadline_timestamp_seconds"
+        | "retention_deadline_lateness_seconds"
+        | "retention_policy_period_seconds"
+        | "retention_policy_allowance_seconds"
+        | "retention_residual_records" => "feature, data_class",
+        "retention_records_deleted_total" => "feature, data_class, target",
+        "retention_batch_duration_seconds" => "target",
+        "retention_batches_total" => "target, outcome (committed, locked, undone, failed)",
+        "retention_job_failures_total" => {
+            "feature, data_class, reason (account_id, conflict, exhausted, grants, other, refused, schema, timeout, unanswered)"
+        }
+        "retention_polls_total" => "kind (poll, resync), outcome (ok, error)",
+        "retention_last_poll_success_timestamp_seconds" | "retention_poll_interval_seconds" => "kind",
+        "retention_requests" => "state (waiting, accepted, overdue)",
+        "retention_clock_skew_seconds" => "against (database)",
+        "retention_mode_info" => "mode",
+        "retention_pressure" => "reason (replica_lag, lock_waits, connections, log_rate, active_sessions)",
+        "retention_pause_seconds_total" => "reason",
+        "retention_store_available" | "retention_store_failures_total" => "store",
+        "retention_database_pool_connections" => "state (used, idle)",
+        "retention_notice_deliveries_total" => "endpoint, outcome (sent, failed, given_up)",
+        "retention_notices_pending" | "retention_oldest_notice_timestamp_seconds" => "endpoint",
+        "retention_http_request_duration_seconds" => "method, route, status",
+        "retention_log_events_total" => "event, level",
+        _ => "",
+    }
+}
 
 /// Up to a day is the shipped allowance; what comes after it is late.
 const LATENESS: &[f64] = &[1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 43_200.0, 86_400.0, 172_800.0, 604_800.0];
@@ -216,6 +264,16 @@ fn describe() {
     }
 }
 
+/// A line was written to the log. Both are words of ours.
+pub fn logged(event: &'static str, level: &'static str) {
+    counter!("retention_log_events_total", "event" => event, "level" => level).increment(1);
+}
+
+/// A line of this event may be written some day; until then there are none.
+pub fn may_be_logged(event: &'static str, level: &'static str) {
+    counter!("retention_log_events_total", "event" => event, "level" => level).increment(0);
+}
+
 /// Folds observations into their buckets; without it they would pile up while nobody scrapes.
 pub fn upkeep() {
     if let Some(Some(handle)) = HANDLE.get() {
@@ -297,13 +355,25 @@ pub fn answered(method: &str, route: &str, status: u16, took: Duration) {
 }
 
 /// A look at the source ended.
-#[expect(clippy::disallowed_methods, reason = "a figure for monitors, compared with their clock; no decision rests on it")]
 pub fn polled(kind: &'static str, succeeded: bool) {
     counter!("retention_polls_total", "kind" => kind, "outcome" => if succeeded { "ok" } else { "error" }).increment(1);
     if succeeded {
-        let now = chrono::Utc::now().timestamp_micros();
-        #[expect(clippy::cast_precision_loss, reason = "microseconds are exact until the year 2255")]
-        gauge!("retention_last_poll_success_timestamp_seconds", "kind" => kind).set(now as f64 / 1e6);
+        gauge!("retention_last_poll_success_timestamp_seconds", "kind" => kind).set(now());
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a figure for monitors, compared with their clock; no decision rests on it")]
+fn now() -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "microseconds are exact until the year 2255")]
+    let seconds = chrono::Utc::now().timestamp_micros() as f64 / 1e6;
+    seconds
+}
+
+/// The configuration was read, and is in force or not.
+pub fn reloaded(succeeded: bool) {
+    gauge!("retention_config_last_reload_successful").set(if succeeded { 1.0 } else { 0.0 });
+    if succeeded {
+        gauge!("retention_config_last_reload_success_timestamp_seconds").set(now());
     }
 }
 

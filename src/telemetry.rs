@@ -1,5 +1,5 @@
 //! What the process says: one event, one line, flat JSON for machines or text for people (contract §6, R35).
-//! Decides nothing, knows no event by name. A line that cannot be written is lost, never a reason to stop or panic.
+//! Decides nothing; knows events only to count them. A line that cannot be written is lost, never a reason to stop or panic.
 
 use std::{
     error::Error,
@@ -7,22 +7,36 @@ use std::{
     io::{self, IsTerminal, Write},
     os::fd::AsFd,
     panic,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     thread,
 };
 
 use tracing::{Event, Subscriber, level_filters::LevelFilter, span};
-use tracing_subscriber::{EnvFilter, Layer, layer::Context, layer::SubscriberExt as _, registry::LookupSpan};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    layer::{Context, SubscriberExt as _},
+    registry::LookupSpan,
+    reload,
+};
 
-use crate::{config::LogFormat, terminal};
+use crate::{
+    config::{self, LogFormat},
+    metrics, terminal,
+};
 
+pub mod events;
 mod fields;
 mod line;
+mod pseudonym;
 #[cfg(test)]
 mod tests;
 
 use fields::{Fields, Value};
 use line::{Line, Style};
+use pseudonym::Pseudonyms;
+
+/// The filter of the whole process, which a reload replaces.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Which stream carries the log: stdout for the daemon, stderr for one-shot verbs, whose stdout is data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,34 +61,63 @@ pub enum TelemetryError {
     /// The stream cannot be opened a second time.
     #[error("cannot open the stream for the log")]
     Stream(#[source] io::Error),
+    /// There is nothing to change the level of.
+    #[error("the log is not set up")]
+    Missing,
     /// A second call.
     #[error("the log is already set up")]
     Installed(#[from] tracing::subscriber::SetGlobalDefaultError),
 }
 
-/// Sets up the log for the whole process, panics included when the format is JSON (R35). Once per process.
+/// Sets up the log for the whole process, panics included when they would otherwise spoil it (R35). Once per process.
 ///
 /// # Errors
-/// When `level` is no filter, or the log is already set up.
-pub fn init(format: LogFormat, level: &str, to: Stream) -> Result<(), TelemetryError> {
-    let filter = filter(level)?;
+/// When the level is no filter, or the log is already set up.
+pub fn init(log: &config::Log, to: Stream) -> Result<(), TelemetryError> {
+    let (filter, handle) = reload::Layer::new(filter(&log.level)?);
     // A descriptor of its own: std's stdout keeps what it could not write and tries again in the middle of a later line.
     let stream = match to {
         Stream::Stdout => io::stdout().as_fd().try_clone_to_owned(),
         Stream::Stderr => io::stderr().as_fd().try_clone_to_owned(),
     };
     let stream = File::from(stream.map_err(TelemetryError::Stream)?);
-    let style = match format {
+    let style = match log.format {
         LogFormat::Auto if !stream.is_terminal() => Style::Json,
         LogFormat::Json => Style::Json,
         LogFormat::Auto | LogFormat::Text => Style::Text { colour: terminal::coloured(&stream) },
     };
-    let log = Log::new(style, stream);
+    let log = Log { pseudonyms: log.account_key.clone().map(Pseudonyms::new), ..Log::new(style, stream) };
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(filter).with(log.clone()))?;
-    if style == Style::Json {
+    let _ = FILTER.set(handle);
+    // For people the text of a panic is better as it is, unless it may name an account.
+    if style == Style::Json || log.pseudonyms.is_some() {
         panic::set_hook(Box::new(move |panic| log.panicked(panic)));
     }
     Ok(())
+}
+
+/// Changes the level of the log that [`init`] set up.
+///
+/// # Errors
+/// When it is no filter, or there is no log.
+pub fn set_level(level: &str) -> Result<(), TelemetryError> {
+    let filter = filter(level)?;
+    FILTER.get().and_then(|handle| handle.reload(filter).ok()).ok_or(TelemetryError::Missing)
+}
+
+/// Shows the counters of warnings and errors that are zero: a rate needs a beginning.
+pub fn show_counters() {
+    for event in events::EVENTS {
+        for level in event.levels.split(' ').filter(|level| matches!(*level, "warn" | "error")) {
+            metrics::may_be_logged(event.name, level);
+        }
+    }
+}
+
+/// What the log calls the account under this key.
+#[must_use]
+pub fn pseudonym(key: &secrecy::SecretString, account: &str) -> String {
+    Pseudonyms::new(key.clone()).of(account)
 }
 
 /// Reads `log.level`: a level, or `target=level` pairs. A bare word that is no level is refused: it would be taken for a
@@ -115,6 +158,7 @@ pub fn chain(error: &dyn Error) -> String {
 #[derive(Clone)]
 struct Log {
     style: Style,
+    pseudonyms: Option<Pseudonyms>,
     out: Arc<Mutex<Out>>,
 }
 
@@ -126,7 +170,7 @@ struct Out {
 
 impl Log {
     fn new(style: Style, to: impl Write + Send + 'static) -> Self {
-        Self { style, out: Arc::new(Mutex::new(Out { to: Box::new(to), torn: false })) }
+        Self { style, pseudonyms: None, out: Arc::new(Mutex::new(Out { to: Box::new(to), torn: false })) }
     }
 
     fn write(&self, line: &Line<'_>) {
@@ -136,18 +180,33 @@ impl Log {
         terminal::beside_progress(|| out.write(&text));
     }
 
+    /// Hides, writes, counts.
+    fn tell(&self, level: tracing::Level, target: &str, mut fields: Fields) {
+        let ours = target == "retentiond" || target.starts_with("retentiond::");
+        if let Some(pseudonyms) = &self.pseudonyms {
+            pseudonyms.hide(&mut fields, ours);
+        }
+        self.write(&Line { level, target, fields: &fields });
+        metrics::logged(events::named(fields.text("event")).name, line::level(level));
+    }
+
     /// Goes past `tracing`, which drops what is said while another event is being recorded.
     fn panicked(&self, panic: &panic::PanicHookInfo<'_>) {
         let mut fields = Fields::default();
         fields.set("event", Value::text("daemon.panicked"));
-        fields.set("message", Value::text(panic.payload_as_str().unwrap_or("panic without a text")));
+        // A slice that went wrong quotes what it was a slice of.
+        let text = match self.pseudonyms {
+            None => panic.payload_as_str().unwrap_or("panic without a text"),
+            Some(_) => "panicked; the text is withheld: it may name an account",
+        };
+        fields.set("message", Value::text(text));
         if let Some(location) = panic.location() {
             fields.set("location", Value::text(location.to_string()));
         }
         if let Some(name) = thread::current().name() {
             fields.set("thread", Value::text(name));
         }
-        self.write(&Line { level: tracing::Level::ERROR, target: module_path!(), fields: &fields });
+        self.tell(tracing::Level::ERROR, module_path!(), fields);
     }
 }
 
@@ -199,6 +258,6 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Log {
             }
         }
         let data = event.metadata();
-        self.write(&Line { level: *data.level(), target: data.target(), fields: &fields });
+        self.tell(*data.level(), data.target(), fields);
     }
 }

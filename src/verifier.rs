@@ -99,21 +99,21 @@ impl Verifier {
             tracing::warn!(event = "coverage.uncovered", subject = finding.subject, "{}", finding.problem);
         }
         for Orphans { target, accounts, examples } in self.policy.orphans(&mut tx).await? {
-            let examples = examples.join(", ");
+            let examples = serde_json::to_string(&examples).unwrap_or_default();
             tracing::warn!(
                 event = "orphans.found",
                 target_name = target,
                 accounts,
-                examples,
+                accounts.examples = examples,
                 "records of accounts that were never known are left alone"
             );
         }
         if let Some(Homeless { accounts, examples }) = self.policy.homeless(&mut tx).await? {
-            let examples = examples.join(", ");
+            let examples = serde_json::to_string(&examples).unwrap_or_default();
             tracing::warn!(
                 event = "region.unknown",
                 accounts,
-                examples,
+                accounts.examples = examples,
                 "accounts have ended and nobody knows where they live; they are left alone"
             );
         }

@@ -16,10 +16,11 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("sql", ""),
     ("clock", ""),
     ("metrics", "config"),
+    ("heartbeat", ""),
     ("crash", ""),
     ("terminal", ""),
     // Gateways. Conditions and fingerprints of one may appear in the SQL of the next; none knows a pass.
-    ("database", "config"),
+    ("database", "config heartbeat"),
     ("pressure", "config database metrics"),
     ("catalog", "config database model"),
     ("retention", "config model"),
@@ -41,12 +42,12 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     // Running.
     ("schema", "config database ledger"),
     ("lifecycle", ""),
-    ("telemetry", "config model terminal"),
+    ("telemetry", "config metrics model terminal"),
     ("http", "terminal"),
     ("failure", "catalog config database ledger schema telemetry"),
     (
         "app",
-        "catalog clock config database executor failure http jobs ledger levels lifecycle metrics model notices outlook planner policy records safeguards schema terminal verifier",
+        "catalog clock config database executor failure heartbeat http jobs ledger levels lifecycle metrics model notices outlook planner policy records safeguards schema telemetry terminal verifier",
     ),
     // The operator's surface.
     ("certificate", "config ledger proof"),
@@ -54,7 +55,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("sample", "embedded"),
     (
         "cli",
-        "app catalog config database embedded certificate failure http jobs ledger lifecycle model notices outlook policy proof requests safeguards sample schema stores telemetry terminal",
+        "app catalog certificate config database embedded failure http jobs ledger lifecycle metrics model notices outlook policy proof requests safeguards sample schema stores telemetry terminal",
     ),
 ];
 

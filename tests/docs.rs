@@ -14,9 +14,10 @@ use retentiond::{
     catalog::{Finding, Severity},
     config::{self, Config, DeleteBy, Needs},
     database::DatabaseError,
-    failure::Failure,
-    metrics::METRICS,
+    failure::{EXIT_CODES, Failure},
+    metrics::{self, METRICS},
     schema::SchemaError,
+    telemetry::events::EVENTS,
 };
 
 fn root() -> &'static Path {
@@ -303,12 +304,64 @@ fn every_warning_and_error_that_the_daemon_logs_is_in_the_runbook() {
 }
 
 #[test]
+fn every_event_of_the_source_is_in_the_catalogue_at_its_level_and_none_is_there_that_nobody_says() {
+    let known: BTreeMap<&str, Vec<&str>> = EVENTS.iter().map(|e| (e.name, e.levels.split(' ').collect())).collect();
+    let mut seen = 0;
+    for level in ["error", "warn", "info", "debug"] {
+        for event in events(level) {
+            let levels = known.get(event.as_str()).unwrap_or_else(|| panic!("src/telemetry/events.rs has no {event}"));
+            assert!(levels.contains(&level), "src/telemetry/events.rs: {event} is also said at {level}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 60, "the search finds events: {seen}");
+    let sources: String = files(&root().join("src"), ".rs")
+        .into_iter()
+        .filter(|path| !path.ends_with("telemetry/events.rs") && !path.ends_with("tests.rs"))
+        .map(|path| fs::read_to_string(path).unwrap().split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned())
+        .collect();
+    for event in EVENTS.iter().filter(|event| event.name != "log") {
+        assert!(sources.contains(&format!("\"{}\"", event.name)), "nobody says {}", event.name);
+    }
+}
+
+#[test]
+fn the_pages_of_the_reference_are_up_to_date() {
+    for (page, file) in [("events", "events"), ("metrics", "metrics"), ("config", "config"), ("errors", "exit-codes")] {
+        let output = Command::new(env!("CARGO_BIN_EXE_retentiond")).env_clear().args(["catalog", page]).output().expect("the program runs");
+        assert!(output.status.success());
+        let made = String::from_utf8(output.stdout).unwrap();
+        assert!(made == read(&format!("docs/reference/{file}.md")), "docs/reference/{file}.md is not what the code says: make docs");
+    }
+}
+
+#[test]
+fn every_key_of_the_configuration_is_on_its_page_with_a_sentence() {
+    let page = read("docs/reference/config.md");
+    for key in [
+        "mode",
+        "log.account_key_file",
+        "guard.share_floor",
+        "starting_points[].since_column",
+        "data_classes[].retain_for",
+        "stores.NAME.kind",
+    ] {
+        assert!(page.contains(&format!("| `{key}` |")), "{key}");
+    }
+    for line in page.lines().filter(|line| line.starts_with("| `") && !line.starts_with("| `[")) {
+        let bare = ["starting_points[]", "data_classes"].iter().any(|section| line.starts_with(&format!("| `{section}")));
+        assert!(bare || !line.ends_with("|  |"), "no sentence: {line}");
+    }
+}
+
+#[test]
 fn the_table_of_metrics_says_what_each_scrape_says() {
     let written: Vec<Vec<String>> = rows(&read("docs/operate.md"), "metrics");
     let expected: Vec<Vec<String>> = METRICS
         .iter()
-        .zip(&written)
-        .map(|((name, kind, help), row)| vec![format!("`{name}`"), row[1].clone(), format!("{kind:?}").to_lowercase(), (*help).to_owned()])
+        .map(|(name, kind, help)| {
+            vec![format!("`{name}`"), metrics::labels(name).to_owned(), format!("{kind:?}").to_lowercase(), (*help).to_owned()]
+        })
         .collect();
     assert_eq!(written, expected);
     assert_eq!(written.len(), METRICS.len());
@@ -333,8 +386,9 @@ fn every_exit_code_is_in_the_readme_and_in_the_runbook() {
     let mut codes: BTreeSet<String> = given.iter().map(|failure| failure.exit_code().to_string()).collect();
     // Success, any other failure, and what the command line itself answers to a mistake in usage.
     codes.extend(["0", "1", "2"].map(str::to_owned));
-    let readme: BTreeSet<String> = rows(&read("README.md"), "exit codes").into_iter().map(|row| row[0].clone()).collect();
-    assert_eq!(readme, codes);
+    let readme: Vec<Vec<String>> = rows(&read("README.md"), "exit codes");
+    assert_eq!(readme, EXIT_CODES.iter().map(|(code, meaning)| vec![code.to_string(), (*meaning).to_owned()]).collect::<Vec<_>>());
+    assert_eq!(readme.into_iter().map(|row| row[0].clone()).collect::<BTreeSet<_>>(), codes);
     let runbook = read("docs/operate.md");
     for code in codes.iter().filter(|code| *code != "0") {
         assert!(runbook.contains(&format!("### Exit code {code}:")), "docs/operate.md has no heading for exit code {code}");

@@ -55,7 +55,7 @@ fn show(length: Duration, postgres_bin: Option<PathBuf>, elsewhere: bool) -> Res
     ];
     let environment: BTreeMap<String, String> = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let config = Arc::new(config::load(&[promise], &environment, Needs::Database)?);
-    telemetry::init(config.log.format, &config.log.level, Stream::Stdout).map_err(|e| Failure::Other(e.into()))?;
+    telemetry::init(&config.log, Stream::Stdout).map_err(|e| Failure::Other(e.into()))?;
     let ended = block_on(async {
         schema::migrate(&config, true).await?;
         let mut connection = database::connect(&config.database).await?;
@@ -66,7 +66,7 @@ fn show(length: Duration, postgres_bin: Option<PathBuf>, elsewhere: bool) -> Res
             stores.fill(&mut connection).await.map_err(|e| Failure::Other(e.into()))?;
             stores.left_out().iter().for_each(|why| print(&format!("Left out, {why}.")));
         }
-        app::run(Arc::clone(&config), Some(length), desk::serve).await?;
+        app::run(Arc::clone(&config), Some(length), None, desk::serve).await?;
         let after = sample::census(&mut connection).await.map_err(database::DatabaseError::from)?;
         conclude(&before, &after);
         certify(&config, &mut connection).await?;

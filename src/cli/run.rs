@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{Cli, block_on, log_before_configuration};
 use crate::{
-    app::{self, App},
-    config::Needs,
+    app::{self, Again, App},
+    config::{self, Needs},
     desk,
     failure::Failure,
     lifecycle::Stop,
@@ -22,7 +22,7 @@ impl Cli {
                 return Err(failure);
             }
         };
-        telemetry::init(config.log.format, &config.log.level, Stream::Stdout).map_err(|e| Failure::Other(e.into()))?;
+        telemetry::init(&config.log, Stream::Stdout).map_err(|e| Failure::Other(e.into()))?;
         for warning in &config.warnings {
             tracing::warn!(event = "config.warning", "{warning}");
         }
@@ -31,7 +31,9 @@ impl Cli {
         }
         block_on(async {
             if !once {
-                return app::run(config, None, desk::serve).await;
+                let files = config.origin.files.clone();
+                let again: Again = Box::new(move || config::load(&files, &config::environment(), Needs::Database));
+                return app::run(config, None, Some(again), desk::serve).await;
             }
             let app = App::prepare_patiently(config).await?;
             let ended = app.run_once(&Stop::default()).await;

@@ -69,6 +69,7 @@ ops_listen = "127.0.0.1:9464"
 [log]
 format = "auto"
 level = "info"
+account_ids = "plain"
 "#;
 
 const RULES: [&str; 2] = ["starting_points", "data_classes"];

@@ -148,13 +148,6 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Keys that will mean something some day: accepting them silently would promise what does not happen.
-    pub(super) fn later(&mut self, keys: &[&'static str]) {
-        for key in keys {
-            self.refuse(key, "does nothing in this version; leave it out");
-        }
-    }
-
     /// A table inside this one; absent is empty.
     pub(super) fn section<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Table<'a>) -> T) -> Option<T> {
         let tree = match self.ask(key).cloned() {

@@ -88,7 +88,7 @@ fn the_shipped_file_shows_every_scalar_key_with_its_default() {
     // Each section lists its known keys when it meets a strange one; together they must be the same keys.
     let sections: Vec<&str> = DEFAULTS.lines().filter(|line| line.starts_with('[')).collect();
     let strange = sections.iter().map(|section| format!("{section}\nzzzzzzzz = 1\n")).collect::<Vec<_>>().concat();
-    let later = ["http.tokens", "log.account_ids"];
+    let later = ["http.tokens"];
     let absent = [
         "database.url",
         "database.url_file",
@@ -97,6 +97,8 @@ fn the_shipped_file_shows_every_scalar_key_with_its_default() {
         "verifier.url_file",
         "ledger.key_file",
         "ledger.checkpoint_dir",
+        "log.account_key",
+        "log.account_key_file",
     ];
     let mut known: Vec<String> = Vec::new();
     for fault in parse(&[("mine", &strange)], &env(&[]), Needs::Nothing).unwrap_err().faults {
@@ -202,7 +204,10 @@ fn every_mistake_is_named_with_its_remedy() {
         ("format = \"auto\"", "format = \"xml\"", "log.format", "is not one of \"auto\", \"json\", \"text\""),
         ("level = \"info\"", "level = \"infoo\"", "log.level", "\"infoo\" is not a filter"),
         ("level = \"info\"", "level = \"retentiond=loud\"", "log.level", "is not a filter"),
-        ("[log]", "[log]\naccount_ids = true", "log.account_ids", "does nothing in this version"),
+        ("account_ids = \"plain\"", "account_ids = true", "log.account_ids", "must be text"),
+        ("account_ids = \"plain\"", "account_ids = \"pseudonym\"", "log.account_ids", "needs a key"),
+        ("account_ids = \"plain\"", "account_ids = \"pseudonym\"\naccount_key = \"fifteen-bytes-x\"", "log.account_key", "15 bytes"),
+        ("account_ids = \"plain\"", "account_ids = \"plain\"\naccount_key_file = \"/nowhere\"", "log.account_key_file", "cannot be read"),
         // Regions.
         ("mode = \"enforce\"", "mode = \"enforce\"\nregions = [\"a\"]", "regions", "needs an account-level starting point"),
         ("mode = \"enforce\"", "mode = \"enforce\"\nregions = []", "regions", "must name at least one"),

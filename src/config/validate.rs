@@ -12,8 +12,9 @@ use super::{
     http, notices,
     overlap::{Point, judge},
     raw::{self, Text, Tree},
+    reload,
     rules::{data_class, exemption, starting_point, store},
-    table::{Faults, Invalid, Table, at_least, duration, limit, number, period, share, text, texts, unlimited_or, word},
+    table::{Faults, Invalid, Read, Table, at_least, duration, limit, number, period, share, text, texts, unlimited_or, word},
 };
 use crate::{model::Mode, proof::SigningKey};
 
@@ -38,7 +39,7 @@ pub fn load(files: &[PathBuf], environment: &BTreeMap<String, String>, needs: Ne
     faults.settle(Some(()))?;
     let texts: Vec<Text<'_>> = texts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let mut config = parse(&texts, environment, needs)?;
-    config.origin = Origin { files };
+    config.origin.files = files;
     Ok(config)
 }
 
@@ -49,8 +50,11 @@ pub fn load(files: &[PathBuf], environment: &BTreeMap<String, String>, needs: Ne
 pub fn parse(files: &[Text<'_>], environment: &BTreeMap<String, String>, needs: Needs) -> Result<Config, Invalid> {
     let faults = Faults::default();
     let tree = raw::merge(files, environment, &faults);
+    let written = tree.as_ref().map(reload::written).unwrap_or_default();
     let config = tree.and_then(|tree| Table::read(tree, &faults, |root| config(root, needs)));
-    faults.settle(config)
+    let mut config = faults.settle(config)?;
+    config.origin.written = written;
+    Ok(config)
 }
 
 fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
@@ -85,7 +89,7 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
     if let Some(records) = &records {
         notices::judge_period(root, &notices, records.keep_notices);
     }
-    let log = root.section("log", log).flatten();
+    let log = root.section("log", |t| log(t, needs)).flatten();
     let regions = root.maybe("regions", texts);
     let stores = root.named("stores", |t| store(t, needs));
     let points = root.list("starting_points", label(&["name"]), starting_point);
@@ -295,7 +299,7 @@ fn records(t: &mut Table<'_>) -> Option<Records> {
     Some(Records { keep_history: keep_history?, keep_acts: keep_acts?, keep_notices: keep_notices? })
 }
 
-fn log(t: &mut Table<'_>) -> Option<Log> {
+fn log(t: &mut Table<'_>, needs: Needs) -> Option<Log> {
     let formats = [("auto", LogFormat::Auto), ("json", LogFormat::Json), ("text", LogFormat::Text)];
     let format = t.scalar("format", word(&formats));
     let level = t.scalar("level", |value| {
@@ -308,8 +312,35 @@ fn log(t: &mut Table<'_>) -> Option<Log> {
             Err(format!("{given:?} is not a filter: write a level like \"info\", or \"info,retentiond=debug\""))
         }
     });
-    t.later(&["account_ids"]);
-    Some(Log { format: format?, level: level? })
+    let pseudonyms = t.scalar("account_ids", word(&[("plain", false), ("pseudonym", true)]));
+    let given = t.has("account_key") || t.has("account_key_file");
+    if t.has("account_key") && t.has("account_key_file") {
+        t.fault("account_key_file", "account_key is set too; keep one of them");
+    }
+    let key = t.maybe("account_key", |value| account_key(&text(value)?));
+    let from_file = t.maybe("account_key_file", |value| {
+        let path = text(value)?;
+        if needs == Needs::Nothing {
+            return Ok(None);
+        }
+        let content = fs::read_to_string(&path).map_err(|error| format!("{path:?} {}", raw::unreadable(&error)))?;
+        account_key(&content).map(Some).map_err(|problem| format!("{path:?} {problem}"))
+    });
+    if pseudonyms == Some(true) && !given {
+        t.fault("account_ids", "\"pseudonym\" needs a key: set account_key_file to a file with 16 random bytes or more in it");
+    }
+    let account_key = key.or(from_file.flatten()).filter(|_| pseudonyms == Some(true));
+    if pseudonyms == Some(true) && needs == Needs::Database && account_key.is_none() {
+        return None;
+    }
+    Some(Log { format: format?, level: level?, account_key })
+}
+
+/// Never repeats the key.
+fn account_key(given: &str) -> Read<SecretString> {
+    let key = given.trim();
+    let remedy = "needs 16 bytes or more, like those of `openssl rand -hex 32`";
+    if key.len() < 16 { Err(format!("is a key of {} bytes and {remedy}", key.len())) } else { Ok(key.into()) }
 }
 
 /// Names a table of an array by some of its texts, joined by `/`.

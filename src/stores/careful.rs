@@ -51,7 +51,7 @@ impl Careful {
     /// # Errors
     /// Those of the store; that it is left alone for now.
     pub async fn purge(&self, place: &Place, account: &str, at_most: u32, until: Until) -> Result<Gone, StoreError> {
-        self.ask(self.store.purge(place, account, at_most, until)).await
+        self.ask(Some(account), self.store.purge(place, account, at_most, until)).await
     }
 
     /// See [`Store::left`].
@@ -59,7 +59,7 @@ impl Careful {
     /// # Errors
     /// Those of the store; that it is left alone for now.
     pub async fn left(&self, place: &Place, account: &str) -> Result<bool, StoreError> {
-        self.ask(self.store.left(place, account)).await
+        self.ask(Some(account), self.store.left(place, account)).await
     }
 
     /// See [`Store::count`].
@@ -67,7 +67,7 @@ impl Careful {
     /// # Errors
     /// Those of the store; that it is left alone for now.
     pub async fn count(&self, place: &Place, account: &str) -> Result<i64, StoreError> {
-        self.ask(self.store.count(place, account)).await
+        self.ask(Some(account), self.store.count(place, account)).await
     }
 
     /// See [`Store::check`].
@@ -75,14 +75,14 @@ impl Careful {
     /// # Errors
     /// Those of the store; that it is left alone for now.
     pub async fn check(&self, place: &Place) -> Result<Vec<String>, StoreError> {
-        self.ask(self.store.check(place)).await
+        self.ask(None, self.store.check(place)).await
     }
 
-    async fn ask<T>(&self, answer: Answer<'_, T>) -> Result<T, StoreError> {
+    async fn ask<T>(&self, account: Option<&str>, answer: Answer<'_, T>) -> Result<T, StoreError> {
         if let Some((until, why)) = &self.circuit().rests
             && Instant::now() < *until
         {
-            return Err(StoreError::Away(format!("{} is left alone for a moment: {why}", self.name)));
+            return Err(StoreError::Away(format!("{} is left alone for a moment: “{why}”", self.name)));
         }
         let late = || StoreError::Away(format!("no answer within {} s", CALL.as_secs()));
         let answer = tokio::time::timeout(CALL, answer).await.unwrap_or_else(|_| Err(late()));
@@ -91,8 +91,8 @@ impl Careful {
             Err(StoreError::Late | StoreError::Busy { .. }) => {}
             // It is there, whatever it says.
             Ok(_) | Err(StoreError::Refused(_) | StoreError::Later { .. }) => self.answered(),
-            Err(StoreError::Away(_)) => self.failed(None, &answer),
-            Err(StoreError::Throttled { pause, .. }) => self.failed(*pause, &answer),
+            Err(StoreError::Away(_)) => self.failed(account, None, &answer),
+            Err(StoreError::Throttled { pause, .. }) => self.failed(account, *pause, &answer),
         }
         answer
     }
@@ -106,7 +106,7 @@ impl Careful {
         *circuit = Circuit::default();
     }
 
-    fn failed<T>(&self, pause: Option<Duration>, answer: &Result<T, impl Display>) {
+    fn failed<T>(&self, account_id: Option<&str>, pause: Option<Duration>, answer: &Result<T, impl Display>) {
         let why = answer.as_ref().err().map_or_else(String::new, ToString::to_string);
         metrics::store_failed(&self.name);
         let mut circuit = self.circuit();
@@ -115,6 +115,7 @@ impl Careful {
             tracing::warn!(
                 event = "store.away",
                 store = self.name,
+                account_id,
                 error = why,
                 "the store is left alone for a moment; its jobs wait, all others go on"
             );

@@ -1,7 +1,7 @@
 //! The fields of one event or span, each name once, in the order they were recorded.
 //! Values are already in their final form; what they look like on a line is `line.rs`.
 
-use std::{error::Error, fmt};
+use std::{borrow::Cow, error::Error, fmt};
 
 use serde::de::IgnoredAny;
 use tracing::field::{Field, Visit};
@@ -16,6 +16,8 @@ pub(super) enum Value {
     Text(String),
     /// JSON as it stands, on one line: a number, a bool, or what a `json.` field holds. Never cut: half of it would be none.
     Json(String),
+    /// Account ids of an `accounts.` field, each apart so that each can be hidden; shown as one text.
+    Accounts(Vec<String>),
 }
 
 impl Value {
@@ -27,6 +29,14 @@ impl Value {
             text.push('…');
         }
         Self::Text(text)
+    }
+
+    /// As it is shown, before quotes and escapes.
+    pub(super) fn shown(&self) -> Cow<'_, str> {
+        match self {
+            Self::Text(text) | Self::Json(text) => Cow::Borrowed(text),
+            Self::Accounts(accounts) => Cow::Owned(accounts.join(", ")),
+        }
     }
 
     fn raw(text: String) -> Self {
@@ -65,6 +75,22 @@ impl Fields {
         self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
 
+    /// The value of a text field.
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        match self.get(name)? {
+            Value::Text(text) => Some(text),
+            Value::Json(_) | Value::Accounts(_) => None,
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut Value)> {
+        self.0.iter_mut().map(|(name, value)| (*name, value))
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&'static str, &Value)> {
         self.0.iter().map(|(name, value)| (*name, value))
     }
@@ -72,9 +98,12 @@ impl Fields {
 
 impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
-        match field.name().strip_prefix("json.") {
-            Some(name) => self.set(name, Value::raw(value.to_owned())),
-            None => self.set(field.name(), Value::text(value)),
+        if let Some(name) = field.name().strip_prefix("json.") {
+            self.set(name, Value::raw(value.to_owned()));
+        } else if let Some(name) = field.name().strip_prefix("accounts.") {
+            self.set(name, serde_json::from_str(value).map_or_else(|_| Value::text(value), Value::Accounts));
+        } else {
+            self.set(field.name(), Value::text(value));
         }
     }
 

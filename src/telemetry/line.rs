@@ -77,19 +77,19 @@ impl Line<'_> {
         // Writing to a String cannot fail.
         let _ = write!(to, "{dim}{}{plain} {bright}{:<5}{plain}", now.format("%H:%M:%S"), self.level.as_str());
         match self.fields.get("event") {
-            Some(event) => to.extend([" ", &printable(inner(event))]),
+            Some(event) => to.extend([" ", &printable(&event.shown())]),
             None => to.extend([" ", dim, self.target, plain]),
         }
         if let Some(message) = self.fields.get("message") {
-            to.extend([" ", &printable(inner(message))]);
+            to.extend([" ", &printable(&message.shown())]);
         }
         for (name, value) in self.own_fields() {
             to.extend([" ", dim, name, "=", plain]);
-            match value {
-                Value::Text(text) if text.is_empty() || text.contains([' ', '"', '=']) => {
-                    to.extend(["\"", &printable(text).replace('"', "\\\""), "\""]);
-                }
-                Value::Text(_) | Value::Json(_) => to.push_str(&printable(inner(value))),
+            let text = value.shown();
+            if !matches!(value, Value::Json(_)) && (text.is_empty() || text.contains([' ', '"', '='])) {
+                to.extend(["\"", &printable(&text).replace('"', "\\\""), "\""]);
+            } else {
+                to.push_str(&printable(&text));
             }
         }
     }
@@ -112,7 +112,7 @@ fn now() -> DateTime<Utc> {
     Utc::now()
 }
 
-fn level(level: Level) -> &'static str {
+pub(super) fn level(level: Level) -> &'static str {
     match level {
         Level::ERROR => "error",
         Level::WARN => "warn",
@@ -132,15 +132,9 @@ fn paint(level: Level) -> &'static str {
     }
 }
 
-fn inner(value: &Value) -> &str {
-    match value {
-        Value::Text(text) | Value::Json(text) => text,
-    }
-}
-
 fn json_value(value: &Value, to: &mut String) {
     match value {
-        Value::Text(text) => json_text(text, to),
+        Value::Text(_) | Value::Accounts(_) => json_text(&value.shown(), to),
         Value::Json(json) => to.push_str(json),
     }
 }

@@ -324,12 +324,13 @@ impl fmt::Display for Unspeakable {
 #[test]
 #[ignore = "takes over the process; its neighbour runs it in one of its own"]
 fn child_that_panics() {
-    init(LogFormat::Json, "info", Stream::Stderr).unwrap();
+    let log = config::Log { format: LogFormat::Json, level: "info".to_owned(), account_key: None };
+    init(&log, Stream::Stderr).unwrap();
     let doomed = thread::Builder::new().name("purging".to_owned());
     doomed.spawn(|| panic!("on a thread\nof its own")).unwrap().join().unwrap_err();
     thread::spawn(|| tracing::info!(value = %Unspeakable, "never said")).join().unwrap_err();
     tracing::info!(event = "still.here", "after two panics");
-    assert!(matches!(init(LogFormat::Json, "info", Stream::Stderr), Err(TelemetryError::Installed(_))));
+    assert!(matches!(init(&log, Stream::Stderr), Err(TelemetryError::Installed(_))));
 }
 
 #[test]
@@ -349,4 +350,51 @@ fn a_hundred_thousand_events_take_less_than_a_second() {
         assert!(took.as_secs() < 1, "{took:?}");
         writeln!(io::stderr(), "100,000 events in {took:?}").unwrap();
     });
+}
+
+fn said_hidden(style: Style, say: impl FnOnce()) -> String {
+    let written = Written::default();
+    let log = Log { pseudonyms: Some(Pseudonyms::new("0123456789abcdef".into())), ..Log::new(style, written.clone()) };
+    tracing::subscriber::with_default(tracing_subscriber::registry().with(log), say);
+    written.text()
+}
+
+#[test]
+fn with_pseudonyms_no_line_names_an_account_however_it_got_there() {
+    for style in [Style::Json, Style::Text { colour: false }] {
+        let text = said_hidden(style, || {
+            tracing::info!(event = "job.started", account_id = "canary", error = "“canary-2” and canary", "canary begins");
+            tracing::warn!(event = "orphans.found", accounts.examples = r#"["canary","canary-3"]"#, "m");
+            let around = tracing::info_span!("work", account_id = "canary");
+            around.in_scope(|| tracing::info!(event = "store.back", why = "of canary", "m"));
+            tracing::info!(target: "sqlx::postgres::notice", note = "canary", "canary");
+        });
+        assert_eq!((text.lines().count(), text.contains("canary")), (4, false), "{text}");
+        let pseudonym = pseudonym(&"0123456789abcdef".into(), "canary");
+        assert_eq!(text.matches(&pseudonym).count(), 6, "{text}");
+    }
+}
+
+#[test]
+fn without_pseudonyms_examples_are_one_text() {
+    let (_, line) = line(|| tracing::warn!(event = "orphans.found", accounts.examples = r#"["a","b"]"#, "m"));
+    assert_eq!(line["examples"], "a, b");
+}
+
+#[test]
+fn with_pseudonyms_a_panic_keeps_its_text_to_itself_in_text_format_too() {
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "telemetry::tests::child_that_panics_about_an_account", "--ignored", "--nocapture"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(child.stderr).unwrap();
+    assert!(text.contains("daemon.panicked") && text.contains("src/telemetry/tests.rs:") && !text.contains("canary"), "{text}");
+}
+
+#[test]
+#[ignore = "takes over the process; its neighbour runs it in one of its own"]
+fn child_that_panics_about_an_account() {
+    let log = config::Log { format: LogFormat::Text, level: "info".to_owned(), account_key: Some("0123456789abcdef".into()) };
+    init(&log, Stream::Stderr).unwrap();
+    thread::spawn(|| panic!("canary")).join().unwrap_err();
 }

@@ -37,12 +37,12 @@ fn get(port: u16, path: &str) -> u16 {
     answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0)
 }
 
-fn named<'a>(events: &'a [Value], event: &str) -> Vec<&'a Value> {
+pub(crate) fn named<'a>(events: &'a [Value], event: &str) -> Vec<&'a Value> {
     events.iter().filter(|e| e["event"] == event).collect()
 }
 
 /// A gate in front of one record: while it is closed, no batch gets past it.
-async fn gate(world: &World) -> PgConnection {
+pub(crate) async fn gate(world: &World) -> PgConnection {
     world
         .sql(
             "create function gate() returns trigger language plpgsql as $$ begin perform set_config('lock_timeout', '0', true); perform pg_advisory_xact_lock(42); return old; end $$;
@@ -54,7 +54,7 @@ async fn gate(world: &World) -> PgConnection {
     gate
 }
 
-async fn somebody_waits_at_the_gate(world: &World) {
+pub(crate) async fn somebody_waits_at_the_gate(world: &World) {
     let waiting = "pg_locks where locktype = 'advisory' and objid = 42 and not granted and database = (select oid from pg_database where datname = current_database())";
     until("a batch waits at the gate", async || world.count(waiting).await == 1).await;
 }

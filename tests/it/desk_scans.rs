@@ -48,7 +48,7 @@ async fn scans(world: &World) -> BTreeMap<String, i64> {
 async fn asked(world: &World, addresses: &[String]) {
     let listener = http::bind("http.listen", "127.0.0.1:0".parse().unwrap()).await.unwrap();
     let (addr, stop): (SocketAddr, _) = (listener.local_addr().unwrap(), CancellationToken::new());
-    let probes = http::Ops::new(|| Ok(()), || std::future::ready(Ok(())));
+    let probes = http::Ops::new(Vec::new, || std::future::ready(Vec::new()));
     let served = desk::serve(Front::new(Arc::new(world.config()), listener, stop.clone(), probes)).unwrap();
     let ask = async {
         for address in addresses {

@@ -28,6 +28,7 @@ mod receiver;
 mod world;
 
 mod bad_input;
+mod canary;
 mod certificate;
 mod children;
 mod cli;
@@ -65,6 +66,7 @@ mod requests;
 mod records;
 mod reports;
 mod runbooks;
+mod running;
 mod safeguards;
 mod sources;
 mod stores;

@@ -21,6 +21,7 @@ use retentiond::{
     jobs::{self, Filter, Job},
     lifecycle::Stop,
     schema,
+    telemetry::events::named,
 };
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -237,6 +238,11 @@ impl World {
         command
     }
 
+    /// Writes the rules where a running daemon reads them again.
+    pub(crate) fn write_rules(&self) {
+        std::fs::write(self.folder.path().join("retentiond.toml"), &self.rules).unwrap();
+    }
+
     /// Runs the program itself.
     pub(crate) fn cli(&self, arguments: &[&str]) -> Output {
         self.command(arguments).stdin(Stdio::null()).output().unwrap()
@@ -280,11 +286,13 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Every line of the log so far; each must be JSON.
+    /// Every line of the log so far; each must be JSON, and carry no field that the catalogue of events does not know.
     pub(crate) fn events(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(&self.log).unwrap();
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+        let events: Vec<Value> = whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect();
+        events.iter().for_each(in_the_catalogue);
+        events
     }
 
     /// Waits for a log line; the line, or a panic that shows the log.
@@ -320,6 +328,19 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+fn in_the_catalogue(line: &Value) {
+    let event = named(line["event"].as_str());
+    if event.name == "log" {
+        assert_eq!(line["event"], "log", "no such event: {line}");
+        return;
+    }
+    assert!(event.levels.split(' ').any(|level| line["level"] == level), "not at this level: {line}");
+    for field in line.as_object().unwrap().keys() {
+        let known = matches!(field.as_str(), "ts" | "level" | "event" | "msg" | "trace_id" | "span_id");
+        assert!(known || event.fields.split(' ').any(|known| known == field), "{field} is not in src/telemetry/events.rs: {line}");
     }
 }
 

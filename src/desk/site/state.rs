@@ -25,17 +25,20 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) async fn system(State(desk): State<Desk>, who: Who, headers: HeaderMap, query: Asked<Bare>) -> Result<Response, Problem> {
     let (page, status) = frame(&desk, &who, &headers, asked(query)?.done.as_deref()).await?;
-    let check =
-        |name: &str, found: Result<(), String>| Check { name: name.to_owned(), ok: found.is_ok(), detail: found.err().unwrap_or_default() };
     let probes = desk.probes();
-    let ready = timeout(PATIENCE, (probes.ready)()).await.unwrap_or_else(|_| Err("it took too long".to_owned()));
+    let ready = timeout(PATIENCE, (probes.ready)()).await.unwrap_or_else(|_| vec![("database", Err("it took too long".to_owned()))]);
+    let check = |(name, found): (&str, Result<(), String>)| Check {
+        name: name.to_owned(),
+        ok: found.is_ok(),
+        detail: found.err().unwrap_or_default(),
+    };
     let mut tx = desk.screen().await?;
     let server: String = sqlx::query_scalar("select current_setting('server_version')").fetch_one(&mut *tx).await?;
     let terms = desk.config().terms();
     let changes = agreement::accepted(&mut tx).await?.map(|accepted| accepted.terms.0.changes(&terms)).unwrap_or_default();
     let text = |name: &str, version: String| (name.to_owned(), version);
     let data = system::System {
-        checks: vec![check("every pass moves", (probes.live)()), check("ready to work", ready)],
+        checks: (probes.live)().into_iter().chain(ready).map(check).collect(),
         versions: vec![text("retentiond", env!("CARGO_PKG_VERSION").to_owned()), text("PostgreSQL", server)],
         policy: status.policy,
         changes: changes.iter().map(|change| format!("{} {}", change.subject, change.what)).collect(),
