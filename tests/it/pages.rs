@@ -41,7 +41,7 @@ async fn served(world: World) -> Served {
     let mut world = world;
     for (name, role, token) in TOKENS {
         let hash = hex::encode(retentiond::desk::hash(token));
-        world.rules += &format!("\n[[http.tokens]]\nname = \"{name}\"\nrole = \"{role}\"\nsha256 = \"{hash}\"\n");
+        world.rules = format!("{}\n[[http.tokens]]\nname = \"{name}\"\nrole = \"{role}\"\nsha256 = \"{hash}\"\n", world.rules);
     }
     let daemon = world.daemon();
     let started = daemon.wait_for("the start", |line| line["event"] == "daemon.started").await;
