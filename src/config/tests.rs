@@ -415,7 +415,7 @@ fn several_faults_are_reported_together() {
     let broken = SHIPPED
         .replacen("[poll]", "[poll]\nintervall = \"5s\"\noverlapp = \"5s\"", 1)
         .replacen("feature_terminated\"]", "feature_terminted\"]", 1)
-        .replacen("\"7d\"", "7", 1);
+        .replacen("retain_for = \"7d\"", "retain_for = 7", 1);
     let found = faults(parse(&[("all", &broken)], &env(&[]), Needs::Nothing));
     let keys: Vec<_> = found.iter().map(|fault| fault.split(": ").next().unwrap()).collect();
     assert_eq!(

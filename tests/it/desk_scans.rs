@@ -19,9 +19,9 @@ async fn crowded() -> World {
              insert into feature_subscriptions (account_id, feature, terminated_at, cmq_enabled)
                  select 'acc-' || n, 'mps', now() - interval '1 day' - n * interval '1 minute', false from generate_series(1, {JOBS}) n;
              insert into template_configurations (account_id, template_type, parameters) select 'acc-' || n, 'video', '{{}}' from generate_series(1, {JOBS}) n;
-             insert into retention.jobs (account_id, feature, data_class, starting_point, started_at, retain_until, delete_by, policy, records_deleted)
+             insert into retention.jobs (account_id, feature, data_class, starting_point, started_at, retain_until, delete_by, ready_at, policy, records_deleted)
                  select 'acc-' || n, 'mps', 'configuration', 'subscription_terminated', now() - interval '1 day' - n * interval '1 minute',
-                        now() + interval '29 days' - n * interval '1 minute', now() + interval '30 days' - n * interval '1 minute', 'p', '{{}}' from generate_series(1, {JOBS}) n;
+                        now() + interval '29 days' - n * interval '1 minute', now() + interval '30 days' - n * interval '1 minute', now() + interval '29 days' - n * interval '1 minute', 'p', '{{}}' from generate_series(1, {JOBS}) n;
              insert into retention.history (id, account_id, feature, data_class, state, starting_point, started_at, retain_until, delete_by, policy, attempts, records_deleted, count_exact, created_at, completed_at)
                  select -n, 'acc-' || n, 'mps', 'queue', 'completed', 'p', now() - interval '40 days', now() - interval '10 days', now() - interval '9 days', 'p', 1, '{{\"platform/queue_messages\": 3}}', true,
                         now() - interval '40 days', now() - n * interval '1 minute' from generate_series(1, {JOBS}) n;

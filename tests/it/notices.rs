@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    metrics::{free_port, scrape},
     receiver::{Got, Receiver},
     world::{World, left, until},
 };
@@ -505,17 +506,33 @@ async fn notices_go_after_their_period_and_so_do_endpoints_that_nobody_has() {
 async fn neither_log_nor_figures_hold_a_secret_a_token_or_what_was_answered() {
     let (failing, well) = (Receiver::answering(|_| (500, String::new())), Receiver::start());
     let mut world = World::new().await;
+    let port = free_port();
     world.tells("failing", failing.port, "").tells("well", well.port, "").set("LOG__LEVEL", "trace");
+    world.set("HTTP__OPS_LISTEN", &format!("127.0.0.1:{port}"));
     world.account("alice", "null", "now() - interval '30 days 2 hours'", "null").await;
     let daemon = world.daemon();
     let warned = daemon.wait_for("a warning", |line| line["event"] == "notice.failed").await;
     assert_eq!([&warned["endpoint"], &warned["host"], &warned["error"]], [&json!("failing"), &json!("127.0.0.1"), &json!("status 500")]);
     daemon.wait_for("a notice that arrived", |line| line["event"] == "notice.sent").await;
     until("all is told", async || well.got().len() == 7).await;
+    let pending = "retention_notices_pending{endpoint=\"well\"}";
+    until("the last one is marked", async || scrape(port).get(pending) == Some(0.0)).await;
+    let figures = scrape(port);
+    let deliveries = |endpoint: &str, outcome: &str| {
+        figures.get(&format!("retention_notice_deliveries_total{{endpoint=\"{endpoint}\",outcome=\"{outcome}\"}}"))
+    };
+    assert_eq!(
+        [deliveries("well", "sent"), deliveries("well", "failed"), deliveries("well", "given_up")],
+        [Some(7.0), Some(0.0), Some(0.0)]
+    );
+    assert!(deliveries("failing", "failed") >= Some(1.0) && deliveries("failing", "sent") == Some(0.0), "{}", figures.text);
+    assert_eq!(figures.get("retention_notices_pending{endpoint=\"failing\"}"), Some(7.0));
+    assert!(figures.get("retention_oldest_notice_timestamp_seconds{endpoint=\"failing\"}").is_some());
+    assert_eq!(figures.get("retention_oldest_notice_timestamp_seconds{endpoint=\"well\"}"), None, "none waits");
     let events = daemon.events();
     assert_eq!(events.iter().filter(|line| line["event"] == "notice.failed").count(), 1, "once an hour");
     let log = std::fs::read_to_string(&daemon.log).unwrap();
     for canary in ["CANARY", SECRET, &SECRET[6..]] {
-        assert!(!log.contains(canary), "{canary}");
+        assert!(!log.contains(canary) && !figures.text.contains(canary), "{canary}");
     }
 }
