@@ -41,7 +41,7 @@ async fn served(world: World) -> Served {
     let mut world = world;
     for (name, role, token) in TOKENS {
         let hash = hex::encode(retentiond::desk::hash(token));
-        world.rules.push_str(&format!("\n[[http.tokens]]\nname = \"{name}\"\nrole = \"{role}\"\nsha256 = \"{hash}\"\n"));
+        world.rules = format!("{}\n[[http.tokens]]\nname = \"{name}\"\nrole = \"{role}\"\nsha256 = \"{hash}\"\n", world.rules);
     }
     let daemon = world.daemon();
     let started = daemon.wait_for("the start", |line| line["event"] == "daemon.started").await;
@@ -91,7 +91,7 @@ async fn sign_in(browser: &Browser, served: &Served, token: &str) {
 }
 
 /// Everything that is wrong with the page that is shown, in words.
-const SOUND: &str = r#"
+const SOUND: &str = r"
 const wrong = [];
 const seen = new Set();
 for (const element of document.querySelectorAll('[id]')) {
@@ -137,7 +137,7 @@ while (walker.nextNode()) {
 }
 if (texts < 5) wrong.push('only ' + texts + ' texts');
 return [...new Set(wrong)];
-"#;
+";
 
 async fn is_sound(browser: &Browser, what: &str) {
     let wrong = browser.run(SOUND).await;

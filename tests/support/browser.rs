@@ -1,4 +1,4 @@
-//! A browser of our own: Chromium, driven through the WebDriver of its package over loopback; gone when its owner is gone.
+//! A browser of our own: Chromium, driven through the driver of its package over loopback; gone when its owner is gone.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ pub(crate) struct Browser {
     driver: Child,
     session: String,
     client: reqwest::Client,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// How pages are looked at.
@@ -57,14 +57,14 @@ impl Browser {
             .stderr(Stdio::null())
             .spawn()
             .expect("chromedriver starts");
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(60)).build().expect("a client");
-        let mut browser = Self { driver, session: format!("http://127.0.0.1:{port}"), client, _folder: folder };
+        let client = reqwest::Client::builder().timeout(Duration::from_mins(1)).build().expect("a client");
+        let mut browser = Self { driver, session: format!("http://127.0.0.1:{port}"), client, folder };
         let deadline = Instant::now() + Duration::from_mins(1);
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(Instant::now() < deadline, "chromedriver does not listen");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let profile = format!("--user-data-dir={}", browser._folder.path().join("profile").display());
+        let profile = format!("--user-data-dir={}", browser.folder.path().join("profile").display());
         let mut arguments =
             vec!["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", &profile];
         match look {
@@ -77,22 +77,22 @@ impl Browser {
             "goog:loggingPrefs": {"browser": "ALL"},
         }}});
         let made = browser.post("/session", &wanted).await;
-        browser.session.push_str(&format!("/session/{}", made["sessionId"].as_str().expect("a session")));
+        browser.session = format!("{}/session/{}", browser.session, made["sessionId"].as_str().expect("a session"));
         browser
     }
 
     async fn post(&self, path: &str, body: &Value) -> Value {
         let answer = self.client.post(format!("{}{path}", self.session)).header("content-type", "application/json").body(body.to_string());
-        Self::value(path, answer.send().await.expect("chromedriver answers").text().await.expect("an answer"))
+        Self::value(path, &answer.send().await.expect("chromedriver answers").text().await.expect("an answer"))
     }
 
     async fn get(&self, path: &str) -> Value {
         let answer = self.client.get(format!("{}{path}", self.session)).send().await;
-        Self::value(path, answer.expect("chromedriver answers").text().await.expect("an answer"))
+        Self::value(path, &answer.expect("chromedriver answers").text().await.expect("an answer"))
     }
 
-    fn value(path: &str, text: String) -> Value {
-        let answer: Value = serde_json::from_str(&text).expect("JSON");
+    fn value(path: &str, text: &str) -> Value {
+        let answer: Value = serde_json::from_str(text).expect("JSON");
         let value = answer["value"].clone();
         assert!(value["error"].is_null(), "{path}: {} {}", value["error"], value["message"]);
         value

@@ -46,7 +46,7 @@ pub fn activity(page: &Page, data: &Activity) -> Markup {
         .collect();
     let passes: Vec<Vec<Markup>> = data.passes.iter().map(|(name, at)| vec![html! { (name) }, time(*at, page.now)]).collect();
     let body = html! {
-        div class="head" { h1 { "Activity" } p class="lead" { "Every act of a person, with its reason. Nothing here can be changed unseen: the ledger has it too." } }
+        div class="head" { h1 { "Activity" } p class="lead" { "Each act of a person, with its reason: at the shell, through the API, on a page." } }
         form class="filter" method="get" action=(links::ACTIVITY) {
             (Field::new("a-actor", "actor", "Who").value(&data.actor).input("text"))
             (Field::new("a-act", "act", "Act").value(&data.act).select("every act", &data.kinds))

@@ -86,13 +86,14 @@ pub fn plan(page: &Page, data: &PlanPage) -> Markup {
 }
 
 fn verdict(page: &Page, data: &PlanPage) -> Markup {
-    let over = data.meters.iter().any(|meter| meter.value > meter.limit);
+    let foreseen = data.guard.forecast_at.is_some_and(|at| at.date_naive() <= data.until);
+    let over = foreseen || data.meters.iter().any(|meter| meter.value > meter.limit);
     html! {
         p {
             @if data.guard.tripped { (badge("overdue", "tripped")) " Nothing new is deleted until somebody releases the guard." }
             @else if data.paused { (badge("hold", "paused")) " Nothing is deleted until somebody resumes." }
-            @else if over { (badge("overdue", "would trip")) " It would stop these purges, unless somebody raises the limit or places holds." }
-            @else { (badge("completed", "passes")) " It would let all of this begin." }
+            @else if over { (badge("overdue", "would trip")) " It is going to stop purges before then, unless somebody raises the limit or places holds." }
+            @else { (badge("completed", "passes")) " Nothing of this would exceed a limit." }
         }
         @if let (Some(forecast), Some(at)) = (&data.guard.forecast, data.guard.forecast_at) { p { "Foreseen for " (time(at, page.now)) ": " (shown(forecast)) } }
         @if data.meters.is_empty() { p class="quiet" { "No limit is configured." } }

@@ -329,6 +329,56 @@ fn refused(status: u16, detail: &str) -> refusal::Refusal {
     refusal::Refusal { status, title: "This is not for whoever asks".to_owned(), detail: detail.to_owned() }
 }
 
+fn holds_data(some: bool, worst: bool) -> holds::Holds {
+    let ids = some_accounts(some);
+    let numbered = || (1_i64..).zip(&ids);
+    let strings = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<String>>();
+    let (features, classes) = (strings(&["mps"]), strings(&["config", "queue"]));
+    holds::Holds {
+        account: if worst { EVIL } else { "" }.to_owned(),
+        in_force: numbered().map(|(n, id)| hold(n, id)).collect(),
+        more: false,
+        past: numbered()
+            .map(|(n, id)| PastHold {
+                hold: hold(n + 50, id),
+                released_at: (n % 2 == 0).then(|| at(-n)),
+                released_by: (n % 2 == 0).then(|| "Grace".to_owned()),
+                release_reason: (n % 2 == 0).then(|| "settled".to_owned()),
+            })
+            .collect(),
+        older: some.then(|| "17".to_owned()),
+        features,
+        classes,
+        two_people: worst,
+    }
+}
+
+fn guard_data(some: bool, worst: bool) -> guard::GuardPage {
+    let ids = some_accounts(some);
+    let numbered = || (1_i64..).zip(&ids);
+    let strings = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<String>>();
+    let classes = strings(&["config", "queue"]);
+    guard::GuardPage {
+        guard: guard_state(worst),
+        due: Some(1_200),
+        limits: vec![("guard.window".to_owned(), "1day".to_owned()), ("guard.max_accounts".to_owned(), "1000".to_owned())],
+        meters: vec![Meter { value: if worst { 1_200 } else { 12 }, ..meter() }],
+        two_people: worst,
+        pauses: numbered()
+            .take(2)
+            .map(|(n, id)| Pause {
+                id: n.to_string(),
+                account_id: (n == 2).then(|| id.clone()),
+                data_class: None,
+                reason: "maintenance".to_owned(),
+                paused_by: "Ada".to_owned(),
+                paused_at: at(-n),
+            })
+            .collect(),
+        classes,
+    }
+}
+
 /// Every page, by the name of the file that it would be: with nothing, with something, at its worst; for those who may only look and for those who may do all.
 fn pages() -> Vec<(String, String)> {
     let mut all = Vec::new();
@@ -349,42 +399,6 @@ fn pages() -> Vec<(String, String)> {
             holds: vec![Span { label: "hold 3".to_owned(), from: at(-400), to: Some(at(-200)) }],
             entries: vec![job::Entry { index: Some(4_711), at: at(-700), event: "job.scheduled".to_owned(), detail: String::new() }],
             certificate: some,
-        };
-        let holds_page = holds::Holds {
-            account: if worst { EVIL } else { "" }.to_owned(),
-            in_force: numbered().map(|(n, id)| hold(n, id)).collect(),
-            more: false,
-            past: numbered()
-                .map(|(n, id)| PastHold {
-                    hold: hold(n + 50, id),
-                    released_at: (n % 2 == 0).then(|| at(-n)),
-                    released_by: (n % 2 == 0).then(|| "Grace".to_owned()),
-                    release_reason: (n % 2 == 0).then(|| "settled".to_owned()),
-                })
-                .collect(),
-            older: some.then(|| "17".to_owned()),
-            features: features.clone(),
-            classes: classes.clone(),
-            two_people: worst,
-        };
-        let guard_page = guard::GuardPage {
-            guard: guard_state(worst),
-            due: Some(1_200),
-            limits: vec![("guard.window".to_owned(), "1day".to_owned()), ("guard.max_accounts".to_owned(), "1000".to_owned())],
-            meters: vec![Meter { value: if worst { 1_200 } else { 12 }, ..meter() }],
-            two_people: worst,
-            pauses: numbered()
-                .take(2)
-                .map(|(n, id)| Pause {
-                    id: n.to_string(),
-                    account_id: (n == 2).then(|| id.clone()),
-                    data_class: None,
-                    reason: "maintenance".to_owned(),
-                    paused_by: "Ada".to_owned(),
-                    paused_at: at(-n),
-                })
-                .collect(),
-            classes: classes.clone(),
         };
         let requests_page = requests::Requests {
             account: String::new(),
@@ -432,8 +446,8 @@ fn pages() -> Vec<(String, String)> {
         add("ask", account::explain(&page, None));
         add("explain", account::explain(&page, Some(&account_data(EVIL, some))));
         add("plan", plan::plan(&page, &plan_data(some, worst)));
-        add("holds", holds::holds(&page, &holds_page));
-        add("guard", guard::guard(&page, &guard_page));
+        add("holds", holds::holds(&page, &holds_data(some, worst)));
+        add("guard", guard::guard(&page, &guard_data(some, worst)));
         add("requests", requests::requests(&page, &requests_page));
         add("activity", activity::activity(&page, &activity_page));
         let period = reports::Period { from: at(-720).date_naive(), to: at(0).date_naive() };
