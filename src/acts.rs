@@ -282,7 +282,8 @@ pub async fn perform(conn: &mut PgConnection, config: &Config, act: Act, actor: 
             )));
         }
     }
-    if let Some(scope) = act.scope() {
+    // What was paused can be let go on, also where the configuration has no such class any more.
+    if let Some(scope) = act.scope().filter(|_| !matches!(act, Act::Resume { .. })) {
         can_match(config, scope)?;
     }
     let mut by = actor.by.to_owned();

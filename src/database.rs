@@ -239,6 +239,22 @@ pub async fn owned<T: Send + 'static>(work: impl Future<Output = Result<T, sqlx:
     }
 }
 
+/// Does something to its end, whether or not anybody still waits for it: what has been committed is also told. `None` when it panicked. It has to bound itself.
+#[expect(clippy::disallowed_methods, reason = "it must outlive whoever waits for it; it is bounded by the timeouts of its transactions")]
+pub async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    tokio::spawn(work).await.ok()
+}
+
+/// For the rest of the transaction no statement takes longer.
+///
+/// # Errors
+/// Those of the database.
+pub async fn limit_statements(conn: &mut PgConnection, longest: Duration) -> Result<(), DatabaseError> {
+    let millis = longest.as_millis().to_string();
+    sqlx::query("select set_config('statement_timeout', $1, true)").bind(millis).execute(conn).await?;
+    Ok(())
+}
+
 /// A database error; [`DatabaseError::kind`] says what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {

@@ -31,7 +31,7 @@ use tokio::time::timeout;
 use crate::{
     app::{App, Front},
     config::{self, Config, Role},
-    database::{Database, DatabaseError, Purpose, Tx},
+    database::{self, Database, DatabaseError, Purpose, Tx},
     failure::Failure,
     http, metrics,
     notices::Inbound,
@@ -43,8 +43,14 @@ pub use auth::{Principal, hash};
 use figures::Counter;
 use problem::Problem;
 
-/// Connections of the desk's own.
+/// Connections of the desk's own, for reading.
 const CONNECTIONS: u32 = 4;
+/// And for acts, so that nobody who reads much keeps a stop waiting.
+const ACT_CONNECTIONS: u32 = 2;
+/// No statement that somebody waits for takes longer: it would go on when nobody does any more.
+const STATEMENT: Duration = Duration::from_secs(8);
+/// What still runs at the stop is left to the database.
+const CLOSING: Duration = Duration::from_secs(2);
 /// Bytes of a request's body.
 const BODY_LIMIT: usize = 64 * 1024;
 /// How long an answer may take altogether.
@@ -62,6 +68,7 @@ pub(crate) struct Desk(Arc<Inner>);
 struct Inner {
     config: Arc<Config>,
     database: Database,
+    acting: Database,
     front: Front,
     app: Mutex<Option<(Instant, App)>>,
     counter: Counter,
@@ -84,18 +91,21 @@ pub fn serve(front: Front) -> Result<BoxFuture<'static, ()>, DatabaseError> {
             // Never ends by itself, and counts nothing while nobody asks.
             () = desk.0.counter.run(&desk.0.database) => {}
         }
-        desk.0.database.close().await;
+        let closed = futures_util::future::join(desk.0.database.close(), desk.0.acting.close());
+        let _ = timeout(CLOSING, closed).await;
     }))
 }
 
 impl Desk {
     fn new(front: Front) -> Result<Self, DatabaseError> {
         let config = Arc::clone(&front.config);
-        let database = Database::new(&config::Database { max_connections: CONNECTIONS, ..config.database.clone() })?;
+        let pool = |max_connections| Database::new(&config::Database { max_connections, ..config.database.clone() });
+        let (database, acting) = (pool(CONNECTIONS)?, pool(ACT_CONNECTIONS)?);
         let limiter = RateLimiter::keyed(Quota::per_second(RATE).allow_burst(BURST));
         Ok(Self(Arc::new(Inner {
             config,
             database,
+            acting,
             front,
             app: Mutex::default(),
             counter: Counter::default(),
@@ -131,8 +141,22 @@ impl Desk {
         Ok(self.0.database.begin(Purpose::Screen).await?)
     }
 
-    pub(crate) async fn begin(&self, purpose: Purpose) -> Result<Tx, Problem> {
-        Ok(self.0.database.begin(purpose).await?)
+    /// A transaction for what is read as a whole, like a report.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub(crate) async fn reading(&self) -> Result<Tx, Problem> {
+        let mut tx = self.0.database.begin(Purpose::Read).await?;
+        database::limit_statements(&mut tx, STATEMENT).await?;
+        Ok(tx)
+    }
+
+    /// A transaction for an act.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub(crate) async fn begin_act(&self, purpose: Purpose) -> Result<Tx, Problem> {
+        Ok(self.0.acting.begin(purpose).await?)
     }
 
     /// The policy joined with the catalogue, as it was a minute ago at most.
@@ -161,7 +185,9 @@ impl Desk {
     /// # Errors
     /// Those of the database.
     pub(crate) async fn status(&self) -> Result<outlook::Status, Problem> {
-        let jobs = self.figures().await.map(|f| f.jobs.clone()).unwrap_or_default();
+        // Unknown is not none.
+        let counting = || Problem::unavailable("the jobs are being counted, or cannot be counted now; ask again in a moment");
+        let jobs = self.figures().await.ok_or_else(counting)?.jobs.clone();
         let mut tx = self.screen().await?;
         Ok(outlook::status_with(&mut tx, self.0.config.mode, &self.0.config.terms(), jobs).await?)
     }

@@ -20,7 +20,11 @@ use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, OpenApi, ToSchema, openapi::OpenApi as Document};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Desk, Who, problem::Problem};
+use super::{
+    Desk, Who,
+    problem::Problem,
+    submit::{guard_tag, policy_tag},
+};
 use crate::{
     acts::{self as done, Entry},
     jobs::{
@@ -199,13 +203,13 @@ struct PolicyAnswer {
     terms: crate::config::Terms,
 }
 
-/// The policy in force, and what the configuration would change. The `ETag` is that of the policy in force.
+/// The policy in force, and what the configuration would change. The `ETag` is that of both.
 #[utoipa::path(get, path = "/api/v1/policy", responses((status = 200, body = PolicyAnswer), (status = "default", body = Problem)))]
 async fn policy(State(desk): State<Desk>) -> Result<Response, Problem> {
     let mut tx = desk.screen().await?;
     let terms = desk.config().terms();
     let accepted = agreement::accepted(&mut tx).await?;
-    let tag = etag(&accepted.as_ref().map(|accepted| &accepted.hash));
+    let tag = policy_tag(accepted.as_ref().map(|accepted| accepted.hash.as_str()), &terms.hash());
     let changes = accepted.as_ref().map(|a| a.terms.0.changes(&terms)).unwrap_or_default();
     let answer = PolicyAnswer {
         hash: terms.hash(),
@@ -377,26 +381,32 @@ async fn plan(State(desk): State<Desk>, query: Asked<PlanAsked>) -> Result<Respo
     Ok(Json(desk.plan(asked(query)?).await?).into_response())
 }
 
-/// The holds in force.
+/// A page of the holds in force.
 #[derive(Serialize, ToSchema)]
 struct HoldsAnswer {
     /// The oldest first.
     holds: Vec<Hold>,
+    /// The cursor of the next page; none at the end.
+    next: Option<String>,
 }
 
 /// The holds in force.
-#[utoipa::path(get, path = "/api/v1/holds", responses((status = 200, body = HoldsAnswer), (status = "default", body = Problem)))]
-async fn holds(State(desk): State<Desk>, headers: HeaderMap) -> Result<Response, Problem> {
-    Ok(json(&headers, &HoldsAnswer { holds: control::holds(&mut *desk.screen().await?).await? }))
+#[utoipa::path(get, path = "/api/v1/holds", params(ListAsked), responses((status = 200, body = HoldsAnswer), (status = "default", body = Problem)))]
+async fn holds(State(desk): State<Desk>, headers: HeaderMap, query: Asked<ListAsked>) -> Result<Response, Problem> {
+    let query = asked(query)?;
+    let (limit, after) = (rows(query.limit)?, before(query.cursor.as_deref())?);
+    let holds = control::some_holds(&mut *desk.screen().await?, query.account_id.as_deref(), after, limit).await?;
+    let next = next(&holds, limit, |hold| hold.id.clone());
+    Ok(json(&headers, &HoldsAnswer { holds, next }))
 }
 
 /// One hold in force. Its `ETag` is what its release wants to see.
 #[utoipa::path(get, path = "/api/v1/holds/{id}", params(("id" = String, Path, description = "The hold")),
     responses((status = 200, body = Hold), (status = "default", body = Problem)))]
 async fn hold(State(desk): State<Desk>, headers: HeaderMap, Path(text): Path<String>) -> Result<Response, Problem> {
-    let asked = id(&text)?.to_string();
-    let hold = control::holds(&mut *desk.screen().await?).await?.into_iter().find(|hold| hold.id == asked);
-    Ok(json(&headers, &hold.ok_or_else(|| Problem::not_found(format!("no hold {asked} is in force")))?))
+    let id = id(&text)?;
+    let hold = control::hold(&mut *desk.screen().await?, id).await?;
+    Ok(json(&headers, &hold.ok_or_else(|| Problem::not_found(format!("no hold {id} is in force")))?))
 }
 
 /// Which of what is listed by id.
@@ -451,8 +461,9 @@ async fn pauses(State(desk): State<Desk>, headers: HeaderMap) -> Result<Response
 
 /// Whether the guard has tripped, and why. Its `ETag` is what its release wants to see.
 #[utoipa::path(get, path = "/api/v1/guard", responses((status = 200, body = GuardState), (status = "default", body = Problem)))]
-async fn guard(State(desk): State<Desk>, headers: HeaderMap) -> Result<Response, Problem> {
-    Ok(json(&headers, &safeguards::guard(&mut *desk.screen().await?).await?))
+async fn guard(State(desk): State<Desk>) -> Result<Response, Problem> {
+    let guard = safeguards::guard(&mut *desk.screen().await?).await?;
+    Ok(([(header::ETAG, guard_tag(&guard))], Json(guard)).into_response())
 }
 
 /// A page of requests.

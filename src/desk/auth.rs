@@ -48,11 +48,12 @@ pub fn hash(token: &str) -> [u8; 32] {
 
 /// Who it is. A token that is wrong is refused, also where anybody might read without one.
 pub(super) fn authenticate(config: &Config, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<Principal, Problem> {
-    if let Some(token) = bearer(headers)? {
-        return known(config, token);
-    }
+    // First, for what it forwards of the headers it was sent is not for us.
     if let Some(principal) = config.http.proxy.as_ref().and_then(|proxy| vouched(proxy, headers, peer)) {
         return principal;
+    }
+    if let Some(token) = bearer(headers)? {
+        return known(config, token);
     }
     if let Some(token) = cookie(headers) {
         return known(config, token);

@@ -18,10 +18,14 @@ use crate::{
 
 /// How long a screen waits for figures that are being counted.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// And for the first ones.
+const FIRST_PATIENCE: Duration = Duration::from_secs(3);
+/// Older figures are none, unless counting takes a hundredth of that.
+const OLDEST: Duration = Duration::from_mins(10);
 /// Figures that took this part of their age to count are young enough.
 const SHARE: u32 = 50;
 /// A failure is not repeated sooner.
-const AFTER_FAILURE: Duration = Duration::from_secs(5);
+const AFTER_FAILURE: Duration = Duration::from_mins(1);
 
 /// The figures as they were counted last.
 #[derive(Debug)]
@@ -58,8 +62,10 @@ impl Counter {
             return Some(Arc::clone(&known.figures));
         }
         self.asked.notify_one();
-        let _ = timeout(PATIENCE, counted.changed()).await;
-        let known = counted.borrow().as_ref().map(|counted| Arc::clone(&counted.figures));
+        let patience = if known.is_some() { PATIENCE } else { FIRST_PATIENCE };
+        let _ = timeout(patience, counted.changed()).await;
+        let young = |counted: &&Counted| counted.at.elapsed() < OLDEST.max(counted.took * SHARE * 2);
+        let known = counted.borrow().as_ref().filter(young).map(|counted| Arc::clone(&counted.figures));
         known
     }
 
@@ -79,7 +85,7 @@ impl Counter {
                     self.counted.send_replace(Some(counted));
                 }
                 Err(error) => {
-                    tracing::debug!(event = "figures.failed", error = %error, "the jobs could not be counted for the desk");
+                    tracing::warn!(event = "figures.failed", error = %error, sqlstate = error.sqlstate(), "the jobs could not be counted for the pages");
                     sleep(AFTER_FAILURE).await;
                 }
             }

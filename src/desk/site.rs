@@ -175,8 +175,12 @@ async fn one_job(
             && hold.data_class.as_ref().is_none_or(|class| *class == job.data_class)
     };
     let span = |hold: &Hold, to: Option<DateTime<Utc>>| Span { label: format!("hold {}", hold.id), from: hold.placed_at, to };
-    let mut held: Vec<Span> =
-        control::holds(&mut tx).await?.iter().filter(|hold| covers(hold)).map(|hold| span(hold, hold.until)).collect();
+    let mut held: Vec<Span> = control::some_holds(&mut tx, Some(&job.account_id), None, ROWS)
+        .await?
+        .iter()
+        .filter(|hold| covers(hold))
+        .map(|hold| span(hold, hold.until))
+        .collect();
     let past = control::past_holds(&mut tx, Some(&job.account_id), None, ROWS).await?;
     held.extend(past.iter().filter(|past| covers(&past.hold)).map(|past| span(&past.hold, past.released_at.or(past.hold.until))));
     let evidence = ledger::evidence(&mut tx, number).await?;
@@ -232,7 +236,7 @@ async fn explain(State(desk): State<Desk>, who: Who, headers: HeaderMap, query: 
     let Some(account) = query.account() else { return Ok(ok(pages::account::explain(&page, None))) };
     let explanation = desk.explain(account).await?;
     let mut tx = desk.screen().await?;
-    let holds = control::holds(&mut tx).await?.into_iter().filter(|hold| hold.account_id == account).collect();
+    let holds = control::some_holds(&mut tx, Some(account), None, ROWS).await?;
     let requests = list(&mut tx, &Filter { account: Some(account.to_owned()), limit: Some(ROWS), ..Filter::default() }).await?;
     Ok(ok(pages::account::explain(&page, Some(&pages::account::Account { explanation, holds, requests }))))
 }
@@ -289,8 +293,8 @@ async fn hold_list(State(desk): State<Desk>, who: Who, headers: HeaderMap, query
     let (page, _) = frame(&desk, &who, &headers, query.done.as_deref()).await?;
     let mut tx = desk.screen().await?;
     let account = query.account();
-    let mut in_force: Vec<Hold> =
-        control::holds(&mut tx).await?.into_iter().filter(|hold| account.is_none_or(|account| hold.account_id == account)).collect();
+    let most = i64::try_from(MOST_HOLDS).unwrap_or(i64::MAX);
+    let mut in_force = control::some_holds(&mut tx, account, None, most + 1).await?;
     let past = control::past_holds(&mut tx, account, query.before()?, ROWS).await?;
     let more = in_force.len() > MOST_HOLDS;
     in_force.truncate(MOST_HOLDS);

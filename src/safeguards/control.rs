@@ -90,6 +90,59 @@ pub async fn holds(conn: &mut PgConnection) -> Result<Vec<Hold>, DatabaseError> 
     .await?)
 }
 
+/// One hold in force.
+///
+/// # Errors
+/// Those of the database.
+pub async fn hold(conn: &mut PgConnection, id: i64) -> Result<Option<Hold>, DatabaseError> {
+    Ok(sqlx::query_as(AssertSqlSafe(format!(
+        "select {HOLD} from retention.holds where retention.holds.id = $1 and released_at is null and (until is null or until > now())"
+    )))
+    .bind(id)
+    .fetch_optional(conn)
+    .await?)
+}
+
+/// Some of the holds in force, the oldest first: of one account, or of all; those with higher ids than `after`.
+///
+/// # Errors
+/// Those of the database.
+pub async fn some_holds(
+    conn: &mut PgConnection,
+    account: Option<&str>,
+    after: Option<i64>,
+    limit: i64,
+) -> Result<Vec<Hold>, DatabaseError> {
+    Ok(sqlx::query_as(AssertSqlSafe(format!(
+        "select {HOLD} from retention.holds where released_at is null and (until is null or until > now())
+           and ($1::text is null or account_id = $1) and ($2::int8 is null or retention.holds.id > $2)
+         order by retention.holds.id limit $3"
+    )))
+    .bind(account)
+    .bind(after)
+    .bind(limit)
+    .fetch_all(conn)
+    .await?)
+}
+
+/// How many holds are in force.
+///
+/// # Errors
+/// Those of the database.
+pub async fn count_holds(conn: &mut PgConnection) -> Result<i64, DatabaseError> {
+    Ok(sqlx::query_scalar("select count(*) from retention.holds where released_at is null and (until is null or until > now())")
+        .fetch_one(conn)
+        .await?)
+}
+
+/// Takes the lock of everything that stops or lets go, for the rest of the transaction: what is read from here on stays so.
+///
+/// # Errors
+/// Those of the database.
+pub async fn stand_still(conn: &mut PgConnection) -> Result<(), DatabaseError> {
+    take(conn, STOP_LOCK).await
+}
+
 /// A hold that is over.
 #[derive(Debug, Clone, FromRow, Serialize, ToSchema)]
 pub struct PastHold {

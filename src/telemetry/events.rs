@@ -55,7 +55,7 @@ pub const EVENTS: &[Event] = &[
     event("daemon.task_failed", "error", "A part of the daemon ended unasked; the process stops.", "task"),
     event("database.promoted", "warn", "The database goes on on a new timeline; everything is compared anew.", ""),
     event("database.unreachable", "warn", "The database does not answer at the start; it is tried again.", "error failures"),
-    event("figures.failed", "debug", "The jobs could not be counted for the pages.", "error"),
+    event("figures.failed", "warn", "The jobs could not be counted for the pages.", "error sqlstate"),
     event("forecast.failed", "warn", "The guard could not look ahead.", "error"),
     event("guard.clear", "info", "Nothing that is scheduled would exceed a limit any more.", ""),
     event("guard.forecast", "warn", "The guard will stop the start of purges unless somebody acts before.", "at reason"),

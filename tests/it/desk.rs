@@ -127,6 +127,8 @@ async fn a_proxy_is_believed_only_where_it_stands_and_only_one_name() {
     problem(&asked(&[("X-User", "ada"), ("X-User", "eve")]), 401, "unauthorized");
     problem(&asked(&[("X-User", "ada"), ("X-Role", "root")]), 403, "forbidden");
     problem(&asked(&[("X-User", "ada"), ("X-Role", "viewer"), ("X-Role", "officer")]), 403, "forbidden");
+    // What the proxy forwards of what it asked people for itself.
+    assert_eq!(asked(&[("X-User", "ada"), ("Authorization", "Basic YWRhOnNlY3JldA==")]).json()["actor"], "ada");
     drop(desk);
     world.rules = world.rules.replace("127.0.0.1\"", "10.0.0.5\"");
     let desk = Desk::open(&world).await;
@@ -183,6 +185,8 @@ async fn what_has_changed_since_it_was_seen_is_not_acted_on() {
     problem(&release("k1", Some(&tag)), 412, "precondition_failed");
     assert_eq!(world.count("retention.guard where tripped_at is not null").await, 1);
     let now = desk.get("/api/v1/guard", "t-olga").header("etag").unwrap().to_owned();
+    // What it sees coming is not what is released.
+    world.sql("update retention.guard set forecast = 'more', forecast_at = now()").await;
     assert_eq!(release("k1", Some(&now)).status, 200);
     assert_eq!(world.count("retention.guard where tripped_at is not null").await, 0);
     problem(&release("k2", Some("*")), 409, "past");
@@ -398,4 +402,79 @@ async fn an_event_has_the_source_looked_at_and_decides_nothing() {
     until("the purge", || async { world.count("retention.history where account_id = 'a' and data_class = 'queue'").await == 1 }).await;
     assert_eq!(world.count("retention.every_job where account_id <> 'a'").await, 0);
     assert_eq!(sent("t-ines", kind, &event("1", "somebody else")).status, 200, "it was sent before");
+}
+
+#[tokio::test]
+async fn a_policy_is_accepted_only_as_it_was_seen_whichever_replica_answers() {
+    let mut world = world().await;
+    let shipped = world.rules.clone();
+    drop(Desk::open(&world).await);
+    let shorter = |days: &str| shipped.replacen("retain_for = \"30d\"", &format!("retain_for = \"{days}\""), 1);
+    let with = async |world: &mut World, rules: String| {
+        world.rules = rules;
+        let daemon = world.daemon();
+        let started = daemon.wait_for("its start", |e| e["event"] == "daemon.started").await;
+        daemon.wait_for("the refusal", |e| e["event"] == "policy.waiting").await;
+        Desk { addr: started["listen"].as_str().unwrap().parse().unwrap(), daemon }
+    };
+    let mild = with(&mut world, shorter("20d")).await;
+    let seen = mild.get("/api/v1/policy", "t-olga").header("etag").unwrap().to_owned();
+    let harsh = with(&mut world, shorter("1d")).await;
+    let accept = |desk: &Desk, key: &str| desk.post("/api/v1/policy/accept", "t-olga", key, Some(&seen), &json!({"reason": "read it"}));
+    problem(&accept(&harsh, "k1"), 412, "precondition_failed");
+    let accepted = accept(&mild, "k2");
+    assert_eq!(accepted.status, 200, "{}", accepted.body);
+    assert_eq!(accepted.json()["policy"], mild.get("/api/v1/policy", "t-olga").json()["hash"]);
+}
+
+#[tokio::test]
+async fn what_was_paused_goes_on_also_where_no_class_has_that_name_any_more() {
+    let world = world().await;
+    world.sql("insert into retention.pauses (data_class, reason, paused_by) values ('renamed', 'before', 'ada')").await;
+    let desk = Desk::open(&world).await;
+    let wish = json!({"data_class": "renamed", "reason": "gone"});
+    problem(&desk.post("/api/v1/pauses", "t-otto", "k1", None, &wish), 422, "senseless");
+    assert_eq!(desk.post("/api/v1/pauses/resume", "t-otto", "k2", None, &wish).status, 200);
+    assert_eq!(world.count("retention.pauses where resumed_at is null").await, 0);
+}
+
+#[tokio::test]
+async fn the_way_back_from_the_sign_in_leads_nowhere_else() {
+    let world = world().await;
+    let desk = Desk::open(&world).await;
+    for back in
+        ["//evil.example", "/%09/evil.example", "/%0a/evil.example", "/%5Cevil.example", "https://evil.example", "%20//evil.example"]
+    {
+        let body = format!("token=t-vera&back={back}");
+        let headers = [("Content-Type", "application/x-www-form-urlencoded")];
+        let reply = send(desk.addr, "POST", "/sign-in", &headers, body.as_bytes());
+        assert_eq!((reply.status, reply.header("location")), (303, Some("/")), "{back}");
+    }
+    let reply = send(
+        desk.addr,
+        "POST",
+        "/sign-in",
+        &[("Content-Type", "application/x-www-form-urlencoded")],
+        b"token=t-vera&back=/jobs%3Fstate=open",
+    );
+    assert_eq!(reply.header("location"), Some("/jobs?state=open"));
+    assert!(reply.header("set-cookie").unwrap().contains("HttpOnly; SameSite="));
+}
+
+#[tokio::test]
+async fn whoever_reads_much_keeps_no_stop_waiting() {
+    let world = world().await;
+    let desk = Desk::open(&world).await;
+    // Nobody can read the jobs: every connection for reading waits.
+    let mut holder = world.connect().await;
+    sqlx::raw_sql("begin; lock table retention.history in access exclusive mode").execute(&mut holder).await.unwrap();
+    std::thread::scope(|scope| {
+        let reports: Vec<_> = (0..4).map(|_| scope.spawn(|| desk.get("/api/v1/reports/deletions", "t-vera").status)).collect();
+        let paused = desk.post("/api/v1/pauses", "t-otto", "k", None, &json!({"reason": "incident"}));
+        assert_eq!(paused.status, 201, "{}", paused.body);
+        for report in reports {
+            assert!(report.join().unwrap() >= 503);
+        }
+    });
+    assert_eq!(world.count("retention.pauses where resumed_at is null").await, 1);
 }

@@ -84,11 +84,11 @@ async fn act<T>(desk: &Desk, who: &Who, headers: &HeaderMap, body: &Body<T>, rea
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let wish = Wish {
         act,
-        reason,
+        reason: reason.to_owned(),
         surface: Surface::Api,
-        key: text(HeaderName::from_static("idempotency-key")).unwrap_or_default(),
-        seen: text(header::IF_MATCH),
-        asked: &body.asked,
+        key: text(HeaderName::from_static("idempotency-key")).unwrap_or_default().to_owned(),
+        seen: text(header::IF_MATCH).map(str::to_owned),
+        asked: body.asked.clone(),
     };
     let Answer { status, body, replayed } = submit(desk, who, wish).await?;
     let mut response = (status, [(header::CONTENT_TYPE, "application/json")], body).into_response();

@@ -15,7 +15,6 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{Asked, Desk, Problem, asked, id, json as answer, plausible};
 use crate::{
     certificate::{self, Certificate},
-    database::Purpose,
     ledger,
     outlook::{
         self, csv,
@@ -56,7 +55,7 @@ struct CertificateAsked {
     responses((status = 200, body = Object), (status = "default", body = Problem)))]
 async fn certificate_of(State(desk): State<Desk>, Path(text): Path<String>, query: Asked<CertificateAsked>) -> Result<Response, Problem> {
     let (job, query) = (id(&text)?, asked(query)?);
-    let evidence = ledger::evidence(&mut *desk.begin(Purpose::Read).await?, job).await?;
+    let evidence = ledger::evidence(&mut *desk.reading().await?, job).await?;
     let evidence = evidence.ok_or_else(|| Problem::not_found(format!("the ledger tells of no job {job}, or not yet")))?;
     let certificate = Certificate::new(job, evidence).map_err(|why| Problem::not_found(why.to_string()))?;
     // Never hand out what does not verify.
@@ -97,7 +96,7 @@ pub(crate) struct Report {
 
 impl Desk {
     pub(crate) async fn report(&self, query: &ReportAsked) -> Result<Report, Problem> {
-        let mut tx = self.begin(Purpose::Read).await?;
+        let mut tx = self.reading().await?;
         let asked_at: DateTime<Utc> = sqlx::query_scalar("select now()").fetch_one(&mut *tx).await?;
         let to = plausible("to", query.to)?.unwrap_or(asked_at);
         let from = plausible("from", query.from)?.unwrap_or(to - TimeDelta::days(DAYS));

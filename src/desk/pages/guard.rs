@@ -8,8 +8,8 @@ use super::{
     pieces::{Form, badge, facts, folded, maybe, plural, shown, table, time},
 };
 use crate::{
-    desk::api::etag,
     desk::plot::{self, Meter},
+    desk::submit::guard_tag,
     safeguards::{GuardState, control::Pause},
 };
 
@@ -95,7 +95,7 @@ fn release(page: &Page, data: &GuardPage) -> Markup {
         grave: true,
         confirm: Some("release"),
         why: true,
-        seen: Some(etag(&data.guard)),
+        seen: Some(guard_tag(&data.guard)),
     };
     html! {
         p {

@@ -27,7 +27,7 @@ pub fn refusal(page: &Page, why: &Refusal) -> Markup {
         503 => {
             "While the database is away nothing can be shown, and nothing is deleted. Try again in ten seconds; if it stays so, the log says why."
         }
-        504 => "Nothing was changed.",
+        504 => "If it was an act, it may have been done all the same: Activity tells.",
         _ => "The log says more.",
     };
     let body = html! {

@@ -6,7 +6,7 @@ use super::{
     Offer, Page, Section, layout, links,
     pieces::{self, Form, badge, count, facts, folded, none, shown, table},
 };
-use crate::desk::api::etag;
+use crate::desk::submit::policy_tag;
 use crate::outlook::PolicyState;
 
 /// What the page of the system shows.
@@ -134,7 +134,7 @@ fn policy(page: &Page, data: &System) -> Markup {
         grave: true,
         confirm: Some("accept"),
         why: true,
-        seen: Some(etag(&policy.accepted)),
+        seen: Some(policy_tag(policy.accepted.as_deref(), &policy.hash)),
     };
     html! {
         (facts(&[("state", state), ("configured", html! { code class="id" { (policy.hash) } }), ("in force", accepted)]))

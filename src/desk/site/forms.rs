@@ -136,11 +136,11 @@ async fn act(desk: &Desk, who: &Who, filled: &Filled, act: Act, back: &str) -> R
     let (asked, kind) = (filled.bytes(&act), act.as_str());
     let wish = Wish {
         act,
-        reason: filled.reason.trim(),
+        reason: filled.reason.trim().to_owned(),
         surface: Surface::Page,
-        key: &filled.idempotency_key,
-        seen: Some(filled.seen.as_str()).filter(|seen| !seen.is_empty()),
-        asked: &asked,
+        key: filled.idempotency_key.clone(),
+        seen: Some(filled.seen.clone()).filter(|seen| !seen.is_empty()),
+        asked,
     };
     let answer = submit(desk, who, wish).await?;
     let done = if answer.status == StatusCode::ACCEPTED { "waits" } else { kind };
@@ -155,8 +155,7 @@ async fn place_hold(State(desk): State<Desk>, who: Who, form: Sent) -> Result<Re
 
 async fn release_hold(State(desk): State<Desk>, who: Who, Path(text): Path<String>, form: Sent) -> Result<Response, Problem> {
     let (id, filled) = (id(&text)?, sent(form)?);
-    let hold = control::holds(&mut *desk.screen().await?).await?.into_iter().find(|hold| hold.id == id.to_string());
-    if let Some(hold) = hold {
+    if let Some(hold) = control::hold(&mut *desk.screen().await?, id).await? {
         filled.confirms(&hold.account_id)?;
     }
     act(&desk, &who, &filled, Act::ReleaseHold { id }, links::HOLDS).await
@@ -230,7 +229,11 @@ struct Entry {
 
 /// A path of ours, and nothing else.
 fn way_back(back: &str) -> &str {
-    let ours = back.starts_with('/') && !back.starts_with("//") && !back.contains(['\\', '\r', '\n']) && !back.starts_with(links::SIGN_IN);
+    let ours = back.starts_with('/')
+        && !back.starts_with("//")
+        && !back.contains('\\')
+        && !back.contains(|c: char| c.is_control() || c.is_whitespace())
+        && !back.starts_with(links::SIGN_IN);
     if ours { back } else { links::OVERVIEW }
 }
 

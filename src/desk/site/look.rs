@@ -27,7 +27,7 @@ pub(super) async fn overview(State(desk): State<Desk>, who: Who, headers: Header
     let (frame, status) = frame(&desk, &who, &headers, None).await?;
     let figures = desk.figures().await;
     let mut tx = desk.screen().await?;
-    let holds = i64::try_from(control::holds(&mut tx).await?.len()).unwrap_or(i64::MAX);
+    let holds = control::count_holds(&mut tx).await?;
     let first = page(&mut tx, &Query { order: Order::Due, limit: NEXT, ..Query::default() }).await?;
     let next = first.jobs.iter().find(|job| !job.held).map(|job| job.retain_until);
     let drawn = figures.map(|figures| overview::drawn(&figures, allowances(&desk, frame.now), next));
