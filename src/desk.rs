@@ -7,6 +7,7 @@ mod figures;
 pub mod pages;
 pub mod plot;
 mod problem;
+mod read;
 mod site;
 mod submit;
 

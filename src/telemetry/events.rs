@@ -128,7 +128,7 @@ pub const EVENTS: &[Event] = &[
     event("look.failed", "warn", "A store gave no answer to a look at what was purged.", "job_id account_id feature data_class error"),
     event("metrics.incomplete", "debug", "The database did not give all figures of a scrape.", "error"),
     event("mode.observe", "warn", "Nothing is deleted in this mode.", ""),
-    event("notice.delayed", "warn", "The database kept notices from being sent; they are later.", "error failures"),
+    event("notice.delayed", "debug warn", "The database kept notices from being sent; they are later.", "error failures"),
     event("notice.endpoint_disabled", "error", "An endpoint answered 410: nothing is sent to it any more.", "endpoint host"),
     event("notice.endpoint_enabled", "warn", "Somebody has an endpoint sent to again.", "endpoint reason actor"),
     event("notice.failed", "warn", "A notice did not arrive; it is tried again.", "endpoint host notice_id type account_id attempts error"),

@@ -177,7 +177,8 @@ async fn what_has_changed_since_it_was_seen_is_not_acted_on() {
     let seen = desk.get("/api/v1/guard", "t-olga");
     let tag = seen.header("etag").unwrap().to_owned();
     assert_eq!(desk.get("/api/v1/guard", "t-olga").header("etag"), Some(tag.as_str()));
-    let known = send(desk.addr, "GET", "/api/v1/guard", &[("Authorization", "Bearer t-olga"), ("If-None-Match", &tag)], b"");
+    let holds = desk.get("/api/v1/holds", "t-olga").header("etag").unwrap().to_owned();
+    let known = send(desk.addr, "GET", "/api/v1/holds", &[("Authorization", "Bearer t-olga"), ("If-None-Match", &holds)], b"");
     assert_eq!((known.status, known.body.as_str()), (304, ""));
     let release = |key: &str, seen: Option<&str>| desk.post("/api/v1/guard/release", "t-olga", key, seen, &json!({"reason": "seen"}));
     problem(&release("k1", None), 428, "precondition_required");

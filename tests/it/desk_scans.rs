@@ -23,8 +23,8 @@ async fn crowded() -> World {
                  select 'acc-' || n, 'mps', 'configuration', 'subscription_terminated', now() - interval '1 day' - n * interval '1 minute',
                         now() + interval '29 days' - n * interval '1 minute', now() + interval '30 days' - n * interval '1 minute', now() + interval '29 days' - n * interval '1 minute', 'p', '{{}}' from generate_series(1, {JOBS}) n;
              insert into retention.history (id, account_id, feature, data_class, state, starting_point, started_at, retain_until, delete_by, policy, attempts, records_deleted, count_exact, created_at, completed_at)
-                 select -n, 'acc-' || n, 'mps', 'queue', 'completed', 'p', now() - interval '40 days', now() - interval '10 days', now() - interval '9 days', 'p', 1, '{{\"platform/queue_messages\": 3}}', true,
-                        now() - interval '40 days', now() - n * interval '1 minute' from generate_series(1, {JOBS}) n;
+                 select -n, 'acc-' || n, 'mps', 'queue', 'completed', 'p', now() - interval '60 days', now() - interval '30 days', now() - interval '29 days', 'p', 1, '{{\"platform/queue_messages\": 3}}', true,
+                        now() - interval '60 days', now() - n * interval '1 minute' from generate_series(1, {JOBS}) n;
              insert into retention.holds (account_id, reason, placed_by) select 'acc-' || n * 100, 'case', 'ada' from generate_series(1, 50) n;
              analyze"
         ))
