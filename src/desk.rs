@@ -213,15 +213,14 @@ async fn around(State(desk): State<Desk>, mut request: Request, next: Next) -> R
     let who = auth::authenticate(desk.config(), request.headers(), peer);
     let actor = who.as_ref().ok().map(|who| who.name.clone());
     let (address, reader) = (request.uri().clone(), who.as_ref().ok().cloned());
-    let response = match admit(&desk, &who, peer, &request) {
-        Err(problem) => problem.into_response(),
-        Ok(()) => {
-            if let Ok(who) = who {
-                request.extensions_mut().insert(who);
-            }
-            let answered = timeout(TIME_LIMIT, next.run(request)).await.unwrap_or_else(|_| Problem::too_slow().into_response());
-            problem::spelt_out(answered)
+    let response = if let Err(problem) = admit(&desk, &who, peer, &request) {
+        problem.into_response()
+    } else {
+        if let Ok(who) = who {
+            request.extensions_mut().insert(who);
         }
+        let answered = timeout(TIME_LIMIT, next.run(request)).await.unwrap_or_else(|_| Problem::too_slow().into_response());
+        problem::spelt_out(answered)
     };
     let response = site::in_words(reader, &address, response);
     let (status, took) = (response.status().as_u16(), began.elapsed());
@@ -291,10 +290,7 @@ fn harden(mut response: Response) -> Response {
 
 impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Database(error) => error.into(),
-            other => Problem::unavailable(&other.to_string()),
-        }
+        if let Failure::Database(error) = failure { error.into() } else { Problem::unavailable(&failure.to_string()) }
     }
 }
 

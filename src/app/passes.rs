@@ -91,7 +91,7 @@ impl Passes<'_> {
                 }
             };
             tokio::select! {
-                _ = self.rest(pause) => {}
+                () = self.rest(pause) => {}
                 // However often somebody says so.
                 () = async {
                     tokio::time::sleep(WAKES.min(pause)).await;

@@ -107,10 +107,8 @@ impl Cli {
         let mut tx = self.own_tables(config, act.purpose()).await?;
         let performed = acts::perform(&mut tx, config, act, Actor { by, reason, surface: Surface::Shell }).await?;
         Database::commit(tx).await?;
-        match performed.tell() {
-            Done::Waits { waits } => Err(Failure::Approval(waits)),
-            done => Ok(done),
-        }
+        let done = performed.tell();
+        if let Done::Waits { waits } = done { Err(Failure::Approval(waits)) } else { Ok(done) }
     }
 
     pub(super) fn hold(&self, verb: HoldVerb) -> Result<(), Failure> {
@@ -123,9 +121,11 @@ impl Cli {
                 }
                 HoldVerb::Release { id, why } => (Act::ReleaseHold { id }, why),
             };
-            match self.act(&config, act, &why.by(), &why.reason).await? {
-                Done::Hold(hold) if self.output == Output::Table => print(&hold_table(&[hold])),
-                done => print_json(&done)?,
+            let done = self.act(&config, act, &why.by(), &why.reason).await?;
+            if let (Done::Hold(hold), Output::Table) = (&done, self.output) {
+                print(&hold_table(std::slice::from_ref(hold)));
+            } else {
+                print_json(&done)?;
             }
             Ok(())
         })

@@ -78,9 +78,11 @@ impl Cli {
                 (Some(Verb::Approve { id, by }), _) => (Act::ApproveRequest { id }, actor(by.as_ref()), String::new()),
                 (Some(Verb::Withdraw { id, why }), _) => (Act::WithdrawRequest { id }, why.by(), why.reason),
             };
-            match self.act(&config, act, &by, &reason).await? {
-                Done::Request(request) if self.output == Output::Table => print(&table(&HEADINGS, &[row(&request, None)])),
-                done => print_json(&done)?,
+            let done = self.act(&config, act, &by, &reason).await?;
+            if let (Done::Request(request), Output::Table) = (&done, self.output) {
+                print(&table(&HEADINGS, &[row(request, None)]));
+            } else {
+                print_json(&done)?;
             }
             Ok(())
         })

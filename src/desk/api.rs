@@ -1,4 +1,4 @@
-//! `/api/v1`: what there is to read. The OpenAPI document is made from these functions. Lists go by key, `next` is where they go on; nothing is counted
+//! `/api/v1`: what there is to read. The `OpenAPI` document is made from these functions. Lists go by key, `next` is where they go on; nothing is counted
 //! beyond what a screen may cost. Writes are in `api/acts.rs`.
 
 mod acts;
@@ -90,7 +90,7 @@ fn described() -> OpenApiRouter<Desk> {
 
 static DOCUMENT: LazyLock<Document> = LazyLock::new(|| described().split_for_parts().1);
 
-/// The OpenAPI document of this version.
+/// The `OpenAPI` document of this version.
 #[must_use]
 pub(super) fn document() -> &'static Document {
     &DOCUMENT
@@ -158,6 +158,7 @@ fn before(text: Option<&str>) -> Result<Option<i64>, Problem> {
 
 /// What runs here.
 #[derive(Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "so it is called in the answer")]
 struct Version {
     /// The version of the program.
     version: &'static str,
@@ -261,9 +262,8 @@ impl JobsAsked {
         let due = self.due_after.is_some() || self.due_before.is_some();
         let order = match given(self.order).as_deref() {
             Some("due") => Order::Due,
-            Some("newest") => Order::Newest,
             None if due || overdue => Order::Due,
-            None => Order::Newest,
+            Some("newest") | None => Order::Newest,
             Some(word) => return Err(Problem::bad_request(format!("order = {word:?} is neither newest nor due"))),
         };
         if order == Order::Due && matches!(state.as_deref(), Some("completed" | "cancelled")) {

@@ -65,8 +65,7 @@ impl Counter {
         let patience = if known.is_some() { PATIENCE } else { FIRST_PATIENCE };
         let _ = timeout(patience, counted.changed()).await;
         let young = |counted: &&Counted| counted.at.elapsed() < OLDEST.max(counted.took * SHARE * 2);
-        let known = counted.borrow().as_ref().filter(young).map(|counted| Arc::clone(&counted.figures));
-        known
+        counted.borrow().as_ref().filter(young).map(|counted| Arc::clone(&counted.figures))
     }
 
     /// Counts once, and then whenever somebody asks, for ever.

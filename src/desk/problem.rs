@@ -141,7 +141,9 @@ impl From<LedgerError> for Problem {
     fn from(error: LedgerError) -> Self {
         match error {
             LedgerError::Database(error) => error.into(),
-            other => Self::unavailable(&other.to_string()),
+            other @ (LedgerError::File(..) | LedgerError::Key(_) | LedgerError::Behind { .. } | LedgerError::Broken(_)) => {
+                Self::unavailable(&other.to_string())
+            }
         }
     }
 }

@@ -78,10 +78,13 @@ async fn carry_out(desk: &Desk, who: &Principal, wish: Wish) -> Result<Answer, P
     let created = matches!(wish.act, Act::PlaceHold { .. } | Act::PlaceRequest { .. } | Act::Pause { .. });
     let actor = Actor { by: &who.name, reason: &wish.reason, surface: wish.surface };
     let performed = acts::perform(&mut tx, desk.config(), wish.act, actor).await?;
-    let status = match &performed.done {
-        Done::Waits { .. } => StatusCode::ACCEPTED,
-        _ if created => StatusCode::CREATED,
-        _ => StatusCode::OK,
+    let waits = matches!(performed.done, Done::Waits { .. });
+    let status = if waits {
+        StatusCode::ACCEPTED
+    } else if created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
     };
     let body = serde_json::to_string(&performed.done).map_err(|e| Problem::unavailable(&e.to_string()))?;
     sqlx::query("update retention.answers set status = $3, body = $4 where actor = $1 and key = $2")

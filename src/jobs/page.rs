@@ -168,12 +168,9 @@ fn statement(query: &Query) -> String {
         "($3::text is null or w.account_id = $3) and ($4::text is null or w.feature = $4) and ($5::text is null or w.data_class = $5)
            and ($6::timestamptz is null or w.retain_until >= $6) and ($7::timestamptz is null or w.retain_until < $7)"
             .to_owned();
-    match query.state.as_deref() {
-        Some(state @ ("scheduled" | "running" | "completed")) => {
-            // One of three words.
-            let _ = write!(passes, " and w.state = '{state}'");
-        }
-        Some(_) | None => {}
+    if let Some(state @ ("scheduled" | "running" | "completed")) = query.state.as_deref() {
+        // One of three words.
+        let _ = write!(passes, " and w.state = '{state}'");
     }
     if query.overdue {
         let _ = write!(passes, " and w.delete_by < now() and not {held}");

@@ -18,7 +18,7 @@ const TOKENS: [(&str, &str, &str); 4] =
 /// Rules with a token for each role.
 fn with_tokens(rules: &str) -> String {
     let token = |(name, role, token): &(&str, &str, &str)| {
-        let hash = retentiond::desk::hash(token).iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let hash = hex::encode(retentiond::desk::hash(token));
         format!("\n[[http.tokens]]\nname = \"{name}\"\nrole = \"{role}\"\nsha256 = \"{hash}\"\n")
     };
     rules.to_owned() + &TOKENS.iter().map(token).collect::<String>()
@@ -198,7 +198,7 @@ async fn an_act_that_needs_two_waits_for_the_second() {
     let mut world = world().await;
     world.set("APPROVALS__HOLD_RELEASE", "2");
     world.rules += "\n[[http.tokens]]\nname = \"oona\"\nrole = \"officer\"\nsha256 = \"";
-    world.rules += &retentiond::desk::hash("t-oona").iter().map(|b| format!("{b:02x}")).collect::<String>();
+    world.rules += &hex::encode(retentiond::desk::hash("t-oona"));
     world.rules += "\"\n";
     let desk = Desk::open(&world).await;
     let placed = desk.post("/api/v1/holds", "t-olga", "k1", None, &json!({"account_id": "a", "reason": "case"})).json();

@@ -33,10 +33,10 @@ pub(crate) fn send(addr: SocketAddr, method: &str, path: &str, headers: &[(&str,
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
     if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
-        head.push_str(&format!("Host: {addr}\r\n"));
+        head.extend(["Host: ", &addr.to_string(), "\r\n"]);
     }
     for (name, value) in headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
+        head.extend([*name, ": ", *value, "\r\n"]);
     }
     stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
     // Whoever is refused early may be hung up on before all was said.
