@@ -19,7 +19,7 @@ use opentelemetry::{
 use opentelemetry_otlp::{WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::{
     Resource,
-    error::{OTelSdkError, OTelSdkResult},
+    error::OTelSdkResult,
     trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider, SpanData, SpanExporter},
 };
 use secrecy::ExposeSecret as _;
@@ -112,7 +112,8 @@ impl Sender {
 
     /// Sends what is left, within [`FLUSH`].
     pub(super) fn finish(&self) {
-        if let Err(error @ OTelSdkError::Timeout(_)) = self.provider.shutdown_with_timeout(FLUSH) {
+        // Of what failed before there was a line, and how many there were left is not known.
+        if let Err(error) = self.provider.shutdown_with_timeout(FLUSH) {
             self.complaint.failed(0, &error);
         }
     }
@@ -147,7 +148,7 @@ impl Complaint {
         tracing::warn!(
             event = "traces.failed",
             error = %error,
-            spans = lost,
+            spans = (lost > 0).then_some(lost),
             "traces cannot be sent and are lost; nothing else is; this is said once an hour at most"
         );
     }
