@@ -13,6 +13,7 @@ pub mod reload;
 mod remote;
 mod rules;
 mod table;
+mod telemetry;
 mod validate;
 
 #[cfg(test)]
@@ -23,6 +24,7 @@ pub use policy::{Change, ClassTerms, PointTerms, TargetTerms, Terms};
 pub use raw::environment;
 pub use remote::{ACCOUNT, Bucket, Cmq, Named, Objects, Place, Protocol, Remote, RemoteTarget, Service};
 pub use table::{Fault, Invalid};
+pub use telemetry::Traces;
 pub use validate::{Needs, load, parse};
 
 use std::{
@@ -72,6 +74,8 @@ pub struct Config {
     pub http: Http,
     /// Log format and level.
     pub log: Log,
+    /// Where traces are sent; `None` is off.
+    pub traces: Option<Traces>,
     /// The only regions whose accounts this daemon may touch; `None` is all.
     pub regions: Option<Vec<String>>,
     /// Where periods start.

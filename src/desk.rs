@@ -36,7 +36,7 @@ use crate::{
     failure::Failure,
     http, metrics,
     notices::Inbound,
-    outlook,
+    outlook, spans,
 };
 
 pub use auth::fresh_token;
@@ -204,16 +204,22 @@ fn router(desk: Desk) -> Router {
         .with_state(desk)
 }
 
-/// What is done for every request: who is it, is it too much, does it take too long; and what is said of it afterwards.
-async fn around(State(desk): State<Desk>, mut request: Request, next: Next) -> Response {
+/// What is done for every request, as one span.
+async fn around(State(desk): State<Desk>, request: Request, next: Next) -> Response {
+    let method = method_label(request.method());
+    let route = request.extensions().get::<MatchedPath>().map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
+    spans::request(&method, &route, answer(&desk, request, next, &route)).await
+}
+
+/// Who is it, is it too much, does it take too long; and what is said of it afterwards.
+async fn answer(desk: &Desk, mut request: Request, next: Next, route: &str) -> Response {
     let began = Instant::now();
     let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
     let peer = request.extensions().get::<http::Peer>().map(|peer| peer.0);
     let who = auth::authenticate(desk.config(), request.headers(), peer);
     let actor = who.as_ref().ok().map(|who| who.name.clone());
     let (address, reader) = (request.uri().clone(), who.as_ref().ok().cloned());
-    let response = if let Err(problem) = admit(&desk, &who, peer, &request) {
+    let response = if let Err(problem) = admit(desk, &who, peer, &request) {
         problem.into_response()
     } else {
         if let Ok(who) = who {
@@ -224,7 +230,8 @@ async fn around(State(desk): State<Desk>, mut request: Request, next: Next) -> R
     };
     let response = site::in_words(reader, &address, response);
     let (status, took) = (response.status().as_u16(), began.elapsed());
-    metrics::answered(&method_label(&method), &route, status, took);
+    metrics::answered(&method_label(&method), route, status, took);
+    spans::answered(status);
     let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     if method == Method::GET && status < 400 {
         tracing::debug!(event = "api.request", method = method.as_str(), route, status, duration_ms, actor, "answered");

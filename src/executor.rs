@@ -33,7 +33,7 @@ use crate::{
     metrics,
     policy::{Class, Policy},
     pressure::Pressure,
-    requests, safeguards,
+    requests, safeguards, spans,
     stores::{Until, postgres::Target},
 };
 
@@ -224,20 +224,24 @@ impl Worker {
             };
             let asked = if class.remote.is_empty() { self.pace.jobs() } else { self.pace.jobs().min(away::GROUP) };
             let claimed_at = Until::in_time(Duration::ZERO);
-            let mut claimed = self.claim(class, lane, asked).await?;
+            let mut claimed = spans::claim(class.named(), self.claim(class, lane, asked)).await?;
             // Somebody may wait to be weighed, also at the head of a long queue.
             let passed_over = claimed.first().is_none_or(|job| job.passed_over);
             if passed_over && self.weigh(class).await? && claimed.is_empty() {
-                claimed = self.claim(class, lane, asked).await?;
+                claimed = spans::claim(class.named(), self.claim(class, lane, asked)).await?;
             }
             if !claimed.is_empty() {
                 self.lanes[index] = lane.other();
                 self.worked = true;
                 self.pace.claimed(claimed.iter().any(|job| job.pressing));
-                if let Some((claimed, away)) = self.elsewhere(class, batch, claimed, claimed_at).await? {
-                    self.purge(class, batch, claimed, &away).await?;
-                }
-                return Ok(Step::Worked);
+                let jobs = claimed.len();
+                let purged = async {
+                    if let Some((claimed, away)) = self.elsewhere(class, batch, claimed, claimed_at).await? {
+                        self.purge(class, batch, claimed, &away).await?;
+                    }
+                    Ok(Step::Worked)
+                };
+                return spans::purge(class.named(), jobs, purged).await;
             }
         }
         Ok(Step::Idle)
@@ -288,7 +292,8 @@ impl Worker {
             if group.is_empty() {
                 continue;
             }
-            let done = self.batch(class, batch, &group, contended, away).await;
+            let jobs: Vec<i64> = group.iter().map(|job| job.id).collect();
+            let done = spans::batch(class.named(), &jobs, self.batch(class, batch, &group, contended, away)).await;
             tell::undone(class, &done);
             match done {
                 Ok(Outcome::Committed) => {}
@@ -424,6 +429,7 @@ impl Worker {
         crash::point("executor.recorded");
         Database::commit(tx).await?;
         crash::point("executor.committed");
+        spans::deleted(deleted);
         self.executor.arrive(arrived);
         let took = began.elapsed();
 

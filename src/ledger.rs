@@ -27,7 +27,7 @@ use crate::{
     database::{Database, DatabaseError, Purpose, Tx},
     notices,
     proof::{Checkpoint, Unproven, VerifierKey, tree::Tiles},
-    safeguards,
+    safeguards, spans,
 };
 
 pub use archive::Archive;
@@ -258,9 +258,12 @@ impl Ledger {
     /// # Errors
     /// Why it does not go on.
     pub async fn pass(&self) -> Result<u64, LedgerError> {
-        let passed = self.keep_up().await;
-        self.mark(passed.as_ref().err()).await?;
-        passed
+        let pass = async {
+            let passed = self.keep_up().await;
+            self.mark(passed.as_ref().err()).await?;
+            passed
+        };
+        spans::number(pass).await
     }
 
     /// What is wrong with the ledger itself stops every purge.

@@ -16,6 +16,7 @@
 //! | [`clock`] | the database's clock watched by ours |
 //! | [`metrics`] | the figures for monitors, behind plain functions |
 //! | [`heartbeat`] | whether each pass moves |
+//! | [`spans`] | the pieces of work that a trace shows |
 //! | [`crash`] | points at which a test can kill the program; nothing in a release build |
 //! | [`terminal`] | what people see: tables, relative times, a progress bar |
 //! | [`database`] | the way to the main Postgres, and what to do about its errors |
@@ -39,7 +40,7 @@
 //! | [`acts`] | what a person may do, whatever the surface: checked, done, written down |
 //! | [`schema`] | creates and checks the daemon's own tables |
 //! | [`lifecycle`] | signals, the drain, tasks that nobody forgets |
-//! | [`telemetry`] | the log |
+//! | [`telemetry`] | the log, and where traces go |
 //! | [`http`] | the ops listener and its probe |
 //! | [`failure`] | exit codes |
 //! | [`app`] | puts all of it together and runs the passes |
@@ -96,6 +97,7 @@ pub mod sql;
 pub mod clock;
 pub mod metrics;
 pub mod heartbeat;
+pub mod spans;
 pub mod crash;
 
 // Gateways: one outside thing each.

@@ -34,6 +34,7 @@ use crate::{
         forecast::{self, Forecast, News},
         server::{self, Server},
     },
+    spans,
     sql::literal,
     stores::postgres,
 };
@@ -154,6 +155,10 @@ impl Planner {
     /// # Errors
     /// Those of the database. An account that alone cannot be settled is quarantined instead.
     pub async fn look(&self, look: Look) -> Result<Report, DatabaseError> {
+        spans::look(look.as_str(), Box::pin(self.taken(look)), |report| report.settled).await
+    }
+
+    async fn taken(&self, look: Look) -> Result<Report, DatabaseError> {
         let mut report = Report::default();
         let Opening { look, promoted, began, since } = self.open(look).await?;
         match (look, since) {

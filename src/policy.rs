@@ -121,6 +121,12 @@ impl Class {
         Rule { class: &self.rule, points, policy: &self.jobs.policy, places: &self.jobs.places }
     }
 
+    /// Feature and name.
+    #[must_use]
+    pub fn named(&self) -> (&str, &str) {
+        (&self.jobs.feature, &self.jobs.name)
+    }
+
     /// The names of its targets.
     #[must_use]
     pub fn target_names(&self) -> Vec<String> {

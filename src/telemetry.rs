@@ -1,4 +1,4 @@
-//! What the process says: one event, one line, flat JSON for machines or text for people (contract §6, R35).
+//! What the process says: one event, one line, flat JSON for machines or text for people (contract §6, R35); and, where that is configured, its traces.
 //! Decides nothing; knows events only to count them. A line that cannot be written is lost, never a reason to stop or panic.
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use tracing::{Event, Subscriber, level_filters::LevelFilter, span};
+use tracing::{Event, Subscriber, level_filters::LevelFilter, span, subscriber::SetGlobalDefaultError};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
     layer::{Context, SubscriberExt as _},
@@ -20,14 +20,16 @@ use tracing_subscriber::{
 };
 
 use crate::{
-    config::{self, LogFormat},
-    metrics, terminal,
+    config::{self, Config, LogFormat},
+    metrics, spans, terminal,
 };
 
 pub mod events;
 mod fields;
 mod line;
 mod pseudonym;
+#[cfg(feature = "otlp")]
+mod traces;
 #[cfg(test)]
 mod tests;
 
@@ -61,12 +63,15 @@ pub enum TelemetryError {
     /// The stream cannot be opened a second time.
     #[error("cannot open the stream for the log")]
     Stream(#[source] io::Error),
+    /// Traces are configured and cannot be sent at all.
+    #[error("telemetry.otlp_endpoint: {0}")]
+    Traces(String),
     /// There is nothing to change the level of.
     #[error("the log is not set up")]
     Missing,
     /// A second call.
     #[error("the log is already set up")]
-    Installed(#[from] tracing::subscriber::SetGlobalDefaultError),
+    Installed(#[from] SetGlobalDefaultError),
 }
 
 /// Sets up the log for the whole process, panics included when they would otherwise spoil it (R35). Once per process.
@@ -74,6 +79,38 @@ pub enum TelemetryError {
 /// # Errors
 /// When the level is no filter, or the log is already set up.
 pub fn init(log: &config::Log, to: Stream) -> Result<(), TelemetryError> {
+    install(log, to, &Traces::default())
+}
+
+/// [`init`] for the daemon: the log on stdout, and its traces where they are configured. Must not be called inside the runtime.
+///
+/// # Errors
+/// Those of [`init`]; that traces cannot be sent at all, not that nobody takes them now.
+pub fn begin(config: &Config) -> Result<Traces, TelemetryError> {
+    #[cfg(feature = "otlp")]
+    let traces = Traces(config.traces.as_ref().map(traces::Sender::new).transpose()?);
+    #[cfg(not(feature = "otlp"))]
+    let traces = Traces::default();
+    install(&config.log, Stream::Stdout, &traces)?;
+    Ok(traces)
+}
+
+/// The traces of this process, if it has any.
+#[derive(Debug, Default)]
+#[must_use = "without `finish` the last spans are lost"]
+pub struct Traces(#[cfg(feature = "otlp")] Option<traces::Sender>);
+
+impl Traces {
+    /// Sends what is left, within two seconds. Blocks; must not be called inside the runtime.
+    pub fn finish(self) {
+        #[cfg(feature = "otlp")]
+        if let Some(sender) = &self.0 {
+            sender.finish();
+        }
+    }
+}
+
+fn install(log: &config::Log, to: Stream, traces: &Traces) -> Result<(), TelemetryError> {
     let (filter, handle) = reload::Layer::new(filter(&log.level)?);
     // A descriptor of its own: std's stdout keeps what it could not write and tries again in the middle of a later line.
     let stream = match to {
@@ -87,13 +124,25 @@ pub fn init(log: &config::Log, to: Stream) -> Result<(), TelemetryError> {
         LogFormat::Auto | LogFormat::Text => Style::Text { colour: terminal::coloured(&stream) },
     };
     let log = Log { pseudonyms: log.account_key.clone().map(Pseudonyms::new), ..Log::new(style, stream) };
-    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(filter).with(log.clone()))?;
+    set(filter, log.clone(), traces)?;
     let _ = FILTER.set(handle);
     // For people the text of a panic is better as it is, unless it may name an account.
     if style == Style::Json || log.pseudonyms.is_some() {
         panic::set_hook(Box::new(move |panic| log.panicked(panic)));
     }
     Ok(())
+}
+
+/// Without traces the filter holds for everything, so that a span of ours is as good as not there; with them for the log alone.
+fn set(filter: reload::Layer<EnvFilter, Registry>, log: Log, traces: &Traces) -> Result<(), SetGlobalDefaultError> {
+    #[cfg(feature = "otlp")]
+    if let Some(sender) = &traces.0 {
+        let log = Log { traced: true, ..log };
+        return tracing::subscriber::set_global_default(tracing_subscriber::registry().with(log.with_filter(filter)).with(sender.layer()));
+    }
+    #[cfg(not(feature = "otlp"))]
+    let _none = traces;
+    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(filter).with(log))
 }
 
 /// Changes the level of the log that [`init`] set up.
@@ -134,7 +183,8 @@ pub fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
         }
     }
     // One driver repeats the server's notices at info, another calls each absent queue an error; whoever wants them can say so.
-    EnvFilter::try_new(format!("sqlx=warn,lapin=off,{level}")).map_err(|error| refused(chain(&error)))
+    // Spans for traces lend the log no fields, whatever its level.
+    EnvFilter::try_new(format!("sqlx=warn,lapin=off,{level},{}=off", spans::TARGET)).map_err(|error| refused(chain(&error)))
 }
 
 /// An error with all its causes as one sentence: `cannot claim jobs: connection refused`. A cause that its outer text
@@ -159,6 +209,9 @@ pub fn chain(error: &dyn Error) -> String {
 struct Log {
     style: Style,
     pseudonyms: Option<Pseudonyms>,
+    /// Each line says which span it was said in.
+    #[cfg(feature = "otlp")]
+    traced: bool,
     out: Arc<Mutex<Out>>,
 }
 
@@ -170,7 +223,13 @@ struct Out {
 
 impl Log {
     fn new(style: Style, to: impl Write + Send + 'static) -> Self {
-        Self { style, pseudonyms: None, out: Arc::new(Mutex::new(Out { to: Box::new(to), torn: false })) }
+        Self {
+            style,
+            pseudonyms: None,
+            #[cfg(feature = "otlp")]
+            traced: false,
+            out: Arc::new(Mutex::new(Out { to: Box::new(to), torn: false })),
+        }
     }
 
     fn write(&self, line: &Line<'_>) {
@@ -185,6 +244,13 @@ impl Log {
         let ours = target == "retentiond" || target.starts_with("retentiond::");
         if let Some(pseudonyms) = &self.pseudonyms {
             pseudonyms.hide(&mut fields, ours);
+        }
+        #[cfg(feature = "otlp")]
+        if self.traced
+            && let Some((trace, span)) = traces::current()
+        {
+            fields.set("trace_id", Value::text(trace));
+            fields.set("span_id", Value::text(span));
         }
         self.write(&Line { level, target, fields: &fields });
         metrics::logged(events::named(fields.text("event")).name, line::level(level));

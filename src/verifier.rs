@@ -19,6 +19,7 @@ use crate::{
     jobs::FIRST_LOOK,
     policy::{Class, Homeless, Orphans, Policy},
     safeguards::{agreement, server},
+    spans,
     sql::literals,
     stores::{StoreError, postgres},
 };
@@ -68,6 +69,10 @@ impl Verifier {
     /// # Errors
     /// Those of the database; a look that failed is taken again, and never counts as an empty one (I6).
     pub async fn pass(&self) -> Result<Report, DatabaseError> {
+        spans::verify(self.look_at_all(), |report| (report.looked, report.residue)).await
+    }
+
+    async fn look_at_all(&self) -> Result<Report, DatabaseError> {
         let mut report = Report::default();
         let mut failed = Ok(());
         for class in &self.policy.classes {

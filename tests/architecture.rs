@@ -17,6 +17,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("clock", ""),
     ("metrics", "config"),
     ("heartbeat", ""),
+    ("spans", ""),
     ("crash", ""),
     ("terminal", ""),
     // Gateways. Conditions and fingerprints of one may appear in the SQL of the next; none knows a pass.
@@ -27,15 +28,15 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("source", "catalog config database model retention sql"),
     ("safeguards", "clock config database model sql"),
     ("notices", "config crash database metrics model safeguards"),
-    ("ledger", "config crash database model notices proof safeguards"),
+    ("ledger", "config crash database model notices proof safeguards spans"),
     ("requests", "database model safeguards"),
     ("jobs", "database model requests retention safeguards sql"),
     ("stores", "catalog clock config database metrics model sql"),
     ("policy", "catalog config database jobs retention source stores"),
     // Passes.
-    ("planner", "catalog clock config crash database jobs model policy requests retention safeguards source sql stores"),
-    ("executor", "clock config crash database jobs ledger metrics model policy pressure requests safeguards sql stores"),
-    ("verifier", "catalog config crash database jobs policy safeguards sql stores"),
+    ("planner", "catalog clock config crash database jobs model policy requests retention safeguards source spans sql stores"),
+    ("executor", "clock config crash database jobs ledger metrics model policy pressure requests safeguards spans sql stores"),
+    ("verifier", "catalog config crash database jobs policy safeguards spans sql stores"),
     ("levels", "catalog config database policy safeguards sql stores"),
     ("records", "config database jobs safeguards"),
     ("outlook", "config database jobs ledger metrics model policy requests retention safeguards sql stores"),
@@ -44,7 +45,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     // Running.
     ("schema", "config database ledger"),
     ("lifecycle", ""),
-    ("telemetry", "config metrics model terminal"),
+    ("telemetry", "config metrics model spans terminal"),
     ("http", "terminal"),
     ("failure", "acts catalog config database ledger schema telemetry"),
     (

@@ -73,7 +73,7 @@ fn events() -> Page {
     let rows = EVENTS.iter().map(|e| vec![code(e.name), words(e.levels), e.meaning.to_owned(), words(e.fields)]).collect();
     Page {
         title: "Events of the log",
-        about: "Every line has `ts`, `level`, `event` and `msg`, and of the fields below those that mean something for it. Each event has a counter, \
+        about: "Every line has `ts`, `level`, `event` and `msg`, with traces `trace_id` and `span_id` where it belongs to one, and of the fields below those that mean something for it. Each event has a counter, \
                 `retention_log_events_total`. Names and fields are only added to. What to do about warnings and errors: [the runbook](../operate.md).",
         columns: &["event", "level", "means", "fields"],
         rows,

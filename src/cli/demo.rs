@@ -17,8 +17,7 @@ use crate::{
         self, Stage, Summary,
         stores::{Count, Due, Stores},
     },
-    schema,
-    telemetry::{self, Stream},
+    schema, telemetry,
     terminal::table,
 };
 
@@ -53,9 +52,11 @@ fn show(length: Duration, postgres_bin: Option<PathBuf>, elsewhere: bool) -> Res
         ("RETENTIOND__GUARD__MAX_SHARE", "100%"),
         ("RETENTIOND__HTTP__OPS_LISTEN", "127.0.0.1:0"),
     ];
-    let environment: BTreeMap<String, String> = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let mut environment: BTreeMap<String, String> = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    // Where its traces go is all that it may be told.
+    environment.extend(config::environment().into_iter().filter(|(key, _)| key.starts_with("RETENTIOND__TELEMETRY__")));
     let config = Arc::new(config::load(&[promise], &environment, Needs::Database)?);
-    telemetry::init(&config.log, Stream::Stdout).map_err(|e| Failure::Other(e.into()))?;
+    let traces = telemetry::begin(&config).map_err(|e| Failure::Other(e.into()))?;
     let ended = block_on(async {
         schema::migrate(&config, true).await?;
         let mut connection = database::connect(&config.database).await?;
@@ -76,6 +77,7 @@ fn show(length: Duration, postgres_bin: Option<PathBuf>, elsewhere: bool) -> Res
         }
         Ok(())
     });
+    traces.finish();
     server.stop().map_err(|e| Failure::Other(e.into()))?;
     ended
 }

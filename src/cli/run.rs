@@ -10,7 +10,7 @@ use crate::{
     failure::Failure,
     lifecycle::Stop,
     model::Mode,
-    telemetry::{self, Stream},
+    telemetry,
 };
 
 impl Cli {
@@ -22,14 +22,14 @@ impl Cli {
                 return Err(failure);
             }
         };
-        telemetry::init(&config.log, Stream::Stdout).map_err(|e| Failure::Other(e.into()))?;
+        let traces = telemetry::begin(&config).map_err(|e| Failure::Other(e.into()))?;
         for warning in &config.warnings {
             tracing::warn!(event = "config.warning", "{warning}");
         }
         if config.mode == Mode::Observe {
             tracing::warn!(event = "mode.observe", "mode is observe: jobs are planned, nothing is deleted");
         }
-        block_on(async {
+        let ended = block_on(async {
             if !once {
                 let files = config.origin.files.clone();
                 let again: Again = Box::new(move || config::load(&files, &config::environment(), Needs::Database));
@@ -39,6 +39,8 @@ impl Cli {
             let ended = app.run_once(&Stop::default()).await;
             app.database.close().await;
             ended
-        })
+        });
+        traces.finish();
+        ended
     }
 }

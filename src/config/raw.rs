@@ -70,6 +70,9 @@ ops_listen = "127.0.0.1:9464"
 format = "auto"
 level = "info"
 account_ids = "plain"
+
+[telemetry]
+service_name = "retentiond"
 "#;
 
 const RULES: [&str; 2] = ["starting_points", "data_classes"];

@@ -162,6 +162,8 @@ mod tests {
             ("verifier.watch_for", "400d", "399d", RESTART),
             ("requests.fulfil_within", "30d", "29d", RESTART),
             ("approvals.request", "2", "1", RESTART),
+            ("telemetry.service_name", "retentiond", "other", RESTART),
+            ("telemetry.otlp_endpoint", "http://a", "http://b", RESTART),
             ("guard.window", "24h", "23h", LOOSER),
             ("guard.max_accounts", "1000", "1001", LOOSER),
             ("guard.max_accounts", "1000", "unlimited", LOOSER),

@@ -99,6 +99,8 @@ fn the_shipped_file_shows_every_scalar_key_with_its_default() {
         "ledger.checkpoint_dir",
         "log.account_key",
         "log.account_key_file",
+        "telemetry.otlp_endpoint",
+        "telemetry.otlp_headers_file",
     ];
     let mut known: Vec<String> = Vec::new();
     for fault in parse(&[("mine", &strange)], &env(&[]), Needs::Nothing).unwrap_err().faults {
@@ -118,6 +120,8 @@ fn the_shipped_file_shows_every_scalar_key_with_its_default() {
         "# vanish_interval = ",
         "# key_file = ",
         "# checkpoint_dir = ",
+        "# otlp_endpoint = ",
+        "# otlp_headers_file = ",
     ] {
         assert!(SHIPPED.contains(shown), "{shown} is not shown");
     }

@@ -15,6 +15,7 @@ use super::{
     reload,
     rules::{data_class, exemption, starting_point, store},
     table::{Faults, Invalid, Read, Table, at_least, duration, limit, number, period, share, text, texts, unlimited_or, word},
+    telemetry,
 };
 use crate::{model::Mode, proof::SigningKey};
 
@@ -90,6 +91,7 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
         notices::judge_period(root, &notices, records.keep_notices);
     }
     let log = root.section("log", |t| log(t, needs)).flatten();
+    let traces = root.section("telemetry", |t| telemetry::traces(t, needs, &mut warnings)).flatten();
     let regions = root.maybe("regions", texts);
     let stores = root.named("stores", |t| store(t, needs));
     let points = root.list("starting_points", label(&["name"]), starting_point);
@@ -133,6 +135,7 @@ fn config(root: &mut Table<'_>, needs: Needs) -> Option<Config> {
         notices,
         http: http?,
         log: log?,
+        traces,
         regions,
         starting_points: points.into_iter().filter_map(|point| point.whole).collect(),
         data_classes,

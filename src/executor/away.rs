@@ -25,7 +25,7 @@ use crate::{
     jobs::{self, Claimed, Next},
     metrics,
     policy::Class,
-    safeguards,
+    safeguards, spans,
     stores::{self, RemoteTarget, StoreError, Until},
 };
 
@@ -242,7 +242,8 @@ async fn ask(tx: &Mutex<Tx>, batch: &Batch, class: &Class, job: &Claimed, mut aw
             away.cut = true;
             break;
         }
-        match target.client.purge(&target.place, &job.account_id, at_most, until).await {
+        let purge = target.client.purge(&target.place, &job.account_id, at_most, until);
+        match spans::delete(class.named(), job.id, &target.name, purge, |gone| gone.records).await {
             Ok(gone) => *away.records.entry(target.name.clone()).or_default() += gone.records,
             Err(StoreError::Late) => {
                 away.cut = true;

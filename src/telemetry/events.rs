@@ -203,6 +203,7 @@ pub const EVENTS: &[Event] = &[
     event("store.away", "warn", "A store does not answer and is left alone for a moment.", "store account_id error"),
     event("store.back", "info", "The store answers again.", "store"),
     event("tidy.failed", "warn", "Upkeep between batches failed.", "error failures"),
+    event("traces.failed", "warn", "Traces cannot be sent and are lost; said once an hour at most.", "error spans"),
     event("verify.completed", "warn", "Looks at what was purged found records that came back.", "looked residue"),
     event("verify.failed", "warn", "A look at what was purged failed.", "error sqlstate failures"),
 ];

@@ -70,6 +70,7 @@ mod running;
 mod safeguards;
 mod sources;
 mod stores;
+mod traces;
 mod twin;
 mod vanished;
 mod verifier;
