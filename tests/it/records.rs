@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use retentiond::records::Report;
 
-use crate::world::{World, left};
+use crate::world::{World, left, until};
 
 impl World {
     /// One pass that forgets.
@@ -155,6 +155,31 @@ async fn days_that_take_too_long_together_are_counted_one_by_one() {
         .await;
     assert_eq!(world.prune().await, Report { history: 3, pauses: 1, ..Report::default() });
     assert_eq!(world.count("retention.days where feature <> ''").await, 3);
+}
+
+#[tokio::test]
+async fn a_migration_that_waits_for_a_long_read_lets_the_others_through() {
+    let world = World::new().await;
+    // As it was before the migration that builds the index of what is due anew.
+    world
+        .sql(
+            "drop table retention.acts, retention.answers, retention.days; drop index retention.history_cancelled;
+             delete from retention.migrations where version = 16",
+        )
+        .await;
+    let mut reader = world.connect().await;
+    sqlx::query("begin").execute(&mut reader).await.unwrap();
+    sqlx::query("select 1 from retention.jobs").execute(&mut reader).await.unwrap();
+    let config = world.config();
+    let migrating = async { retentiond::schema::migrate(&config, false).await.unwrap() };
+    let others = async {
+        until("the migration waits", async || world.count("pg_locks where mode = 'AccessExclusiveLock' and not granted and database = (select oid from pg_database where datname = current_database())").await > 0).await;
+        // Comes to an end although the reader has not.
+        assert_eq!(world.count("retention.jobs").await, 0);
+        sqlx::query("commit").execute(&mut reader).await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(60), futures_util::future::join(migrating, others)).await.expect("nobody waits for ever");
+    assert_eq!(world.count("retention.migrations where version = 16").await, 1);
 }
 
 #[tokio::test]
