@@ -90,6 +90,11 @@ impl App {
     async fn look(config: Arc<Config>, database: Database) -> Result<(Self, Vec<Finding>), Failure> {
         let mut tx = database.begin(Purpose::Read).await?;
         server::refuse_standby(&mut tx).await?;
+        // Before anything runs: a migration made by another role leaves new tables that holds and pauses need and purges do not.
+        let missing = catalog::own(&mut tx, None).await?;
+        if !missing.is_empty() {
+            return Err(Failure::Layout(missing));
+        }
         schema::check(&mut tx).await?;
         let (layout, findings) = catalog::inspect(&mut tx, &config).await?;
         drop(tx);

@@ -1,12 +1,14 @@
 //! What the database's catalogue says about the configured tables: key types, indexes, privileges, and whether a DELETE stays where it belongs.
 //! It looks at definitions only, never at records. What holds for targets alone is in `catalog/targets.rs`,
-//! what was forgotten in `catalog/coverage.rs`, what a second role may do in `catalog/witness.rs`.
+//! what was forgotten in `catalog/coverage.rs`, what a second role may do in `catalog/witness.rs`, what ours may do with the daemon's own in `catalog/own.rs`.
 
 mod coverage;
+mod own;
 mod targets;
 pub mod witness;
 
 pub use coverage::uncovered;
+pub use own::{own, whose};
 
 use std::collections::BTreeMap;
 
@@ -195,7 +197,7 @@ pub struct Finding {
 /// # Errors
 /// Those of the database.
 pub async fn inspect(conn: &mut PgConnection, config: &Config) -> Result<(Option<Layout>, Vec<Finding>), DatabaseError> {
-    let role = current_role(conn).await?;
+    let role = whose(conn, None).await?;
     look(conn, config, Inspection { findings: Vec::new(), role, may_nothing: false }).await
 }
 
@@ -267,10 +269,6 @@ pub async fn unmoved(conn: &mut PgConnection, pinned: &BTreeMap<String, i64>) ->
     .fetch_optional(conn)
     .await?;
     moved.map_or(Ok(()), |why| Err(DatabaseError::Refused(why)))
-}
-
-async fn current_role(conn: &mut PgConnection) -> Result<String, DatabaseError> {
-    Ok(sqlx::query_scalar("select quote_ident(current_user)").fetch_one(conn).await?)
 }
 
 /// What the daemon does with a table.

@@ -75,6 +75,7 @@ impl From<SchemaError> for Failure {
             error @ (SchemaError::Missing
             | SchemaError::Older
             | SchemaError::Newer(_)
+            | SchemaError::Locked
             | SchemaError::Ledger(_)
             | SchemaError::Migration(_)) => Self::Schema(error),
         }

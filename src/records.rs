@@ -9,7 +9,7 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     config::Config,
-    database::{Database, DatabaseError, Purpose},
+    database::{Database, DatabaseError, Kind, Purpose},
     jobs,
     safeguards::held,
 };
@@ -18,6 +18,9 @@ use crate::{
 const PAGE: i64 = 1_000;
 /// Pages of one table in one pass. What is left has its turn in the next.
 const PAGES: u32 = 200;
+
+/// Days counted in one transaction; one alone when so many take too long.
+const MONTH: i32 = 31;
 
 /// What a pass forgot.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -58,8 +61,7 @@ impl Records {
     /// Those of the database; what was forgotten before stays so.
     pub async fn prune(&self) -> Result<Report, DatabaseError> {
         let (history, acts) = (self.config.records.keep_history, self.config.records.keep_acts);
-        // Before its jobs are forgotten, a day is counted.
-        while self.roll().await? {}
+        self.count().await;
         let report = Report {
             history: self.pages(&jobs(), history).await?,
             holds: self.pages(&rows("hold", "coalesce(x.released_at, x.until)"), acts).await?,
@@ -91,9 +93,26 @@ impl Records {
         Ok(report)
     }
 
-    async fn roll(&self) -> Result<bool, DatabaseError> {
+    /// Before its jobs are forgotten, a day is counted. Jobs of a day that cannot be are not forgotten yet; everything else is.
+    async fn count(&self) {
+        let mut days = MONTH;
+        loop {
+            match self.roll(days).await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) if error.kind() == Kind::Timeout && days > 1 => days = 1,
+                Err(error) => {
+                    let sqlstate = error.sqlstate();
+                    tracing::warn!(event = "records.failed", error = %error, sqlstate, "days are not counted; their jobs are not forgotten yet");
+                    break;
+                }
+            }
+        }
+    }
+
+    async fn roll(&self, days: i32) -> Result<bool, DatabaseError> {
         let mut tx = self.database.begin(Purpose::Bulk).await?;
-        let more = jobs::roll(&mut tx).await?;
+        let more = jobs::roll(&mut tx, days).await?;
         Database::commit(tx).await?;
         Ok(more)
     }

@@ -1,6 +1,9 @@
 //! Creates and checks the daemon's own tables (schema `retention`) and, on request, the reference platform's.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use sqlx::{
     PgConnection,
@@ -16,6 +19,14 @@ use crate::{
 /// Where the applied migrations are noted.
 const OWN: &str = "retention.migrations";
 const PLATFORM: &str = "retention.platform_migrations";
+
+/// A migration that waits for a lock makes everybody wait who comes after it: it lets them through after two seconds and then tries again.
+const LOCK: &str = "set lock_timeout = '2s'";
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+/// How long it lets them.
+const REST: Duration = Duration::from_secs(3);
+/// How long it tries.
+const PATIENCE: Duration = Duration::from_mins(3);
 
 fn own() -> Migrator {
     let mut migrator = sqlx::migrate!("migrations/retention");
@@ -34,15 +45,34 @@ fn platform() -> Migrator {
 /// Creates or upgrades the daemon's tables, and the reference platform's when `with_platform`. Idempotent.
 ///
 /// # Errors
-/// When the database is unreachable or refuses, or was migrated by a newer version.
+/// When the database is unreachable or refuses, or was migrated by a newer version; [`SchemaError::Locked`] after three minutes.
 pub async fn migrate(config: &config::Config, with_platform: bool) -> Result<(), SchemaError> {
     let mut connection = database::connect(&config.database).await?;
-    own().run_direct(None, &mut connection, false).await?;
+    sqlx::query(LOCK).execute(&mut connection).await.map_err(DatabaseError::from)?;
+    patiently(&own(), &mut connection).await?;
     ledger::create(&mut connection, config.ledger.key.as_ref()).await?;
     if with_platform {
-        platform().run_direct(None, &mut connection, false).await?;
+        patiently(&platform(), &mut connection).await?;
     }
     Ok(())
+}
+
+/// Each migration is a transaction: what was done stays, and the next try goes on behind it.
+async fn patiently(migrator: &Migrator, connection: &mut PgConnection) -> Result<(), SchemaError> {
+    let began = Instant::now();
+    loop {
+        match migrator.run_direct(None, connection, false).await {
+            Err(error) if !is_locked(&error) => return Err(error.into()),
+            Err(_) if began.elapsed() >= PATIENCE => return Err(SchemaError::Locked),
+            Err(_) => tokio::time::sleep(REST).await,
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+fn is_locked(error: &MigrateError) -> bool {
+    let (MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _)) = error else { return false };
+    cause.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == LOCK_NOT_AVAILABLE)
 }
 
 /// Whether the daemon's tables are those of this version.
@@ -86,6 +116,11 @@ pub enum SchemaError {
     /// The ledger could not be begun.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// Somebody else keeps the tables locked.
+    #[error(
+        "the migration waits for a lock on the daemon's tables that somebody else keeps; end what reads or writes them for long, and migrate again"
+    )]
+    Locked,
     /// A migration failed.
     #[error("the migration failed")]
     Migration(#[from] MigrateError),

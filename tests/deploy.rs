@@ -246,6 +246,8 @@ fn the_chart_does_not_render_without_a_mode_nor_with_keys_that_nobody_knows() {
         (json!({"modus": "observe"}), "modus"),
         (json!({"ops": {"port": 80}}), "port"),
         (json!({"env": {"PATH": "/"}}), "PATH"),
+        // Else it would overrule the mode that has to be said.
+        (json!({"env": {"RETENTIOND__MODE": "enforce"}}), "RETENTIOND__MODE"),
     ] {
         let Some(refused) = rendered(&values(&change)) else { return };
         let why = refused.expect_err(&change.to_string());
@@ -306,7 +308,9 @@ fn what_the_chart_can_do_besides_it_does_when_told() {
         "prometheusRule": {"enabled": true, "runbookBaseUrl": "https://wiki.example/r/"},
         "networkPolicy": {"apiFrom": [{"podSelector": {}}], "opsFrom": [{"namespaceSelector": {}}]},
         "verifier": {"existingSecret": "second"}, "ledger": {"existingSecret": "key"}, "migrate": {"existingSecret": "owner", "key": "address"},
-        "config": "# mine\n", "env": {"RETENTIOND__POLL__INTERVAL": "9s"}
+        "config": "# mine\n", "env": {"RETENTIOND__POLL__INTERVAL": "9s"},
+        "extraVolumes": [{"name": "bucket", "secret": {"secretName": "bucket"}}],
+        "extraVolumeMounts": [{"name": "bucket", "mountPath": "/run/secrets/bucket"}]
     });
     let Some(manifests) = rendered(&values(&more)) else { return };
     let manifests = manifests.unwrap();
@@ -327,6 +331,14 @@ fn what_the_chart_can_do_besides_it_does_when_told() {
     let job = &one(&manifests, "Job", "release-retentiond-migrate")["spec"]["template"]["spec"];
     assert_eq!(job["volumes"][1]["secret"]["secretName"], "owner");
     assert_eq!(job["volumes"][1]["secret"]["items"][0]["key"], "address");
+    // The migration begins the ledger: with the daemon's key, and under its whole configuration.
+    let of = |pod: &Value, what: &str| pod["containers"][0][what].as_array().unwrap().clone();
+    assert_eq!(of(job, "volumeMounts"), of(pod, "volumeMounts"));
+    assert!(of(pod, "volumeMounts").iter().any(|mount| mount["mountPath"] == "/run/secrets/retentiond/ledger"));
+    assert_eq!(job["volumes"].as_array().unwrap()[2..], pod["volumes"].as_array().unwrap()[2..]);
+    let listens = |variable: &Value| variable["name"].as_str().unwrap().starts_with("RETENTIOND__HTTP__");
+    assert_eq!(of(job, "env"), of(pod, "env").into_iter().filter(|variable| !listens(variable)).collect::<Vec<_>>());
+    assert!(of(job, "env").iter().any(|variable| variable["name"] == "RETENTIOND__LEDGER__KEY_FILE"));
     assert_eq!(one(&manifests, "ConfigMap", "release-retentiond")["data"]["retentiond.toml"], "# mine\n");
     // The selector of the monitor finds the service of the ops port and no other.
     let selector = one(&manifests, "ServiceMonitor", "release-retentiond")["spec"]["selector"]["matchLabels"].as_object().unwrap();

@@ -7,7 +7,10 @@ create table retention.notice_endpoints (
     regions       text[],
     configured_at timestamptz not null default now(),
     disabled_at   timestamptz,
-    disabled_for  text
+    disabled_for  text,
+    tried_since   timestamptz,
+    tried_at      timestamptz,
+    tried_for     text
 );
 comment on table  retention.notice_endpoints is 'Endpoints that a daemon has in its configuration: for these, notices are written.';
 comment on column retention.notice_endpoints.name is 'Its name in the configuration.';
@@ -17,6 +20,9 @@ comment on column retention.notice_endpoints.regions is 'The only regions of who
 comment on column retention.notice_endpoints.configured_at is 'When a daemon last had it in its configuration; a day later nothing more is written for it.';
 comment on column retention.notice_endpoints.disabled_at is 'When it answered that it is gone for good; null while it is sent to.';
 comment on column retention.notice_endpoints.disabled_for is 'Fingerprint of the configuration under which it did: under another one it is sent to again.';
+comment on column retention.notice_endpoints.tried_since is 'Since when it is sent to without a gap of ten minutes and under one configuration: the time of a notice is not over sooner.';
+comment on column retention.notice_endpoints.tried_at is 'When it was last sent to, or nothing waited for it, to the minute.';
+comment on column retention.notice_endpoints.tried_for is 'Fingerprint of the configuration under which it is sent to; null where it begins anew.';
 
 create table retention.notice_looks (
     endpoint     text references retention.notice_endpoints on delete cascade,

@@ -74,7 +74,7 @@ async fn look(config: &Config, database: &Database) -> Result<Vec<Finding>, Fail
     let mut findings = warnings(config);
     let mut tx = database.begin(Purpose::Compare).await?;
     findings.extend(server(&mut tx).await?);
-    let grants = grants::own(&mut tx, None).await?;
+    let grants = catalog::own(&mut tx, None).await?;
     // Without these nobody can tell which version the tables are of.
     if grants.is_empty() {
         match schema::check(&mut tx).await {

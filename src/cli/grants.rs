@@ -1,5 +1,5 @@
-//! `check --grants`: what the daemon's role and the second role need for this configuration, as SQL; and the part of it that `check` asks about the
-//! daemon's own tables. It grants nothing.
+//! `check --grants`: what the daemon's role and the second role need for this configuration, as SQL; and the part of it that only `check` asks for.
+//! It grants nothing.
 
 use serde::Serialize;
 
@@ -61,7 +61,8 @@ async fn needed(config: &Config, database: &Database, role: &str) -> Result<Vec<
     if !worse.is_empty() {
         return Err(Failure::Layout(worse));
     }
-    let required = own(&mut tx, Some(&role)).await?.into_iter().chain(found.into_iter().filter(|f| f.severity == Severity::Grants));
+    let required =
+        catalog::own(&mut tx, Some(&role)).await?.into_iter().chain(found.into_iter().filter(|f| f.severity == Severity::Grants));
     let mut optional = replay(&mut tx, Some(&role)).await?;
     optional.extend(statistics(&mut tx, Some(&role)).await?);
     let mut grants: Vec<Grant> = Vec::new();
@@ -81,48 +82,6 @@ async fn quoted(tx: &mut Tx, role: &str) -> Result<String, DatabaseError> {
     Ok(sqlx::query_scalar("select quote_ident($1)").bind(role).fetch_one(&mut **tx).await?)
 }
 
-/// The role that is asked about: the given one, else that of this session.
-async fn whose(tx: &mut Tx, role: Option<&str>) -> Result<String, DatabaseError> {
-    match role {
-        Some(role) => Ok(role.to_owned()),
-        None => Ok(sqlx::query_scalar("select quote_ident(current_user)").fetch_one(&mut **tx).await?),
-    }
-}
-
-/// The daemon's own tables must be writable by its role, and the list of migrations readable. Asks the catalogue, which needs no grant. Of a given role
-/// (quoted) it counts nothing that it may do already.
-pub(super) async fn own(tx: &mut Tx, role: Option<&str>) -> Result<Vec<Finding>, DatabaseError> {
-    let missing: Vec<(String, String, String)> = sqlx::query_as(
-        "select 'schema retention', 'use', 'USAGE ON SCHEMA retention' from pg_namespace n
-         where n.nspname = 'retention' and ($1 or not has_schema_privilege(n.oid, 'usage'))
-         union all
-         (select case c.relkind when 'v' then 'view' else 'table' end || ' retention.' || c.relname, 'read', 'SELECT ON retention.' || quote_ident(c.relname)
-          from pg_class c join pg_namespace n on n.oid = c.relnamespace
-          where n.nspname = 'retention' and (c.relname = 'migrations' or c.relkind = 'v') and ($1 or not has_table_privilege(c.oid, 'select'))
-          order by c.relname)
-         union all
-         -- Nobody needs the right to change an entry.
-         (select 'table retention.' || c.relname, 'read and write',
-                 'SELECT, INSERT' || case when c.relname = 'ledger_entries' then '' else ', UPDATE, DELETE' end || ' ON retention.' || quote_ident(c.relname)
-          from pg_class c join pg_namespace n on n.oid = c.relnamespace
-          where n.nspname = 'retention' and c.relkind = 'r' and c.relname not like '%migrations'
-            and ($1 or not (has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert')
-                     and (c.relname = 'ledger_entries' or has_table_privilege(c.oid, 'update') and has_table_privilege(c.oid, 'delete'))))
-          order by c.relname)",
-    )
-    .bind(role.is_some())
-    .fetch_all(&mut **tx)
-    .await?;
-    let role = whose(tx, role).await?;
-    let finding = |(subject, verb, privilege): (String, String, String)| Finding {
-        severity: Severity::Grants,
-        subject,
-        problem: format!("{role} may not {verb} it"),
-        remedy: Some(format!("GRANT {privilege} TO {role}")),
-    };
-    Ok(missing.into_iter().map(finding).collect())
-}
-
 /// Moving ids on, which only a replay needs.
 pub(super) async fn replay(tx: &mut Tx, role: Option<&str>) -> Result<Vec<Finding>, DatabaseError> {
     let fixed: Vec<String> = sqlx::query_scalar(
@@ -136,7 +95,7 @@ pub(super) async fn replay(tx: &mut Tx, role: Option<&str>) -> Result<Vec<Findin
         return Ok(Vec::new());
     }
     let sequences = fixed.iter().map(|name| format!("retention.{name}")).collect::<Vec<_>>().join(", ");
-    let role = whose(tx, role).await?;
+    let role = catalog::whose(tx, role).await?;
     Ok(vec![Finding {
         severity: Severity::Warning,
         subject: "ledger".to_owned(),
@@ -149,7 +108,7 @@ pub(super) async fn replay(tx: &mut Tx, role: Option<&str>) -> Result<Vec<Findin
 pub(super) async fn statistics(tx: &mut Tx, role: Option<&str>) -> Result<Option<Finding>, DatabaseError> {
     let may: bool =
         sqlx::query_scalar("select not $1 and pg_has_role('pg_read_all_stats', 'usage')").bind(role.is_some()).fetch_one(&mut **tx).await?;
-    let role = whose(tx, role).await?;
+    let role = catalog::whose(tx, role).await?;
     Ok((!may).then(|| Finding {
         severity: Severity::Warning,
         subject: "database".to_owned(),

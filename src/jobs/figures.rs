@@ -16,8 +16,6 @@ pub const LATENESS: [i64; 12] = [1, 5, 15, 60, 300, 900, 3_600, 14_400, 43_200, 
 pub const AHEAD: i32 = 35;
 /// So many days that are over are shown.
 const BACK: i32 = 30;
-/// Days counted in one transaction.
-const DAYS: i32 = 31;
 
 /// Open jobs of one class whose day it is.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow, Serialize, ToSchema)]
@@ -91,39 +89,41 @@ pub async fn figures(conn: &mut PgConnection) -> Result<Figures, DatabaseError> 
     )))
     .fetch_all(&mut *conn)
     .await?;
-    let mut days: Vec<Day> = sqlx::query_as(
-        "select day, feature, data_class, completed, late, cancelled, records, lateness from retention.days
-         where day > current_date - $1 and feature <> '' order by 1, 2, 3",
-    )
+    // One statement: a day that is counted meanwhile is either among those counted or among the recent, and never both.
+    let recent = by_day(">= coalesce((select max(day) + 1 from retention.days), '-infinity'::date)");
+    let mut days: Vec<Day> = sqlx::query_as(AssertSqlSafe(format!(
+        "with each as (select day, feature, data_class, completed, late, cancelled, records, lateness from retention.days where feature <> ''
+                       union all ({recent}))
+         select * from each where day > current_date - $1
+         union all
+         select 'epoch'::date, '', '', coalesce(sum(completed), 0)::int8, 0, coalesce(sum(cancelled), 0)::int8, 0, '{{}}' from each
+         order by 1, 2, 3"
+    )))
     .bind(BACK)
-    .fetch_all(&mut *conn)
+    .fetch_all(conn)
     .await?;
-    let since = "coalesce((select max(day) + 1 from retention.days), '-infinity'::date)";
-    let recent: Vec<Day> = sqlx::query_as(AssertSqlSafe(by_day(&format!(">= {since}")))).fetch_all(&mut *conn).await?;
-    let (completed, cancelled): (i64, i64) =
-        sqlx::query_as("select coalesce(sum(completed), 0)::int8, coalesce(sum(cancelled), 0)::int8 from retention.days")
-            .fetch_one(conn)
-            .await?;
+    // The line of all days together is the one without a feature.
+    let all = days.iter().position(|d| d.feature.is_empty()).map(|at| days.remove(at));
+    let (completed, cancelled) = all.map_or((0, 0), |all| (all.completed, all.cancelled));
     let sum = |of: fn(&Ahead) -> i64| ahead.iter().map(of).sum::<i64>();
     let running = sum(|a| a.running);
     let jobs = Tally {
         scheduled: sum(|a| a.jobs) - running,
         running,
-        completed: completed + recent.iter().map(|d| d.completed).sum::<i64>(),
-        cancelled: cancelled + recent.iter().map(|d| d.cancelled).sum::<i64>(),
+        completed,
+        cancelled,
         due: sum(|a| a.due),
         overdue: sum(|a| if a.day.is_none() { a.jobs } else { 0 }),
         held: sum(|a| if a.held { a.jobs } else { 0 }),
     };
-    days.extend(recent.into_iter().filter(|d| (today - d.day).num_days() < i64::from(BACK)));
     Ok(Figures { counted_at, today, jobs, ahead, days })
 }
 
-/// Counts the days that have been over for an hour and were not counted yet, a month at most. Returns whether there may be more.
+/// Counts the days that have been over for an hour and were not counted yet, `days` at most. Returns whether there may be more.
 ///
 /// # Errors
 /// Those of the database.
-pub async fn roll(conn: &mut PgConnection) -> Result<bool, DatabaseError> {
+pub async fn roll(conn: &mut PgConnection, days: i32) -> Result<bool, DatabaseError> {
     // One replica at a time; the others find nothing left to do.
     sqlx::query("lock table retention.days in share row exclusive mode").execute(&mut *conn).await?;
     let (from, to): (Option<NaiveDate>, Option<NaiveDate>) = sqlx::query_as(
@@ -131,7 +131,7 @@ pub async fn roll(conn: &mut PgConnection) -> Result<bool, DatabaseError> {
          from (select coalesce((select max(day) + 1 from retention.days),
                                (select coalesce(completed_at, cancelled_at)::date from retention.history order by coalesce(completed_at, cancelled_at) limit 1))) d(\"from\")",
     )
-    .bind(DAYS)
+    .bind(days)
     .fetch_one(&mut *conn)
     .await?;
     let Some((from, to)) = from.zip(to).filter(|(from, to)| from < to) else { return Ok(false) };

@@ -15,7 +15,7 @@ use super::client::{Answer, Client};
 use super::{
     NoticeError,
     event::{Event, TEST},
-    outbox::{self, Claimed},
+    outbox::{self, Claimed, Owner},
 };
 use crate::{
     config::{Config, Endpoint},
@@ -64,6 +64,8 @@ struct Line {
     client: Result<Client, String>,
     /// When it was last said that it takes nothing.
     said: Mutex<Option<Instant>>,
+    /// When it was last said that it is another daemon's.
+    said_taken: Mutex<Option<Instant>>,
 }
 
 impl Notices {
@@ -75,6 +77,7 @@ impl Notices {
             #[cfg(feature = "notices")]
             client: Client::new(endpoint),
             said: Mutex::default(),
+            said_taken: Mutex::default(),
         });
         let lines = Arc::new(lines.collect());
         Self { database, config, lines, one_at_a_time: Arc::default() }
@@ -143,6 +146,9 @@ impl Notices {
                 loop {
                     let _one = self.one_at_a_time.lock().await;
                     let mut tx = self.database.begin(Purpose::Bulk).await?;
+                    if outbox::owner(&mut tx, endpoint, &self.config).await? != Owner::Us {
+                        break;
+                    }
                     after = outbox::look(&mut tx, &endpoint.name, span, after).await?;
                     Database::commit(tx).await?;
                     if after.is_none() {
@@ -169,6 +175,15 @@ impl Notices {
             let _one = self.one_at_a_time.lock().await;
             // By index and in its order, however much waits.
             let mut tx = self.database.begin(Purpose::Work).await?;
+            match outbox::owner(&mut tx, &line.endpoint, &self.config).await? {
+                Owner::Us => {}
+                Owner::Nobody => return Ok(Delivered::default()),
+                Owner::Another => {
+                    line.tell_taken();
+                    return Ok(Delivered::default());
+                }
+            }
+            outbox::keep_trying(&mut tx, &line.endpoint).await?;
             let claimed = outbox::claim(&mut tx, &line.endpoint, AT_ONCE, LEASE).await?;
             Database::commit(tx).await?;
             claimed
@@ -266,6 +281,17 @@ impl Line {
         Answer::Failed("this program was built without the feature `notices`".to_owned())
     }
 
+    fn tell_taken(&self) {
+        if hourly(&self.said_taken) {
+            tracing::error!(
+                event = "notice.endpoint_taken",
+                endpoint = self.endpoint.name,
+                host = self.endpoint.host,
+                "a daemon of other regions has an endpoint of this name: nothing is written for ours or sent to it; give it another name"
+            );
+        }
+    }
+
     fn tell(&self, notice: &Claimed, answer: &Answer) {
         let (endpoint, host) = (&self.endpoint.name, &self.endpoint.host);
         let (id, kind, account_id, attempts) = (&notice.event_id, &notice.kind, &notice.account_id, notice.attempts);
@@ -293,14 +319,7 @@ impl Line {
                 "it did not arrive in its time and is not tried again; `retentiond notices replay` does"
             );
         }
-        let due = self.said.lock().is_ok_and(|mut said| {
-            let due = said.is_none_or(|said| said.elapsed() >= SAID_AGAIN);
-            if due {
-                *said = Some(Instant::now());
-            }
-            due
-        });
-        if due && !notice.last {
+        if hourly(&self.said) && !notice.last {
             tracing::warn!(
                 event = "notice.failed",
                 endpoint,
@@ -314,6 +333,17 @@ impl Line {
             );
         }
     }
+}
+
+/// Whether it is to be said again.
+fn hourly(said: &Mutex<Option<Instant>>) -> bool {
+    said.lock().is_ok_and(|mut said| {
+        let due = said.is_none_or(|said| said.elapsed() >= SAID_AGAIN);
+        if due {
+            *said = Some(Instant::now());
+        }
+        due
+    })
 }
 
 /// How a request ended, where none can be made.

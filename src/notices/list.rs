@@ -96,13 +96,13 @@ pub async fn replay(conn: &mut PgConnection, which: &Replay) -> Result<u64, Data
     Ok(replayed.rows_affected())
 }
 
-/// Sends to an endpoint again that said that it is gone for good. Whether it was disabled.
+/// Sends to an endpoint again that said that it is gone for good; what waits has its whole time again. Whether it was disabled.
 ///
 /// # Errors
 /// Those of the database.
 pub async fn enable(conn: &mut PgConnection, endpoint: &str) -> Result<bool, DatabaseError> {
     let enabled = sqlx::query(
-        "update retention.notice_endpoints set disabled_at = null, disabled_for = null where name = $1 and disabled_for is not null",
+        "update retention.notice_endpoints set disabled_at = null, disabled_for = null, tried_for = null where name = $1 and disabled_for is not null",
     )
     .bind(endpoint)
     .execute(conn)

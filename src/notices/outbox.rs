@@ -21,6 +21,8 @@ const OURS: &str = "(e.regions is null or {of}.account_id is null
       or exists (select 1 from retention.account_regions r where r.account_id = {of}.account_id and r.region = any(e.regions)))";
 /// What every id begins with: endpoints know a notice by its id alone, whichever ledger it is from.
 const LEDGER: &str = "(select left(encode(sha256(convert_to(origin, 'UTF8')), 'hex'), 12) || '-' from retention.ledger)";
+/// The endpoint is another daemon's, which notes its configuration every hour.
+const LATELY: &str = "configured_at > now() - interval '2 hours'";
 /// Jobs that one transaction of a look goes through.
 const LOOK_PAGE: i64 = 10_000;
 
@@ -48,7 +50,7 @@ const PLAN: &str = "jsonb_build_object('job_id', j.id::text, 'feature', j.featur
     'started_at', retention.instant(j.started_at), 'retain_until', retention.instant(j.retain_until), 'delete_by', retention.instant(j.delete_by))";
 
 /// Notes which endpoints this configuration has: for them, notices are written. Only where something is deleted is anybody warned of it. Writes when something is
-/// new, and once an hour.
+/// new, and once an hour. One that another daemon has lately had for other regions stays that one's.
 ///
 /// # Errors
 /// Those of the database.
@@ -57,19 +59,67 @@ pub async fn keep_registered(conn: &mut PgConnection, config: &Config) -> Result
         return Ok(());
     }
     for endpoint in &config.notices {
-        sqlx::query(
+        let noted = format!(
             "insert into retention.notice_endpoints as e (name, types, ahead, regions) select $1, $2, $3, $4
              where not exists (select 1 from retention.notice_endpoints where name = $1 and types = $2 and ahead = $3 and regions is not distinct from $4
                                and configured_at > now() - interval '1 hour')
-             on conflict (name) do update set types = excluded.types, ahead = excluded.ahead, regions = excluded.regions, configured_at = now()",
-        )
-        .bind(&endpoint.name)
-        .bind(&endpoint.types)
-        .bind(endpoint.due_soon.iter().map(|ahead| seconds(*ahead)).collect::<Vec<_>>())
-        .bind(&config.regions)
-        .execute(&mut *conn)
-        .await?;
+             on conflict (name) do update set types = excluded.types, ahead = excluded.ahead, regions = excluded.regions, configured_at = now()
+             where e.regions is not distinct from excluded.regions or not e.{LATELY}"
+        );
+        sqlx::query(AssertSqlSafe(noted))
+            .bind(&endpoint.name)
+            .bind(&endpoint.types)
+            .bind(endpoint.due_soon.iter().map(|ahead| seconds(*ahead)).collect::<Vec<_>>())
+            .bind(regions(config))
+            .execute(&mut *conn)
+            .await?;
     }
+    Ok(())
+}
+
+/// However they are written down, the same regions are the same.
+fn regions(config: &Config) -> Option<Vec<String>> {
+    config.regions.clone().map(|mut regions| {
+        regions.sort_unstable();
+        regions
+    })
+}
+
+/// Whose the endpoint of a name is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// This configuration's: notices are written for its regions.
+    Us,
+    /// Nobody's yet, or no more.
+    Nobody,
+    /// That of a daemon of other regions.
+    Another,
+}
+
+/// Whose it is. What waits for another's is not ours to send.
+pub(super) async fn owner(conn: &mut PgConnection, endpoint: &Endpoint, config: &Config) -> Result<Owner, DatabaseError> {
+    let asked = format!("select regions is not distinct from $2, {LATELY} from retention.notice_endpoints where name = $1");
+    let found: Option<(bool, bool)> =
+        sqlx::query_as(AssertSqlSafe(asked)).bind(&endpoint.name).bind(regions(config)).fetch_optional(conn).await?;
+    Ok(match found {
+        Some((true, _)) => Owner::Us,
+        Some((false, true)) => Owner::Another,
+        Some((false, false)) | None => Owner::Nobody,
+    })
+}
+
+/// Notes that the endpoint is sent to from here on. After a gap, or as another one, it begins anew: what waited meanwhile has its whole time.
+pub(super) async fn keep_trying(conn: &mut PgConnection, endpoint: &Endpoint) -> Result<(), DatabaseError> {
+    sqlx::query(
+        "update retention.notice_endpoints
+         set tried_since = case when tried_for = $2 and tried_at > now() - interval '10 minutes' then tried_since else now() end,
+             tried_at = now(), tried_for = $2
+         where name = $1 and disabled_for is distinct from $2 and (tried_for is distinct from $2 or tried_at < now() - interval '1 minute')",
+    )
+    .bind(&endpoint.name)
+    .bind(fingerprint(endpoint))
+    .execute(conn)
+    .await?;
     Ok(())
 }
 
@@ -206,26 +256,29 @@ pub(super) struct Claimed {
     pub(super) now: DateTime<Utc>,
 }
 
-/// Claims notices of an endpoint: of each account the first that waits, so that one which fails holds up those of its account and no others.
+/// Claims notices of an endpoint: of each account the first that waits, so that one which fails holds up those of its account and no others. Of
+/// accounts of other regions than the endpoint's nothing is sent, whoever had it when it was written.
 pub(super) async fn claim(
     conn: &mut PgConnection,
     endpoint: &Endpoint,
     at_most: i64,
     lease: Duration,
 ) -> Result<Vec<Claimed>, DatabaseError> {
-    let mut claimed: Vec<Claimed> = sqlx::query_as(
+    let ours = OURS.replace("{of}", "n");
+    let mut claimed: Vec<Claimed> = sqlx::query_as(AssertSqlSafe(format!(
         "with head as materialized (
              select n.id from retention.notices n
              where n.endpoint = $1 and n.outcome is null and n.next_at <= now()
                and not exists (select 1 from retention.notices e where e.endpoint = n.endpoint and e.outcome is null
                                  and coalesce(e.account_id, '') = coalesce(n.account_id, '') and e.id < n.id)
-               and not exists (select 1 from retention.notice_endpoints d where d.name = $1 and d.disabled_for = $5)
+               and exists (select 1 from retention.notice_endpoints e where e.name = $1 and e.disabled_for is distinct from $5 and {ours})
              order by n.id limit $2 for update of n skip locked)
          update retention.notices n set attempts = n.attempts + 1, next_at = now() + make_interval(secs => $3)
          from head where n.id = head.id
-         returning n.id, n.event_id, n.type, n.account_id, n.at, n.data, n.attempts, n.waiting_since + make_interval(secs => $4) <= now() as last,
-                   coalesce((select origin from retention.ledger), 'retentiond') as source, clock_timestamp() as now",
-    )
+         returning n.id, n.event_id, n.type, n.account_id, n.at, n.data, n.attempts,
+                   greatest(n.waiting_since, (select d.tried_since from retention.notice_endpoints d where d.name = $1)) + make_interval(secs => $4) <= now() as last,
+                   coalesce((select origin from retention.ledger), 'retentiond') as source, clock_timestamp() as now"
+    )))
     .bind(&endpoint.name)
     .bind(at_most)
     .bind(lease.as_secs_f64())

@@ -131,6 +131,12 @@ pub const EVENTS: &[Event] = &[
     event("notice.delayed", "debug warn", "The database kept notices from being sent; they are later.", "error failures"),
     event("notice.endpoint_disabled", "error", "An endpoint answered 410: nothing is sent to it any more.", "endpoint host"),
     event("notice.endpoint_enabled", "warn", "Somebody has an endpoint sent to again.", "endpoint reason actor"),
+    event(
+        "notice.endpoint_taken",
+        "error",
+        "A daemon of other regions has an endpoint of the same name: nothing is sent to ours.",
+        "endpoint host",
+    ),
     event("notice.failed", "warn", "A notice did not arrive; it is tried again.", "endpoint host notice_id type account_id attempts error"),
     event("notice.given_up", "error", "A notice did not arrive in its time.", "endpoint host notice_id type account_id attempts error"),
     event("notice.replayed", "warn", "Somebody had notices sent once more.", "endpoint notice_id since notices reason actor"),
@@ -175,7 +181,7 @@ pub const EVENTS: &[Event] = &[
         "records.pruned",
         "info",
         "Records of the daemon's own were past their period.",
-        "history holds pauses requests approvals quarantine",
+        "history holds pauses requests approvals notices quarantine",
     ),
     event("region.unknown", "warn", "Accounts have ended and nobody knows where they live.", "accounts examples"),
     event(

@@ -217,8 +217,12 @@ async fn what_does_not_arrive_in_its_time_is_given_up_and_the_next_has_its_turn(
     world.tells("platform", receiver.port, "give_up_after = \"1h\"");
     world.account("alice", "null", "now() - interval '7 days 2 hours'", "null").await;
     world.run_passes().await.unwrap();
-    let age =
-        |age: &str| format!("update retention.notices set waiting_since = now() - interval '{age}', next_at = now() where attempts > 0");
+    let age = |age: &str| {
+        format!(
+            "update retention.notice_endpoints set tried_since = now() - interval '{age}';
+             update retention.notices set waiting_since = now() - interval '{age}', next_at = now() where attempts > 0"
+        )
+    };
     world.sql(&age("59 minutes 30 seconds")).await;
     assert_eq!(world.deliver().await, Delivered { sent: 0, failed: 1 });
     assert_eq!(world.count("retention.notices where outcome = 'given_up'").await, 0);
@@ -440,6 +444,110 @@ async fn a_daemon_of_a_region_tells_of_the_accounts_of_its_region() {
     world.run_passes().await.unwrap();
     assert_eq!(receiver.kinds("here"), ["hold.placed"]);
     assert!(receiver.kinds("there").is_empty());
+}
+
+#[tokio::test]
+async fn daemons_of_two_regions_on_one_database_never_tell_each_others_accounts() {
+    let (singapore, frankfurt) = (Receiver::start(), Receiver::start());
+    let mut world = World::new().await;
+    world.rules = world.rules.replace("since_column = \"deleted_at\"", "since_column = \"deleted_at\"\nregion_column = \"region\"");
+    let rules = world.rules.clone();
+    // From here on the world is the daemon of one of the two.
+    let become_one = |world: &mut World, region: &str, name: &str, port: u16| {
+        world.rules.clone_from(&rules);
+        world.tells(name, port, "types = [\"retention.hold.placed\"]").set("REGIONS", region);
+    };
+    let hold = |world: &World, account: &str| {
+        assert!(world.cli(&["hold", "place", "--account", account, "--reason", "law"]).status.success());
+    };
+    become_one(&mut world, "ap-singapore", "platform", singapore.port);
+    for account in ["sue", "fay"] {
+        world.account(account, "null", "null", "null").await;
+    }
+    world
+        .sql(
+            "update accounts set region = 'eu-frankfurt' where account_id = 'fay';
+             insert into retention.account_regions values ('sue', 'ap-singapore'), ('fay', 'eu-frankfurt') on conflict do nothing",
+        )
+        .await;
+    world.run_passes().await.unwrap();
+    hold(&world, "sue");
+    world.plan_and_number().await;
+    assert_eq!(world.count("retention.notices where outcome is null").await, 1);
+
+    // The same name under another region: it stays the first one's, and what waits does not go to the second.
+    become_one(&mut world, "eu-frankfurt", "platform", frankfurt.port);
+    let mut second = world.daemon();
+    let said = second.wait_for("a refusal", |line| line["event"] == "notice.endpoint_taken").await;
+    assert_eq!([&said["level"], &said["endpoint"]], [&json!("error"), &json!("platform")]);
+    second.signal(rustix::process::Signal::TERM);
+    assert_eq!(second.ended().await, Some(0));
+    hold(&world, "fay");
+    world.run_passes().await.unwrap();
+    assert_eq!(world.count("retention.notice_endpoints where regions = '{ap-singapore}'").await, 1);
+    // Nor when the first one has been gone for long: what waits is of its accounts.
+    world.sql("update retention.notice_endpoints set configured_at = now() - interval '1 hour 59 minutes'").await;
+    world.run_passes().await.unwrap();
+    assert_eq!(world.count("retention.notice_endpoints where regions = '{ap-singapore}'").await, 1);
+    world.sql("update retention.notice_endpoints set configured_at = now() - interval '2 hours 1 minute'").await;
+    world.run_passes().await.unwrap();
+    assert_eq!(world.count("retention.notice_endpoints where regions = '{eu-frankfurt}'").await, 1);
+    assert!(frankfurt.got().is_empty());
+    world.sql("delete from retention.notice_endpoints").await;
+
+    // Under a name of its own, and whoever numbers: each is told of its own.
+    become_one(&mut world, "eu-frankfurt", "frankfurt", frankfurt.port);
+    world.run_passes().await.unwrap();
+    become_one(&mut world, "ap-singapore", "platform", singapore.port);
+    world.run_passes().await.unwrap();
+    for account in ["sue", "fay"] {
+        assert!(world.cli(&["hold", "place", "--account", account, "--data-class", "queue", "--reason", "law"]).status.success());
+    }
+    world.run_passes().await.unwrap();
+    assert_eq!((singapore.kinds("sue").len(), singapore.kinds("fay").len()), (2, 0), "the one that waited, and the new one");
+    assert!(frankfurt.got().is_empty());
+    become_one(&mut world, "eu-frankfurt", "frankfurt", frankfurt.port);
+    world.deliver().await;
+    assert_eq!((frankfurt.kinds("sue").len(), frankfurt.kinds("fay").len()), (0, 1));
+}
+
+#[tokio::test]
+async fn what_waited_while_nobody_tried_has_its_whole_time_again() {
+    let status = Arc::new(AtomicU16::new(503));
+    let said = Arc::clone(&status);
+    let receiver = Receiver::answering(move |_| (said.load(Ordering::Relaxed), String::new()));
+    let mut world = World::new().await;
+    world.tells("platform", receiver.port, "");
+    world.account("alice", "null", "now() - interval '7 days 2 hours'", "null").await;
+    world.run_passes().await.unwrap();
+    let old = |tried_ago: &str| {
+        format!(
+            "update retention.notice_endpoints set tried_since = now() - interval '4 days', tried_at = now() - interval '{tried_ago}';
+             update retention.notices set waiting_since = now() - interval '4 days', next_at = now() where outcome is null"
+        )
+    };
+    let mut given_up = 0;
+    for (gap, gives_up) in [("0", 1), ("11 minutes", 0), ("9 minutes", 1)] {
+        world.sql(&old(gap)).await;
+        assert_eq!(world.deliver().await, Delivered { sent: 0, failed: 1 }, "{gap}");
+        given_up += gives_up;
+        assert_eq!(world.count("retention.notices where outcome = 'given_up'").await, given_up, "not tried for {gap}");
+    }
+    status.store(410, Ordering::Relaxed);
+    world.sql(&old("0")).await;
+    world.deliver().await;
+    assert!(world.cli(&["notices", "enable", "platform", "--reason", "it is back"]).status.success());
+    status.store(503, Ordering::Relaxed);
+    world.sql(&old("0")).await;
+    assert_eq!(world.deliver().await, Delivered { sent: 0, failed: 1 });
+    assert_eq!(world.count("retention.notices where outcome = 'given_up'").await, given_up, "it was enabled");
+    world.sql(&old("0")).await;
+    world.rules = world.rules.replace("/in?", "/elsewhere?");
+    assert_eq!(world.deliver().await, Delivered { sent: 0, failed: 1 });
+    assert_eq!(world.count("retention.notices where outcome = 'given_up'").await, given_up, "it is another one");
+    world.sql(&old("0")).await;
+    world.deliver().await;
+    assert_eq!(world.count("retention.notices where outcome = 'given_up'").await, given_up + 1);
 }
 
 #[tokio::test]

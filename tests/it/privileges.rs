@@ -149,6 +149,28 @@ async fn each_grant_that_check_prints_is_needed() {
     assert_eq!(daemon.check().0, Some(0));
 }
 
+#[tokio::test]
+async fn a_table_of_its_own_that_a_migration_has_left_without_grants_stops_everything_before_it_begins() {
+    let mut daemon = Restricted::new().await;
+    daemon.world().account("gone", "null", "now() - interval '31 days'", "null").await;
+    daemon.follow_check().await;
+    let (role, world) = (daemon.role.clone(), daemon.world());
+    // As made by another role: nobody else may use it.
+    world.sql(&format!("revoke all on retention.acts from \"{role}\"")).await;
+    for verb in [&["run", "--once"][..], &["run"], &["pause", "--reason", "r"]] {
+        let refused = world.cli(verb);
+        let said = format!("{}{}", String::from_utf8_lossy(&refused.stdout), String::from_utf8_lossy(&refused.stderr));
+        assert_eq!(refused.status.code(), Some(12), "{verb:?}: {said}");
+    }
+    let refused = world.cli(&["run", "--once"]);
+    let said = format!("{}{}", String::from_utf8_lossy(&refused.stdout), String::from_utf8_lossy(&refused.stderr));
+    assert!(said.contains("GRANT SELECT, INSERT, UPDATE, DELETE ON retention.acts TO"), "{said}");
+    assert_eq!(world.left("gone").await, ALL);
+    daemon.follow_check().await;
+    assert_eq!(daemon.world().cli(&["run", "--once"]).status.code(), Some(0));
+    assert_eq!(daemon.world().left("gone").await, left(0, 0, 0, 2));
+}
+
 /// What `check --grants` prints for the role of the daemon, asked by somebody who may do everything.
 fn printed(daemon: &mut Restricted) -> Vec<Value> {
     let role = daemon.role.clone();

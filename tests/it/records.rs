@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use retentiond::records::Report;
 
-use crate::world::{World, left};
+use crate::world::{World, left, until};
 
 impl World {
     /// One pass that forgets.
@@ -118,6 +118,68 @@ async fn it_forgets_in_pages_until_nothing_is_left_and_nothing_where_the_period_
     assert_eq!(world.count("retention.history where id = 3").await, 1);
     assert_eq!(world.count("retention.levels_awaited where job_ids = '{4,3}'").await, 1, "one of its jobs is remembered");
     assert_eq!(world.count("retention.levels_awaited").await, 1, "what was awaited for jobs that are forgotten is forgotten with them");
+}
+
+/// Something of each kind that is past its period: jobs of three days and a pause.
+const PAST: &str = "
+    insert into retention.history (id, account_id, feature, data_class, state, starting_point, started_at, retain_until, delete_by, policy, attempts,
+                                   records_deleted, count_exact, created_at, completed_at)
+    select i, 'somebody', 'mps', 'queue', 'completed', 'p', d, d, d, 'p', 1, '{}', true, d, d
+    from generate_series(1, 3) i, lateral (select now() - interval '2000 days' + i * interval '1 day') x(d);
+    insert into retention.pauses (account_id, reason, paused_by, resumed_at) values ('a', 'r', 'b', now() - interval '2000 days')";
+
+#[tokio::test]
+async fn a_day_that_cannot_be_counted_keeps_its_jobs_and_nothing_else() {
+    let world = World::new().await;
+    world.sql(PAST).await;
+    world.sql("alter table retention.days add constraint never check (false)").await;
+    assert_eq!(world.prune().await, Report { pauses: 1, ..Report::default() });
+    assert_eq!(world.count("retention.history").await, 3);
+    world.sql("alter table retention.days drop constraint never").await;
+    assert_eq!(world.prune().await, Report { history: 3, ..Report::default() });
+}
+
+#[tokio::test]
+async fn days_that_take_too_long_together_are_counted_one_by_one() {
+    let world = World::new().await;
+    world.sql(PAST).await;
+    // As the server says it when a statement has run out of its time.
+    world
+        .sql(
+            "create function slow() returns trigger language plpgsql as $$ begin
+                 if (select count(distinct day) from added) > 1 then raise exception 'too long' using errcode = '57014'; end if;
+                 return null;
+             end $$;
+             create trigger slow after insert on retention.days referencing new table as added for each statement execute function slow()",
+        )
+        .await;
+    assert_eq!(world.prune().await, Report { history: 3, pauses: 1, ..Report::default() });
+    assert_eq!(world.count("retention.days where feature <> ''").await, 3);
+}
+
+#[tokio::test]
+async fn a_migration_that_waits_for_a_long_read_lets_the_others_through() {
+    let world = World::new().await;
+    // As it was before the migration that builds the index of what is due anew.
+    world
+        .sql(
+            "drop table retention.acts, retention.answers, retention.days; drop index retention.history_cancelled;
+             delete from retention.migrations where version = 16",
+        )
+        .await;
+    let mut reader = world.connect().await;
+    sqlx::query("begin").execute(&mut reader).await.unwrap();
+    sqlx::query("select 1 from retention.jobs").execute(&mut reader).await.unwrap();
+    let config = world.config();
+    let migrating = async { retentiond::schema::migrate(&config, false).await.unwrap() };
+    let others = async {
+        until("the migration waits", async || world.count("pg_locks where mode = 'AccessExclusiveLock' and not granted and database = (select oid from pg_database where datname = current_database())").await > 0).await;
+        // Comes to an end although the reader has not.
+        assert_eq!(world.count("retention.jobs").await, 0);
+        sqlx::query("commit").execute(&mut reader).await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(60), futures_util::future::join(migrating, others)).await.expect("nobody waits for ever");
+    assert_eq!(world.count("retention.migrations where version = 16").await, 1);
 }
 
 #[tokio::test]

@@ -38,9 +38,56 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   value: /run/secrets/retentiond/database/url
 - name: RETENTIOND__LOG__FORMAT
   value: json
+{{- if .Values.verifier.existingSecret }}
+- name: RETENTIOND__VERIFIER__URL_FILE
+  value: /run/secrets/retentiond/verifier/url
+{{- end }}
+{{- if .Values.ledger.existingSecret }}
+- name: RETENTIOND__LEDGER__KEY_FILE
+  value: /run/secrets/retentiond/ledger/ledger.key
+{{- end }}
 {{- range $name, $value := .Values.env }}
 - name: {{ $name }}
   value: {{ $value | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* The migration reads the same configuration, and begins the ledger with the key that the daemon signs with. */}}
+{{- define "retentiond.volumeMounts" -}}
+- {name: config, mountPath: /etc/retentiond, readOnly: true}
+- {name: database, mountPath: /run/secrets/retentiond/database, readOnly: true}
+{{- if .Values.verifier.existingSecret }}
+- {name: verifier, mountPath: /run/secrets/retentiond/verifier, readOnly: true}
+{{- end }}
+{{- if .Values.ledger.existingSecret }}
+- {name: ledger, mountPath: /run/secrets/retentiond/ledger, readOnly: true}
+{{- end }}
+- {name: tmp, mountPath: /tmp}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Beside those of the configuration and the database's address, which differ. */}}
+{{- define "retentiond.volumes" -}}
+{{- if .Values.verifier.existingSecret }}
+- name: verifier
+  secret:
+    secretName: {{ .Values.verifier.existingSecret }}
+    defaultMode: 0440
+    items: [{key: {{ .Values.verifier.key }}, path: url}]
+{{- end }}
+{{- if .Values.ledger.existingSecret }}
+- name: ledger
+  secret:
+    secretName: {{ .Values.ledger.existingSecret }}
+    defaultMode: 0440
+    items: [{key: {{ .Values.ledger.key }}, path: ledger.key}]
+{{- end }}
+- name: tmp
+  emptyDir: {}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
 {{- end }}
 {{- end -}}
 
