@@ -13,7 +13,11 @@
 
 #[path = "../tests/support/bucket.rs"]
 mod bucket;
+#[path = "../tests/support/http.rs"]
+#[expect(dead_code, reason = "tests look at more of an answer")]
+mod client;
 mod crowd;
+mod desk;
 mod fill;
 mod lab;
 mod ledger;
@@ -38,9 +42,9 @@ use peers::Peers;
 use report::Table;
 
 /// Every measurement, in the order of a run: those that share a template stand together.
-const NAMES: [&str; 14] = [
-    "skewed", "platform", "purge", "empty", "ledger", "mysql", "objects", "schedule", "replicas", "history", "poll", "compare", "memory",
-    "plots",
+const NAMES: [&str; 15] = [
+    "skewed", "platform", "purge", "empty", "ledger", "mysql", "objects", "schedule", "replicas", "history", "desk", "poll", "compare",
+    "memory", "plots",
 ];
 /// A run that has taken longer leaves the plots out.
 const PATIENCE: Duration = Duration::from_mins(16);
@@ -202,6 +206,7 @@ async fn all(sizes: Sizes, only: &[String]) -> String {
             "purge" => purge::uniform(&mut bench, &peers).await,
             "empty" => purge::empty(&mut bench, &peers).await,
             "ledger" => ledger::ledger(&mut bench).await,
+            "desk" => desk::desk(&mut bench).await,
             "mysql" => mysql::mysql(&mut bench).await,
             "objects" => objects::objects(&mut bench).await,
             "schedule" => plan::schedule(&mut bench).await,

@@ -43,6 +43,7 @@ fn show(length: Duration, postgres_bin: Option<PathBuf>, elsewhere: bool) -> Res
     let promise = folder.path().join("retentiond.toml");
     let rules = stores.as_ref().map_or_else(|| PROMISE.to_owned(), |stores| stores.rules(PROMISE));
     std::fs::write(&promise, rules).map_err(|e| Failure::Other(e.into()))?;
+    let pages = free_for_pages();
     // Most of the sample accounts are due at once, which the shipped guard exists to stop.
     let settings = [
         ("RETENTIOND__MODE", "enforce"),
@@ -51,6 +52,7 @@ fn show(length: Duration, postgres_bin: Option<PathBuf>, elsewhere: bool) -> Res
         ("RETENTIOND__GUARD__MAX_ACCOUNTS", "unlimited"),
         ("RETENTIOND__GUARD__MAX_SHARE", "100%"),
         ("RETENTIOND__HTTP__OPS_LISTEN", "127.0.0.1:0"),
+        ("RETENTIOND__HTTP__LISTEN", pages.as_str()),
     ];
     let mut environment: BTreeMap<String, String> = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     // Where its traces go is all that it may be told.
@@ -62,7 +64,7 @@ fn show(length: Duration, postgres_bin: Option<PathBuf>, elsewhere: bool) -> Res
         let mut connection = database::connect(&config.database).await?;
         let filled = sample::fill(&mut connection, ACCOUNTS).await.map_err(database::DatabaseError::from)?;
         let before = sample::census(&mut connection).await.map_err(database::DatabaseError::from)?;
-        introduce(&filled, length, &url);
+        introduce(&filled, length, &url, &pages);
         if let Some(stores) = &stores {
             stores.fill(&mut connection).await.map_err(|e| Failure::Other(e.into()))?;
             stores.left_out().iter().for_each(|why| print(&format!("Left out, {why}.")));
@@ -111,7 +113,13 @@ async fn certify(config: &Arc<Config>, connection: &mut sqlx::PgConnection) -> R
     Ok(())
 }
 
-fn introduce(filled: &Summary, length: Duration, url: &str) {
+/// The usual address of the pages, or another where somebody has that one.
+fn free_for_pages() -> String {
+    let free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).and_then(|listener| listener.local_addr());
+    free(8080).or_else(|_| free(0)).map_or_else(|_| "off".to_owned(), |address| address.to_string())
+}
+
+fn introduce(filled: &Summary, length: Duration, url: &str, pages: &str) {
     let Summary { accounts, templates, tasks, messages, media } = filled;
     print(&format!(
         "Filled the reference platform: {accounts} accounts, {templates} templates, {tasks} tasks, {messages} queue messages, {media} media objects."
@@ -121,7 +129,7 @@ fn introduce(filled: &Summary, length: Duration, url: &str) {
     );
     print("One thing differs, for this demo only: its guard is wide open (max_accounts = \"unlimited\", max_share = \"100%\"),");
     print("because most sample accounts are due at once. As shipped, the guard would stop that before the first purge.");
-    print(&format!("Look inside meanwhile with: psql '{url}'"));
+    print(&format!("Look inside meanwhile: http://{pages}/, or psql '{url}'"));
     print(&format!("The daemon now runs for {}; some accounts come due while you watch. Its log:\n", humantime::format_duration(length)));
 }
 
