@@ -235,12 +235,12 @@ impl Worker {
                 self.worked = true;
                 self.pace.claimed(claimed.iter().any(|job| job.pressing));
                 let jobs = claimed.len();
-                let purged = async {
+                let purged = Box::pin(async {
                     if let Some((claimed, away)) = self.elsewhere(class, batch, claimed, claimed_at).await? {
                         self.purge(class, batch, claimed, &away).await?;
                     }
                     Ok(Step::Worked)
-                };
+                });
                 return spans::purge(class.named(), jobs, purged).await;
             }
         }
@@ -293,7 +293,7 @@ impl Worker {
                 continue;
             }
             let jobs: Vec<i64> = group.iter().map(|job| job.id).collect();
-            let done = spans::batch(class.named(), &jobs, self.batch(class, batch, &group, contended, away)).await;
+            let done = spans::batch(class.named(), &jobs, Box::pin(self.batch(class, batch, &group, contended, away))).await;
             tell::undone(class, &done);
             match done {
                 Ok(Outcome::Committed) => {}
@@ -344,8 +344,7 @@ impl Worker {
         contended: bool,
         away: &BTreeMap<i64, Away>,
     ) -> Result<Outcome, DatabaseError> {
-        let began = Instant::now();
-        let before = clock::reading();
+        let (began, before) = (Instant::now(), clock::reading());
         let mut tx = self.executor.database.begin(Purpose::Write).await?;
         let now = batch.enter(&mut tx, &self.executor.policy.pinned, &self.executor.seen).await?;
         if let Some(jump) = self.executor.clock.observe(before, now) {

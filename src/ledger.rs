@@ -263,7 +263,7 @@ impl Ledger {
             self.mark(passed.as_ref().err()).await?;
             passed
         };
-        spans::number(pass).await
+        spans::number(Box::pin(pass)).await
     }
 
     /// What is wrong with the ledger itself stops every purge.

@@ -10,6 +10,9 @@ use tracing::{
 /// The target of every span of ours, and of nothing else.
 pub const TARGET: &str = module_path!();
 
+/// A worker looks for jobs.
+pub const CLAIM: &str = "executor.claim";
+
 /// Feature and name of a data class.
 pub type Class<'a> = (&'a str, &'a str);
 
@@ -20,7 +23,7 @@ pub type Class<'a> = (&'a str, &'a str);
 pub async fn look<T, E>(kind: &str, work: impl Future<Output = Result<T, E>>, settled: impl FnOnce(&T) -> u64) -> Result<T, E> {
     let span = info_span!("planner.look", kind, accounts = Empty, otel.status_code = Empty);
     within(span, work, |span, done| {
-        span.record("accounts", settled(done));
+        span.record("accounts", int(settled(done)));
     })
     .await
 }
@@ -30,9 +33,9 @@ pub async fn look<T, E>(kind: &str, work: impl Future<Output = Result<T, E>>, se
 /// # Errors
 /// Those of the work.
 pub async fn claim<T, E>((feature, data_class): Class<'_>, work: impl Future<Output = Result<Vec<T>, E>>) -> Result<Vec<T>, E> {
-    let span = info_span!("executor.claim", feature, data_class, jobs = Empty, otel.status_code = Empty);
+    let span = info_span!(CLAIM, feature, data_class, jobs = Empty, otel.status_code = Empty);
     within(span, work, |span, claimed| {
-        span.record("jobs", claimed.len());
+        span.record("jobs", int(claimed.len()));
     })
     .await
 }
@@ -42,7 +45,7 @@ pub async fn claim<T, E>((feature, data_class): Class<'_>, work: impl Future<Out
 /// # Errors
 /// Those of the work.
 pub async fn purge<T, E>((feature, data_class): Class<'_>, jobs: usize, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-    let span = info_span!("executor.purge", feature, data_class, jobs, otel.status_code = Empty);
+    let span = info_span!("executor.purge", feature, data_class, jobs = int(jobs), otel.status_code = Empty);
     within(span, work, |_, _| {}).await
 }
 
@@ -51,8 +54,15 @@ pub async fn purge<T, E>((feature, data_class): Class<'_>, jobs: usize, work: im
 /// # Errors
 /// Those of the work.
 pub async fn batch<T, E>((feature, data_class): Class<'_>, jobs: &[i64], work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-    let span =
-        info_span!("executor.batch", feature, data_class, jobs = jobs.len(), job_id = Empty, records = Empty, otel.status_code = Empty);
+    let span = info_span!(
+        "executor.batch",
+        feature,
+        data_class,
+        jobs = int(jobs.len()),
+        job_id = Empty,
+        records = Empty,
+        otel.status_code = Empty
+    );
     if let [job] = jobs {
         span.record("job_id", display(job));
     }
@@ -99,7 +109,7 @@ pub async fn verify<T, E>(work: impl Future<Output = Result<T, E>>, looked_and_r
     let span = info_span!("verifier.pass", looked = Empty, residue = Empty, otel.status_code = Empty);
     let told = |span: &Span, done: &T| {
         let (looked, residue) = looked_and_residue(done);
-        span.record("looked", looked).record("residue", residue);
+        span.record("looked", int(looked)).record("residue", int(residue));
     };
     within(span, work, told).await
 }
@@ -111,7 +121,7 @@ pub async fn verify<T, E>(work: impl Future<Output = Result<T, E>>, looked_and_r
 pub async fn number<E>(work: impl Future<Output = Result<u64, E>>) -> Result<u64, E> {
     let span = info_span!("ledger.pass", entries = Empty, otel.status_code = Empty);
     within(span, work, |span, entries| {
-        span.record("entries", *entries);
+        span.record("entries", int(*entries));
     })
     .await
 }
@@ -132,10 +142,15 @@ pub async fn request<T>(method: &str, route: &str, work: impl Future<Output = T>
 /// The request that runs here is answered with this status.
 pub fn answered(status: u16) {
     let span = Span::current();
-    span.record("http.response.status_code", status);
+    span.record("http.response.status_code", i64::from(status));
     if status >= 500 {
         span.record("otel.status_code", "ERROR");
     }
+}
+
+/// A number as traces know it; of any other kind they make a text.
+fn int(number: impl TryInto<i64>) -> i64 {
+    number.try_into().unwrap_or(i64::MAX)
 }
 
 /// An error marks the span; its text may quote a record, and stays in the log.

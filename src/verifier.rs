@@ -69,7 +69,7 @@ impl Verifier {
     /// # Errors
     /// Those of the database; a look that failed is taken again, and never counts as an empty one (I6).
     pub async fn pass(&self) -> Result<Report, DatabaseError> {
-        spans::verify(self.look_at_all(), |report| (report.looked, report.residue)).await
+        spans::verify(Box::pin(self.look_at_all()), |report| (report.looked, report.residue)).await
     }
 
     async fn look_at_all(&self) -> Result<Report, DatabaseError> {

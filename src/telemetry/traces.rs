@@ -138,20 +138,26 @@ struct Complaint {
 
 impl Complaint {
     fn failed(&self, spans: usize, error: &dyn fmt::Display) {
-        let lost = self.lost.fetch_add(spans as u64, Ordering::Relaxed) + spans as u64;
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_some_and(|last| last.elapsed() < SILENCE) {
+        let total = self.lost.fetch_add(spans as u64, Ordering::Relaxed) + spans as u64;
+        let mut said = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.is_some_and(|at| at.elapsed() < SILENCE) {
             return;
         }
-        *last = Some(Instant::now());
-        drop(last);
+        *said = Some(Instant::now());
+        drop(said);
         tracing::warn!(
             event = "traces.failed",
             error = %error,
-            spans = (lost > 0).then_some(lost),
+            spans = (total > 0).then_some(total),
             "traces cannot be sent and are lost; nothing else is; this is said once an hour at most"
         );
     }
+}
+
+/// A worker that looked for jobs and found none: it does so all day long, and nothing happens within.
+fn is_idle(span: &SpanData) -> bool {
+    span.name == spans::CLAIM
+        && span.attributes.iter().any(|pair| pair.key.as_str() == "jobs" && pair.value == opentelemetry::Value::I64(0))
 }
 
 /// An exporter whose failures are told.
@@ -162,7 +168,11 @@ struct Told<E> {
 }
 
 impl<E: SpanExporter> SpanExporter for Told<E> {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+    async fn export(&self, mut batch: Vec<SpanData>) -> OTelSdkResult {
+        batch.retain(|span| !is_idle(span));
+        if batch.is_empty() {
+            return Ok(());
+        }
         let spans = batch.len();
         let sent = self.exporter.export(batch).await;
         if let Err(error) = &sent {
@@ -289,6 +299,22 @@ mod tests {
             let without = lines.iter().find(|line| line["event"] == "poll.completed").unwrap();
             assert_eq!((without.get("trace_id"), &without["disabled"]), (None, &Json::from(false)));
         }
+    }
+
+    #[test]
+    fn a_claim_that_found_nothing_is_not_sent_and_one_that_failed_or_found_something_is() {
+        let kept = Kept::default();
+        let sender = Sender::of(kept.clone(), "retentiond");
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(sender.layer()), || {
+            for claimed in [Ok(vec![]), Err(()), Ok(vec![1])] {
+                let _claimed = spans::claim(("mps", "queue"), std::future::ready(claimed)).now_or_never().unwrap();
+            }
+            sender.finish();
+        });
+        let spans = kept.0.lock().unwrap();
+        let jobs = |span: &SpanData| span.attributes.iter().find(|pair| pair.key.as_str() == "jobs").map(|pair| pair.value.to_string());
+        assert_eq!(spans.iter().map(jobs).collect::<Vec<_>>(), [None, Some("1".to_owned())]);
+        assert!(matches!(spans[0].status, opentelemetry::trace::Status::Error { .. }), "{:?}", spans[0].status);
     }
 
     #[test]

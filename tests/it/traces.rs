@@ -111,7 +111,10 @@ impl Drop for Receiver {
 fn attribute(attributes: &[KeyValue], key: &str) -> Option<String> {
     let value = attributes.iter().find(|pair| pair.key == key)?.value.clone()?.value?;
     Some(match value {
-        Any::StringValue(text) => text,
+        Any::StringValue(text) => {
+            assert!(key == "job_id" || text.parse::<f64>().is_err(), "{key} is a number, and came as a text");
+            text
+        }
         Any::IntValue(number) => number.to_string(),
         other => format!("{other:?}"),
     })
