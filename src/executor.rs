@@ -224,11 +224,12 @@ impl Worker {
             };
             let asked = if class.remote.is_empty() { self.pace.jobs() } else { self.pace.jobs().min(away::GROUP) };
             let claimed_at = Until::in_time(Duration::ZERO);
-            let mut claimed = spans::claim(class.named(), self.claim(class, lane, asked)).await?;
+            // Boxed, as the purge is: whoever takes steps would carry it all.
+            let mut claimed = Box::pin(spans::claim(class.named(), self.claim(class, lane, asked))).await?;
             // Somebody may wait to be weighed, also at the head of a long queue.
             let passed_over = claimed.first().is_none_or(|job| job.passed_over);
             if passed_over && self.weigh(class).await? && claimed.is_empty() {
-                claimed = spans::claim(class.named(), self.claim(class, lane, asked)).await?;
+                claimed = Box::pin(spans::claim(class.named(), self.claim(class, lane, asked))).await?;
             }
             if !claimed.is_empty() {
                 self.lanes[index] = lane.other();

@@ -178,7 +178,7 @@ async fn a_migration_that_waits_for_a_long_read_lets_the_others_through() {
         assert_eq!(world.count("retention.jobs").await, 0);
         sqlx::query("commit").execute(&mut reader).await.unwrap();
     };
-    tokio::time::timeout(Duration::from_secs(60), futures_util::future::join(migrating, others)).await.expect("nobody waits for ever");
+    tokio::time::timeout(Duration::from_mins(1), futures_util::future::join(migrating, others)).await.expect("nobody waits for ever");
     assert_eq!(world.count("retention.migrations where version = 16").await, 1);
 }
 

@@ -110,14 +110,11 @@ impl Drop for Receiver {
 
 fn attribute(attributes: &[KeyValue], key: &str) -> Option<String> {
     let value = attributes.iter().find(|pair| pair.key == key)?.value.clone()?.value?;
-    Some(match value {
-        Any::StringValue(text) => {
-            assert!(key == "job_id" || text.parse::<f64>().is_err(), "{key} is a number, and came as a text");
-            text
-        }
-        Any::IntValue(number) => number.to_string(),
-        other => format!("{other:?}"),
-    })
+    if let Any::StringValue(text) = value {
+        assert!(key == "job_id" || text.parse::<f64>().is_err(), "{key} is a number, and came as a text");
+        return Some(text);
+    }
+    Some(if let Any::IntValue(number) = value { number.to_string() } else { format!("{value:?}") })
 }
 
 fn of<'a>(spans: &'a [Span], name: &str) -> Vec<&'a Span> {
@@ -146,7 +143,7 @@ fn ids(line: &Value) -> (String, String) {
 }
 
 fn ids_of(span: &Span) -> (String, String) {
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hex = |bytes: &[u8]| hex::encode(bytes);
     (hex(&span.trace_id), hex(&span.span_id))
 }
 
@@ -248,7 +245,7 @@ async fn with_nobody_there_everything_is_purged_and_one_line_says_that_traces_ar
     world.account("a", OLD, "null", "null").await;
     let began = Instant::now();
     let lines = run_once(&world);
-    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_mins(1), "{:?}", began.elapsed());
     assert_eq!(world.left("a").await, left(0, 0, 0, 2));
     let failed: Vec<&Value> = lines.iter().filter(|line| line["event"] == "traces.failed").collect();
     assert_eq!((failed.len(), &failed[0]["level"]), (1, &Value::from("warn")), "{failed:?}");
