@@ -56,7 +56,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("certificate", "config ledger proof"),
     (
         "desk",
-        "acts app catalog certificate config database failure http jobs ledger metrics model notices outlook requests safeguards terminal",
+        "acts app catalog certificate config database failure http jobs ledger metrics model notices outlook requests safeguards spans terminal",
     ),
     ("embedded", ""),
     ("sample", "embedded"),

@@ -93,6 +93,6 @@ impl Counter {
 }
 
 async fn count(database: &Database) -> Result<Figures, DatabaseError> {
-    let mut tx = database.begin(Purpose::Slice).await?;
+    let mut tx = database.begin(Purpose::Read).await?;
     jobs::figures(&mut tx).await
 }
