@@ -134,14 +134,13 @@ fn install(log: &config::Log, to: Stream, traces: &Traces) -> Result<(), Telemet
 }
 
 /// Without traces the filter holds for everything, so that a span of ours is as good as not there; with them for the log alone.
+#[cfg_attr(not(feature = "otlp"), expect(unused_variables, reason = "there are none"))]
 fn set(filter: reload::Layer<EnvFilter, Registry>, log: Log, traces: &Traces) -> Result<(), SetGlobalDefaultError> {
     #[cfg(feature = "otlp")]
     if let Some(sender) = &traces.0 {
         let log = Log { traced: true, ..log };
         return tracing::subscriber::set_global_default(tracing_subscriber::registry().with(log.with_filter(filter)).with(sender.layer()));
     }
-    #[cfg(not(feature = "otlp"))]
-    let _none = traces;
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(filter).with(log))
 }
 
